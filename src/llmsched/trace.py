@@ -1,0 +1,83 @@
+"""A trace: the requests of a workload as columns, in order of arrival.
+
+Everything that is known about a workload before the simulation starts is one frozen `Trace`.
+Reading files is in `formats`, making synthetic ones in `arrivals`; nothing here reads or draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int32]
+
+
+class TraceError(ValueError):
+    """A trace that cannot be used, with the place and what was expected there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Labels:
+    """One text per request, stored as a code into a short list of names."""
+
+    codes: NDArray[np.int16]  # (n,) index into `names`
+    names: tuple[str, ...]
+
+    def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Labels:
+        return Labels(codes=self.codes[rows], names=self.names)
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """Which requests carry `name`."""
+        if name not in self.names:
+            raise TraceError(f"label must be one of {', '.join(self.names)}; got {name!r}")
+        return self.codes == self.names.index(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trace:
+    """Requests in order of arrival, one array per column; a policy never sees `output_tokens`.
+
+    Raises
+    ------
+    TraceError
+        If the columns differ in length, an arrival is not finite or goes back in time, or a
+        token count is negative.
+    """
+
+    arrival_s: FloatArray  # (n,) seconds since the first arrival, non-decreasing
+    prompt_tokens: IntArray  # (n,)
+    output_tokens: IntArray  # (n,) the truth: for the latency model only
+    model: Labels | None = None
+    log_type: Labels | None = None
+    name: str = "trace"
+    left_out: tuple[tuple[str, int], ...] = ()  # (rule, requests it left out)
+
+    def __post_init__(self) -> None:
+        n = len(self.arrival_s)
+        if len(self.prompt_tokens) != n or len(self.output_tokens) != n:
+            raise TraceError(
+                f"columns must have one length, got {n} arrivals, {len(self.prompt_tokens)} "
+                f"prompt and {len(self.output_tokens)} output counts"
+            )
+        if not np.isfinite(self.arrival_s).all():
+            raise TraceError(f"arrival_s must be finite in trace {self.name!r}")
+        if n and np.diff(self.arrival_s).min(initial=0.0) < 0:
+            raise TraceError(f"arrival_s must not decrease in trace {self.name!r}; sort it first")
+        if n and min(int(self.prompt_tokens.min()), int(self.output_tokens.min())) < 0:
+            raise TraceError(f"token counts must be >= 0 in trace {self.name!r}")
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def total_tokens(self) -> IntArray:
+        """Prompt plus output tokens of each request, shape (n,)."""
+        return self.prompt_tokens + self.output_tokens
+
+    @property
+    def span_s(self) -> float:
+        """Time from the first to the last arrival [s]."""
+        return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) else 0.0
