@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int32]
 
+_MOST_TOKENS = 2**31 - 1
+
 
 class TraceError(ValueError):
     """A trace that cannot be used, with the place and what was expected there."""
@@ -54,6 +56,7 @@ class Trace:
     log_type: Labels | None = None
     name: str = "trace"
     left_out: tuple[tuple[str, int], ...] = ()  # (rule, requests it left out)
+    notes: tuple[str, ...] = ()  # what a reader had to put right, for the user to see
 
     def __post_init__(self) -> None:
         n = len(self.arrival_s)
@@ -68,6 +71,8 @@ class Trace:
             raise TraceError(f"arrival_s must not decrease in trace {self.name!r}; sort it first")
         if n and min(int(self.prompt_tokens.min()), int(self.output_tokens.min())) < 0:
             raise TraceError(f"token counts must be >= 0 in trace {self.name!r}")
+        if n and int(self.prompt_tokens.max()) + int(self.output_tokens.max()) > _MOST_TOKENS:
+            raise TraceError(f"prompt + output must be < 2**31 tokens in trace {self.name!r}")
 
     def __len__(self) -> int:
         return len(self.arrival_s)

@@ -1,0 +1,60 @@
+# Every target works on a fresh machine with python3 (venv), make and git; run twice, it is quick.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+OUT := out
+CORE := $(VENV)/.core
+ALL := $(VENV)/.all
+
+.DEFAULT_GOAL := help
+
+help:  ## List every target
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
+	  awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(ALL): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[calibrate,ray,dev]'
+	@touch $@ $(CORE)
+
+install: $(CORE)  ## Install the core into .venv
+
+compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a table and a figure
+	@mkdir -p $(OUT)
+	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
+
+test: $(ALL) lint types  ## Lint, types and every test; installs all extras
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(ALL)  ## Format and lint, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(ALL)  ## mypy --strict
+	$(BIN)/mypy
+
+format: $(ALL)  ## Format the code in place
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(CORE)  ## Speed and memory, as ratios on this machine
+	$(BIN)/python experiments/bench/bench.py $(ARGS)
+
+constraints: $(ALL)  ## Pin what is installed now into constraints.txt
+	$(BIN)/python experiments/pin_constraints.py > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+
+clean:  ## Remove the environment, caches and outputs
+	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help install compare test check lint types format bench constraints clean

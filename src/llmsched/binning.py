@@ -1,0 +1,189 @@
+"""Bins: which lengths belong together, by equal-mass or fixed edges.
+
+The exact semantics of the project: the edges are the i/K quantiles (numpy, linear) of what is
+binned, over the requests being run; a request's bin is the number of edges <= its value; equal
+edges merge.  The K-bin batching they serve is Guldogan et al., arXiv:2412.04504, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import numpy as np
+
+from llmsched.trace import FloatArray, IntArray, Trace
+
+if TYPE_CHECKING:
+    from llmsched.latency import LatencyModel
+
+BinBy = Literal["output", "total", "service"]
+DEFAULT_BINS = 4
+MAX_BINS = 64
+
+
+def equal_mass_edges(values: FloatArray | IntArray, n_bins: int) -> FloatArray:
+    """The i/K quantiles of the values, i = 1..K-1, in the unit of the values; equal ones merge.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+        What is binned, one value per request.
+    n_bins : int
+        Bins asked for (K), in [1, 64].
+
+    Returns
+    -------
+    ndarray of shape (at most n_bins - 1,)
+        Strictly increasing edges.  An edge at the minimum stays, so that a bin's number is
+        always the number of edges <= value; bin 0 is then empty.
+
+    Raises
+    ------
+    ValueError
+        If `n_bins` is out of range, or there is no value, or one is NaN.
+
+    Warns
+    -----
+    UserWarning
+        If fewer bins hold a request than were asked for, as with many tied lengths.
+    """
+    _check_n_bins(n_bins)
+    if n_bins == 1:
+        return np.empty(0)
+    if not len(values):
+        raise ValueError(f"equal-mass edges of {n_bins} bins need at least 1 request, got 0")
+    edges = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))
+    if np.isnan(edges).any():
+        raise ValueError("values to bin must be numbers, got NaN; check the predicted lengths")
+    filled = np.count_nonzero(np.bincount(assign_bins(values, edges)))
+    if filled < n_bins:
+        warnings.warn(
+            f"{n_bins} equal-mass bins asked for, {filled} hold requests: the quantiles of "
+            f"{len(values)} values give {len(edges)} distinct edges; ask for fewer bins or give "
+            "fixed edges",
+            stacklevel=2,
+        )
+    return edges
+
+
+def assign_bins(values: FloatArray | IntArray, edges: FloatArray) -> IntArray:
+    """The bin of each value: the number of edges <= it, shape (n,)."""
+    return np.searchsorted(edges, values, side="right").astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binning:
+    """How requests are split into bins: by what, and at which edges.
+
+    Parameters
+    ----------
+    n_bins : int
+        Bins (K), in [1, 64]; with fixed edges it becomes their number plus one, and a value
+        other than the default must agree with them.
+    by : {"output", "total", "service"}
+        What is binned: predicted output [tokens], prompt + predicted output [tokens], or the
+        latency model's predicted service time of the request alone [s].
+    edges : tuple of float, optional
+        Fixed edges, positive and increasing, in the unit of `by`; None for equal mass.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range or `n_bins` contradicts `edges`.
+    """
+
+    n_bins: int = DEFAULT_BINS
+    by: BinBy = "output"
+    edges: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_n_bins(self.n_bins)
+        if self.by not in get_args(BinBy):
+            raise ValueError(f"by must be one of {', '.join(get_args(BinBy))}; got {self.by!r}")
+        if self.edges is None:
+            return
+        _check_edges(self.edges)
+        n_bins = len(self.edges) + 1
+        if self.n_bins not in (DEFAULT_BINS, n_bins):
+            raise ValueError(
+                f"n_bins must be {n_bins} with the {len(self.edges)} fixed edges given, got "
+                f"{self.n_bins}; leave one of the two out"
+            )
+        object.__setattr__(self, "n_bins", n_bins)
+
+    @classmethod
+    def parse(cls, spec: str, *, n_bins: int | None = None, by: BinBy = "output") -> Binning:
+        """The binning that a text asks for: `equal-mass`, or edges such as `64,256,1024`.
+
+        Examples
+        --------
+        >>> Binning.parse("64,256,1024").n_bins
+        4
+        >>> Binning.parse("equal-mass", n_bins=8).edges is None
+        True
+        """
+        if spec.strip() == "equal-mass":
+            return cls(by=by) if n_bins is None else cls(n_bins=n_bins, by=by)
+        try:
+            edges = tuple(float(edge) for edge in spec.split(","))
+        except ValueError:
+            raise ValueError(
+                "bin edges must be equal-mass or increasing numbers such as 64,256,1024; "
+                f"got {spec!r}"
+            ) from None
+        if n_bins is not None and n_bins != len(edges) + 1:
+            raise ValueError(
+                f"n_bins must be {len(edges) + 1} with bin edges {spec}, got {n_bins}; "
+                "leave one of the two out"
+            )
+        return cls(by=by, edges=edges)
+
+    def values(
+        self, trace: Trace, predicted_tokens: IntArray, latency: LatencyModel
+    ) -> FloatArray | IntArray:
+        """What is binned, one value per request [tokens, or s for `by="service"`], shape (n,)."""
+        if self.by == "output":
+            return predicted_tokens
+        total_tokens = trace.prompt_tokens + predicted_tokens
+        if self.by == "total":
+            return total_tokens
+        from llmsched.latency import Shape
+
+        # 64 bits, as in Python's integers: a model may square a length
+        alone = Shape(
+            size=1,
+            max_total_tokens=total_tokens.astype(np.int64),
+            max_prompt_tokens=trace.prompt_tokens.astype(np.int64),
+            max_output_tokens=predicted_tokens.astype(np.int64),
+        )
+        return cast(FloatArray, latency.service_s(alone))
+
+    def edges_of(self, values: FloatArray | IntArray) -> FloatArray:
+        """The edges these values are binned at: the fixed ones, or those of equal mass."""
+        if self.edges is None:
+            return equal_mass_edges(values, self.n_bins)
+        return np.asarray(self.edges, dtype=np.float64)
+
+
+def _check_n_bins(n_bins: int) -> None:
+    if not 1 <= n_bins <= MAX_BINS:
+        raise ValueError(
+            f"n_bins must be in [1, {MAX_BINS}], got {n_bins}; use 1 for a single FIFO queue"
+        )
+
+
+def _check_edges(edges: tuple[float, ...]) -> None:
+    if not 1 <= len(edges) < MAX_BINS:
+        raise ValueError(
+            f"fixed bin edges must number 1 to {MAX_BINS - 1}, got {len(edges)}; "
+            "use n_bins=1 for a single FIFO queue"
+        )
+    increasing = all(low < high for low, high in itertools.pairwise(edges))
+    if not (np.isfinite(edges).all() and edges[0] > 0 and increasing):
+        raise ValueError(
+            "fixed bin edges must be positive, finite and strictly increasing, got "
+            + ",".join(f"{edge:g}" for edge in edges)
+        )

@@ -1,0 +1,78 @@
+"""What the commands share: errors in one line, warnings as notes, progress on a terminal."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+class InputError(click.ClickException):
+    """Input that cannot be used: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class OneLineErrors(click.Command):
+    """A command whose input errors end in one line and exit code 2, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; show warnings as notes on stderr."""
+        try:
+            with notes_on_stderr():
+                return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            raise InputError(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Print our warnings as `Note: ...` lines, each once."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_details: object, **_more: object) -> None:
+        text = str(message)
+        if text not in shown:
+            shown.add(text)
+            click.echo(f"Note: {text}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def progress_bar(total: int, label: str) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on stderr, fed with the work done so far; None when not a terminal."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def window(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[float, float] | None:
+    """START:END in seconds, either of which may be left out."""
+    if text is None:
+        return None
+    start_text, colon, end_text = text.partition(":")
+    try:
+        start_s, end_s = float(start_text or 0), float(end_text or "inf")
+    except ValueError:
+        start_s = end_s = float("nan")
+    if not (colon and 0 <= start_s < end_s):
+        message = f"must be START:END seconds with 0 <= START < END, got {text!r}"
+        raise click.BadParameter(message, ctx=context, param=option)
+    return start_s, end_s

@@ -1,0 +1,257 @@
+"""The options of the commands that simulate, in groups, and the objects they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from llmsched.cli.common import window
+
+if TYPE_CHECKING:
+    from llmsched.binning import Binning
+    from llmsched.memory import ModelSpec
+    from llmsched.schedulers import Settings
+    from llmsched.workload import Workload
+
+F = TypeVar("F", bound=Callable[..., Any])
+Option = Callable[[F], F]
+
+_positive = click.IntRange(min=1)
+
+WORKLOAD: Sequence[Any] = (
+    click.option(
+        "--trace",
+        "source",
+        default="burstgpt-like",
+        show_default=True,
+        metavar="FILE|PROFILE",
+        help="Trace file, or synthetic profile.",
+    ),
+    click.option(
+        "--requests",
+        type=_positive,
+        metavar="N",
+        help="First N requests.  [default: all of a file, 10000 of a profile]",
+    ),
+    click.option(
+        "--rps-scale",
+        type=float,
+        metavar="FACTOR",
+        help="Multiply the arrival rate.  [default: 200]",
+    ),
+    click.option("--real-timestamps", is_flag=True, help="Keep the arrival rate as it is."),
+    click.option(
+        "--failures",
+        type=click.Choice(["drop", "keep"]),
+        default="drop",
+        show_default=True,
+        help="Requests without output.",
+    ),
+    click.option(
+        "--window",
+        "window_s",
+        callback=window,
+        metavar="START:END",
+        help="Only this part of the trace, in real seconds since its first request.",
+    ),
+    click.option("--model", metavar="NAME", help="Only requests to this model."),
+    click.option("--log-type", metavar="NAME", help="Only requests of this log type."),
+    click.option(
+        "--jitter",
+        "jitter_s",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="Add U(0, SECONDS) to every stamp, to undo whole-second stamps.",
+    ),
+    click.option("--trace-format", metavar="NAME", help="Format of the file, if not recognised."),
+)
+
+SERVING: Sequence[Any] = (
+    click.option("--gpus", type=_positive, default=4, show_default=True, metavar="N"),
+    click.option(
+        "--sla", "sla_s", type=float, default=1.0, show_default=True, metavar="SECONDS",
+        help="Latency target of a request.",
+    ),
+    click.option(
+        "--latency",
+        default="reference",
+        show_default=True,
+        metavar="NAME|FILE",
+        help="Batch latency model: a name, or a measured grid CSV.",
+    ),
+    click.option(
+        "--predictor",
+        default="noisy",
+        show_default=True,
+        metavar="SPEC",
+        help="oracle, noisy[:SIGMA], bin-error:P, confusion:bert, prompt-power-law.",
+    ),
+    click.option(
+        "--admission",
+        type=click.Choice(["together", "one-by-one"]),
+        default="together",
+        show_default=True,
+        help="What a waiting GPU sees of arrivals at one instant.",
+    ),
+    click.option(
+        "--llm",
+        default="qwen3-1.7b",
+        show_default=True,
+        metavar="NAME",
+        help="Model served: its KV bytes per token and weights.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+)
+
+FIXED: Sequence[Any] = (
+    click.option(
+        "--batch-size", type=_positive, default=8, show_default=True, help="Of fixed batches."
+    ),
+)
+
+DYNAMIC: Sequence[Any] = (
+    click.option(
+        "--controller",
+        type=click.Choice(["paper", "window", "none"]),
+        default="paper",
+        show_default=True,
+        help="SLA controller.",
+    ),
+    click.option(
+        "--memory",
+        type=click.Choice(["buffer", "clt"]),
+        default="buffer",
+        show_default=True,
+        help="Memory rule.",
+    ),
+    click.option("--batch-min", type=_positive, default=1, show_default=True),
+    click.option("--batch-max", type=_positive, default=128, show_default=True),
+    click.option(
+        "--gpu-memory",
+        default="default-12gb",
+        show_default=True,
+        metavar="NAME|GB",
+        help="Memory of one GPU: a preset or gigabytes (1e9 bytes).",
+    ),
+)
+
+BINS: Sequence[Any] = (
+    click.option(
+        "--bins", "n_bins", type=_positive, metavar="K", help="Number of bins.  [default: 4]"
+    ),
+    click.option(
+        "--bin-by",
+        type=click.Choice(["output", "total", "service"]),
+        default="output",
+        show_default=True,
+        help="Predicted output, prompt + output, or service time alone.",
+    ),
+    click.option(
+        "--bin-edges",
+        default="equal-mass",
+        show_default=True,
+        metavar="equal-mass|A,B,...",
+        help="Where bins begin.",
+    ),
+)
+
+BIN_CHOICE: Sequence[Any] = (
+    click.option(
+        "--bin-choice",
+        type=click.Choice(["round-robin", "longest-queue"]),
+        default="round-robin",
+        show_default=True,
+        help="Which bin a free GPU serves.",
+    ),
+)
+
+FORMING: Sequence[Any] = (
+    click.option(
+        "--max-forming-wait",
+        "max_forming_wait_s",
+        type=float,
+        metavar="SECONDS",
+        help="Release a part-full batch after this wait.  [default: never]",
+    ),
+)
+
+
+def with_options(*groups: Sequence[Any]) -> Callable[[F], F]:
+    """A decorator that adds groups of options, in this order in the help."""
+
+    def decorate(command: F) -> F:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def take_workload(values: dict[str, Any]) -> Workload:
+    """Take the workload options out of the parsed values."""
+    from llmsched.workload import DEFAULT_RPS_SCALE, Workload
+
+    rps_scale, real = values.pop("rps_scale"), values.pop("real_timestamps")
+    if real and rps_scale is not None:
+        raise click.UsageError("give either --rps-scale or --real-timestamps, not both")
+    scale = 1.0 if real else DEFAULT_RPS_SCALE if rps_scale is None else rps_scale
+    names = (
+        *("source", "requests", "failures", "window_s", "model", "log_type", "jitter_s"),
+        "trace_format",
+    )
+    return Workload(rps_scale=scale, **{name: values.pop(name) for name in names})
+
+
+def take_llm(values: dict[str, Any]) -> ModelSpec:
+    """Take the served model out of the parsed values."""
+    from llmsched.memory import MODELS
+
+    name = values.pop("llm")
+    if name not in MODELS:
+        raise click.BadParameter(
+            f"must be one of {', '.join(MODELS)}; got {name!r}", param_hint="'--llm'"
+        )
+    return MODELS[name]
+
+
+def take_settings(values: dict[str, Any], llm: ModelSpec) -> Settings:
+    """Take the scheduler's settings out of the parsed values, as far as they are there."""
+    from llmsched.memory import kv_capacity_tokens
+    from llmsched.schedulers import Settings
+
+    names = {
+        *("sla_s", "batch_size", "batch_min", "batch_max", "controller", "memory"),
+        *("bin_choice", "max_forming_wait_s"),
+    }
+    chosen = {name: values.pop(name) for name in names & values.keys()}
+    if "gpu_memory" in values:
+        chosen["capacity_tokens"] = kv_capacity_tokens(_gpu(values.pop("gpu_memory")), llm)
+    return Settings(**chosen)
+
+
+def _gpu(text: str) -> Any:
+    from llmsched.memory import GPUS, GpuSpec
+
+    if text in GPUS:
+        return GPUS[text]
+    try:
+        return GpuSpec(f"{text} GB", float(text) * 1e9)
+    except ValueError:
+        raise click.BadParameter(
+            f"must be gigabytes > 0 or one of {', '.join(GPUS)}; got {text!r}",
+            param_hint="'--gpu-memory'",
+        ) from None
+
+
+def take_binning(values: dict[str, Any]) -> Binning:
+    """Take the bins out of the parsed values; one bin where the scheduler has none."""
+    from llmsched.binning import Binning
+
+    if "n_bins" not in values:
+        return Binning(n_bins=1)
+    return Binning.parse(
+        values.pop("bin_edges"), n_bins=values.pop("n_bins"), by=values.pop("bin_by")
+    )

@@ -1,0 +1,165 @@
+"""Results as text for a terminal, and the figure of a comparison."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llmsched.load import LABEL_RULE
+
+if TYPE_CHECKING:
+    from llmsched.comparison import Comparison, Difference, SchedulerResult
+    from llmsched.simulation import Run
+    from llmsched.trace import Trace
+
+FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
+COLUMNS = {
+    "sla_violation_rate": "violations",
+    "latency_mean_s": "mean latency [s]",
+    "latency_p50_s": "p50 [s]",
+    "latency_p95_s": "p95 [s]",
+    "latency_p99_s": "p99 [s]",
+    "throughput_rps": "requests/s",
+    "goodput_rps": "goodput/s",
+    "gpu_utilization": "utilization",
+    "batch_size_mean": "batch",
+    "offered_load": "load ρ",
+}
+BIN_COLUMNS = {
+    "bin": "bin",
+    "requests": "requests",
+    "batch_size_mean": "batch",
+    "latency_mean_s": "mean latency [s]",
+    "latency_p99_s": "p99 [s]",
+    "sla_violation_rate": "violations",
+    "wait_max_s": "longest wait [s]",
+    "backlog_mean": "waiting",
+    "backlog_peak": "peak",
+    "gpu_time_share": "GPU time",
+    "output_max_over_mean": "max/mean output",
+}
+
+
+def left_out_notes(trace: Trace) -> None:
+    """Say on stderr which requests of the source do not take part, and why."""
+    for note in trace.notes:
+        click.echo(f"Note: {note}", err=True)
+    for rule, count in trace.left_out:
+        click.echo(f"Left out: {count} requests ({rule})", err=True)
+
+
+def run_table(run: Run) -> str:
+    """One run: figures of merit, then one line per bin."""
+    summary = run.to_dict()
+    hidden = {"per_bin", "latency_description", "latency_model", "latency_kind", "bin_edges"}
+    rows = [[key, _number(value)] for key, value in summary.items() if key not in hidden]
+    per_bin = [[_number(getattr(row, key)) for key in BIN_COLUMNS] for row in run.metrics.per_bin]
+    edges = ", ".join(f"{edge:g}" for edge in run.edges) or "none (one queue)"
+    return "\n\n".join(
+        (
+            _aligned(rows),
+            f"Per bin; edges: {edges}\n" + _aligned([list(BIN_COLUMNS.values()), *per_bin]),
+            f"Latency model: {run.latency.describe()}\nLabel: {LABEL_RULE}",
+        )
+    )
+
+
+def comparison_table(result: Comparison) -> str:
+    """All schedulers side by side, then what differs by more than the noise."""
+    header = ["", *(row.scheduler for row in result.results)]
+    rows = [header, ["load label", *(row.load_label for row in result.results)]]
+    rows += [
+        [title, *(_cell(row, metric) for row in result.results)]
+        for metric, title in COLUMNS.items()
+    ]
+    rows += [
+        [name, *(_cell(row, name) for row in result.results)] for name in ("completed", "rejected")
+    ]
+    lines = [
+        f"{result.n_gpus} GPUs each, the same requests; mean ± half a 95% interval over "
+        f"{len(result.seeds)} replications (seeds {result.seeds[0]}..{result.seeds[-1]})",
+        _aligned(rows),
+        *_difference_lines(result.differences()),
+        f"Latency model: {result.latency.describe()}",
+        f"Label: {LABEL_RULE}",
+    ]
+    return "\n\n".join(lines)
+
+
+def _difference_lines(differences: Sequence[Difference]) -> list[str]:
+    if not differences:
+        return []
+    rows = [["scheduler", "metric", "difference", "verdict"]]
+    for difference in differences:
+        interval = difference.interval
+        spread = "" if math.isnan(interval.low) else f" [{interval.low:+.4g}, {interval.high:+.4g}]"
+        rows.append(
+            [
+                difference.scheduler,
+                difference.metric,
+                f"{interval.mean:+.4g}{spread}",
+                difference.verdict,
+            ]
+        )
+    return [f"Against {differences[0].baseline}, replication by replication\n" + _aligned(rows)]
+
+
+def _cell(result: SchedulerResult, metric: str) -> str:
+    interval = result.interval(metric)
+    if math.isnan(interval.low) or interval.low == interval.high:
+        return _number(interval.mean)
+    return f"{_number(interval.mean)} ± {interval.half_width:.2g}"
+
+
+def _number(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def check_figure_path(path: Path) -> None:
+    """Fail before the runs if the figure cannot be written."""
+    if path.suffix not in FIGURE_SUFFIXES:
+        raise ValueError(f"a figure must end in {', '.join(FIGURE_SUFFIXES)}; got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"folder of {str(path)!r} must exist; create it first")
+
+
+def save_comparison(result: Comparison, path: Path) -> None:
+    """Draw the comparison and write it, all at once."""
+    import warnings
+
+    from llmsched.figures import scheduler_comparison
+
+    summary = result.results[0].summaries[0]
+    title = f"{summary['requests']} requests of {summary['trace']}, {result.n_gpus} GPUs each"
+    caption = (
+        f"Points: means over {len(result.seeds)} replications; bars: 95% intervals of the mean. "
+        f"SLA {summary['sla_s']:g} s. Latency model: {result.latency.name} ({result.latency.kind})."
+    )
+    figure = scheduler_comparison(result.to_frame(), title=title, caption=caption)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # plotnine's notes on saving
+            figure.save(partial, verbose=False, dpi=150)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

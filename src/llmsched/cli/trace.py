@@ -1,0 +1,225 @@
+"""`llmsched trace`: look at trace files, convert them, and get the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from llmsched.preparation import TraceSummary
+    from llmsched.trace import Trace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class InputError(click.ClickException):
+    """Input that cannot be used: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+def window(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[float, float] | None:
+    """START:END in seconds, either of which may be left out."""
+    if text is None:
+        return None
+    start_text, colon, end_text = text.partition(":")
+    try:
+        start_s, end_s = float(start_text or 0), float(end_text or "inf")
+    except ValueError:
+        start_s = end_s = float("nan")
+    if not (colon and 0 <= start_s < end_s):
+        message = f"must be START:END seconds with 0 <= START < END, got {text!r}"
+        raise click.BadParameter(message, ctx=context, param=option)
+    return start_s, end_s
+
+
+def selection_options(command: F) -> F:
+    """The options that choose requests of a trace, for any command that reads one."""
+    options = (
+        click.option("--requests", type=click.IntRange(min=1), metavar="N", help="First N only."),
+        click.option(
+            "--window",
+            "window_s",
+            callback=window,
+            metavar="START:END",
+            help="Seconds after the first arrival, END not included.",
+        ),
+        click.option("--model", metavar="NAME", help="Requests to this model only."),
+        click.option("--log-type", metavar="NAME", help="Requests of this log type only."),
+        click.option(
+            "--failures",
+            type=click.Choice(["drop", "keep"]),
+            default="keep",
+            show_default=True,
+            help="Requests without output tokens.",
+        ),
+        click.option(
+            "--trace-format", metavar="FORMAT", help="Instead of recognising it from line 1."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group()
+def trace() -> None:
+    """Look at trace files, convert them, get the real ones."""
+
+
+@trace.command()
+@click.argument("file")
+@selection_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(file: str, trace_format: str | None, as_json: bool, **selection: Any) -> None:
+    """Describe FILE: rows, span, rate, burstiness, lengths, failures, ties.
+
+    Example: llmsched trace info BurstGPT_1.csv --window 0:86400
+    """
+    import dataclasses
+    import json
+
+    from llmsched.preparation import describe, prepare
+
+    with one_line_errors():
+        summary = describe(prepare(load(file, trace_format), rps_scale=1.0, **selection))
+    for note in summary.notes if as_json else ():
+        click.echo(f"Note: {note}", err=True)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(summary), indent=2))
+    else:
+        click.echo(table(summary))
+
+
+@trace.command()
+@click.argument("file")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@selection_options
+@click.option(
+    "--rps-scale",
+    type=float,
+    metavar="FACTOR",
+    default=1.0,
+    show_default=True,
+    help="Divide the times by FACTOR; 1 is real time.",
+)
+@click.option(
+    "--jitter",
+    "jitter_s",
+    type=float,
+    metavar="SECONDS",
+    default=0.0,
+    show_default=True,
+    help="Move each arrival later by a random part of SECONDS: 1 undoes whole-second stamps.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of jitter.")
+@click.option("--to", "out_format", metavar="FORMAT", help="Format of OUT; by suffix, else csv.")
+def convert(
+    file: str, out: Path, trace_format: str | None, out_format: str | None, seed: int, **rules: Any
+) -> None:
+    """Write the chosen requests of FILE to OUT in any of the formats.
+
+    A suffix .gz or .zst compresses. OUT appears only when it is complete.
+
+    Example: llmsched trace convert BurstGPT_1.csv day9.parquet --window 777600:864000
+    """
+    import numpy as np
+
+    from llmsched.formats import write_trace
+    from llmsched.preparation import prepare
+
+    with one_line_errors():
+        chosen = prepare(load(file, trace_format), rng=np.random.default_rng(seed), **rules)
+        written = write_trace(chosen, out, trace_format=out_format)
+    for note in chosen.notes:
+        click.echo(f"Note: {note}", err=True)
+    for rule, count in chosen.left_out:
+        click.echo(f"Left out: {count} ({rule})", err=True)
+    click.echo(f"{out}: {len(chosen)} requests, format {written}", err=True)
+
+
+@trace.command()
+@click.argument("name")
+@click.option("--url", help="Another address of the file, such as a mirror.")
+@click.option("--sha256", metavar="HEX", help="Checksum, if the file at --url is another one.")
+@click.option("--out", metavar="FOLDER", help="Where to keep it; by default the cache folder.")
+def fetch(name: str, url: str | None, sha256: str | None, out: str | None) -> None:
+    """Download the real trace NAME, check it, and print its path.
+
+    NAME is burstgpt, burstgpt-without-fails-1 or burstgpt-without-fails-2. Run it again after a
+    broken connection: it goes on from there.
+
+    Example: llmsched trace info $(llmsched trace fetch burstgpt)
+    """
+    import sys
+
+    from llmsched.fetch import RELEASES, FetchError
+    from llmsched.fetch import fetch as fetch_file
+
+    if name not in RELEASES:
+        known = ", ".join(RELEASES)
+        raise click.BadParameter(f"must be one of {known}; got {name!r}", param_hint="NAME")
+    try:
+        progress = sys.stderr.isatty()
+        path = fetch_file(name, url=url, sha256=sha256, folder=out, progress=progress)
+    except FetchError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(path)
+
+
+def load(file: str, trace_format: str | None) -> Trace:
+    """The trace that a FILE argument means."""
+    from llmsched.formats import read_trace
+
+    return read_trace(file, trace_format=trace_format)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Input that cannot be used becomes `InputError`, a warning becomes a line on stderr."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        except ValueError as error:  # TraceError, or an option out of its range
+            raise InputError(str(error)) from error
+        finally:
+            for warning in caught:
+                click.echo(f"Warning: {warning.message}", err=True)
+
+
+def table(summary: TraceSummary) -> str:
+    """A trace summary as lines of text, units included."""
+    lengths = []
+    for title, tokens in (("prompt", summary.prompt_tokens), ("output", summary.output_tokens)):
+        values = f"mean {tokens.mean:.1f}, p50 {tokens.p50:g}, p90 {tokens.p90:g}, "
+        values += f"p95 {tokens.p95:g}, p99 {tokens.p99:g}, max {tokens.max}"
+        lengths.append((f"{title} [tokens]", values))
+    windows = f"median of {summary.burst_windows} windows of 20 min; 1 is Poisson, less is bursty"
+    rows = [
+        ("trace", summary.name),
+        ("requests", str(summary.requests)),
+        ("span [s]", f"{summary.span_s:g}"),
+        ("mean rate [1/s]", figure(summary.arrival_rate_per_s)),
+        ("CV of gaps", figure(summary.gap_cv)),
+        ("burst shape", f"{figure(summary.burst_shape)} ({windows})"),
+        *lengths,
+        ("failures", f"{summary.failure_share:.2%} (no output tokens)"),
+        ("tied stamps", f"{summary.tied_share:.2%}"),
+        *(("left out", f"{count} ({rule})") for rule, count in summary.left_out),
+        *(("note", note) for note in summary.notes),
+    ]
+    return "\n".join(f"{title:<17} {value}" for title, value in rows)
+
+
+def figure(value: float | None) -> str:
+    """A figure with four digits, if there is one."""
+    return "undefined" if value is None else f"{value:.4g}"

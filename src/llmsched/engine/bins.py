@@ -1,0 +1,88 @@
+"""The bins as one SimPy resource: a Store whose items are whole batches, pulled by GPUs."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+from simpy import Store
+from simpy.resources.store import StoreGet
+
+from llmsched.engine.clock import URGENT, Clock
+from llmsched.engine.queues import Batch, Queue
+
+
+class Pull(StoreGet):
+    """A GPU's request for a batch; its value is the `Batch`.
+
+    Pulled while something waits, it has already happened: the GPU goes on at once, at this
+    instant, without another event. Otherwise it happens at an arrival.
+    """
+
+    def __init__(self, bins: BinStore, gpu_id: int) -> None:
+        self.env = bins._env  # as Event.__init__ does, without the call
+        self.callbacks = []
+        self.resource = bins
+        self.gpu_id = gpu_id
+        batch = bins.next_batch()
+        if batch is None:
+            bins.wait(self)
+        else:
+            self._ok = True
+            self._value = batch
+            self.callbacks = None  # type: ignore[assignment]  # processed
+
+    def cancel(self) -> None:
+        """Give up waiting, so that the next batch goes to another GPU."""
+        if not self.triggered:
+            self.resource.get_queue.remove((self.gpu_id, self))
+            heapify(self.resource.get_queue)  # type: ignore[arg-type]
+
+
+class BinStore(Store):
+    """A Store of waiting requests, one FIFO per bin; a get is a pull of one batch.
+
+    `get_queue` holds the GPUs that found every bin empty, as a heap: lowest id first, whatever
+    the number of idle GPUs. Requests come in lazily: a pull first admits everything that has
+    arrived up to now, and only the replay process wakes a waiting GPU.
+    """
+
+    def __init__(self, clock: Clock, queue: Queue) -> None:
+        super().__init__(clock)
+        self.queue = queue
+        self.someone_waits = clock.event()
+
+    def pull(self, gpu_id: int) -> Pull:
+        """Ask for a batch on behalf of a GPU."""
+        return Pull(self, gpu_id)
+
+    def next_batch(self) -> Batch | None:
+        """Admit what has arrived by now and cut a batch from it, or None."""
+        self.queue.admit(self._env.now)
+        return self.queue.take()
+
+    def wait(self, pull: Pull) -> None:
+        """Keep a pull until something arrives."""
+        heappush(self.get_queue, (pull.gpu_id, pull))  # type: ignore[misc, arg-type]
+        if not self.someone_waits.triggered:
+            self.someone_waits.succeed()
+
+    def serve(self) -> None:
+        """Give batches to waiting GPUs, lowest id first, as long as there are both."""
+        while self.get_queue:
+            batch = self.queue.take()
+            if batch is None:
+                return
+            _, pull = heappop(self.get_queue)  # type: ignore[misc, arg-type]
+            pull._ok = True
+            pull._value = batch
+            self._env.schedule(pull, URGENT)
+
+    def arrive(self, now_s: float, *, one_by_one: bool) -> None:
+        """What arrives at this instant meets the waiting GPUs."""
+        if not one_by_one:
+            self.queue.admit(now_s)
+            self.serve()
+            return
+        while self.get_queue and self.queue.next_s <= now_s:
+            self.queue.admit_one()
+            self.serve()

@@ -1,0 +1,30 @@
+"""The GPU process, batch level: a batch holds its GPU until its longest member ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simpy.events import ProcessGenerator
+
+from llmsched.batching import Batcher
+from llmsched.engine.bins import BinStore
+from llmsched.engine.clock import Clock
+from llmsched.engine.log import BatchLog
+from llmsched.latency import LatencyModel
+
+
+def gpu(
+    clock: Clock,
+    gpu_id: int,
+    bins: BinStore,
+    latency: LatencyModel,
+    batchers: Sequence[Batcher],
+    log: BatchLog,
+) -> ProcessGenerator:
+    """One GPU's life: pull a batch, serve it for T(b, L), report back, repeat."""
+    while True:
+        batch = yield bins.pull(gpu_id)  # asleep while every bin is empty
+        service_s = latency.service_s(batch)
+        finish_s = log.record(batch, gpu_id, clock.now, service_s)
+        yield clock.at(finish_s)
+        batchers[batch.bin].observe(batch, service_s)

@@ -1,0 +1,78 @@
+"""One run: a trace in, the tables of requests and batches out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from llmsched.engine.bins import BinStore
+from llmsched.engine.clock import Clock
+from llmsched.engine.gpu import gpu
+from llmsched.engine.log import BatchLog
+from llmsched.engine.queues import Columns, FormedBatches, WaitingBins
+from llmsched.engine.replay import replay
+from llmsched.latency import LatencyModel
+from llmsched.schedulers import Scheduler
+from llmsched.tables import BatchTable, RequestTable
+from llmsched.trace import IntArray, Trace
+
+Admission = Literal["together", "one-by-one"]
+
+
+def run_engine(
+    trace: Trace,
+    bins: IntArray,
+    n_bins: int,
+    scheduler: Scheduler,
+    *,
+    n_gpus: int,
+    latency: LatencyModel,
+    admission: Admission = "together",
+    predicted_tokens: IntArray | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[RequestTable, BatchTable]:
+    """Serve a trace on simulated GPUs, batch by batch, until nothing is left.
+
+    Parameters
+    ----------
+    trace : Trace
+        Requests in order of arrival.
+    bins : ndarray of shape (n,)
+        Bin of every request, in [0, n_bins).
+    n_bins : int
+        Number of bins.
+    scheduler : Scheduler
+        Fresh policy objects; they are used up by the run.
+    n_gpus : int
+        GPUs, each one SimPy process.
+    latency : LatencyModel
+        Service time of a batch [s].
+    admission : {"together", "one-by-one"}
+        Whether a waiting GPU sees all arrivals of an instant at once, or each alone.
+    predicted_tokens : ndarray of shape (n,), optional
+        Predicted output tokens, copied to the table; the true ones when not given.
+    progress : callable, optional
+        Called now and then with the number of requests whose service has begun.
+
+    Raises
+    ------
+    ValueError
+        If `n_gpus` is below 1, or the admission is unknown.
+    """
+    if n_gpus < 1:
+        raise ValueError(f"n_gpus must be >= 1, got {n_gpus}")
+    if admission not in ("together", "one-by-one"):
+        raise ValueError(f"admission must be 'together' or 'one-by-one', got {admission!r}")
+    columns = Columns(trace, bins, n_bins, scheduler.capacity_tokens)
+    queue_type = WaitingBins if scheduler.release is None else FormedBatches
+    queue = queue_type(columns, n_bins, scheduler)
+    clock = Clock(-math.inf)  # every GPU waits already when the first request arrives, at 0
+    store = BinStore(clock, queue)
+    log = BatchLog(progress)
+    for gpu_id in range(n_gpus):
+        clock.process(gpu(clock, gpu_id, store, latency, queue.batchers, log))
+    clock.process(replay(clock, store, one_by_one=admission == "one-by-one"))
+    clock.run()
+    predicted = trace.output_tokens if predicted_tokens is None else predicted_tokens
+    return log.tables(trace, bins, predicted, columns)

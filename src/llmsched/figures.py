@@ -1,0 +1,79 @@
+"""Figures, one function each: a tidy frame in, a plotnine plot out.
+
+Nothing here runs a simulation, reads a file or saves one. One theme and one colour per scheduler
+serve all figures.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotnine import ggplot
+
+SCHEDULER_COLOURS = {
+    "static_fifo": "#7f7f7f",
+    "dynamic_no_bins": "#1f77b4",
+    "multi_bin_dynamic": "#d95f02",
+    "multi_bin_only": "#1b9e77",
+}
+OTHER_COLOURS = ("#7570b3", "#e7298a", "#66a61e", "#a6761d")
+
+PANELS = {
+    "sla_violation_rate": "SLA violations [share]",
+    "goodput_rps": "Goodput [requests/s]",
+    "throughput_rps": "Throughput [requests/s]",
+    "latency_p50_s": "Latency, median [s]",
+    "latency_p99_s": "Latency, 99th percentile [s]",
+    "batch_size_mean": "Batch size, mean [requests]",
+}
+
+
+def scheduler_colours(schedulers: list[str]) -> dict[str, str]:
+    """One colour per scheduler: ours fixed, users' own from a second palette."""
+    others = [name for name in schedulers if name not in SCHEDULER_COLOURS]
+    spare = {name: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, name in enumerate(others)}
+    return {name: SCHEDULER_COLOURS.get(name, spare.get(name, "#000000")) for name in schedulers}
+
+
+def scheduler_comparison(frame: pd.DataFrame, *, title: str, caption: str) -> ggplot:
+    """Six figures of merit per scheduler, each with its interval over replications.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns `scheduler`, `metric`, `mean`, `low`, `high`, as from `Comparison.to_frame`.
+    title, caption : str
+        What was compared, and what the intervals are of.
+    """
+    import pandas as pd
+    import plotnine as p9
+
+    schedulers = list(dict.fromkeys(frame["scheduler"]))
+    data = frame[frame["metric"].isin(list(PANELS))].copy()
+    data["panel"] = pd.Categorical(data["metric"].map(PANELS), list(PANELS.values()))
+    data["scheduler"] = pd.Categorical(data["scheduler"], schedulers[::-1])
+    data["low"] = data["low"].fillna(data["mean"])
+    data["high"] = data["high"].fillna(data["mean"])
+    return (
+        p9.ggplot(data, p9.aes("mean", "scheduler", colour="scheduler"))
+        + p9.geom_errorbarh(p9.aes(xmin="low", xmax="high"), height=0.35, size=0.8)
+        + p9.geom_point(size=3)
+        + p9.facet_wrap("panel", scales="free_x", ncol=3)
+        + p9.scale_colour_manual(scheduler_colours(schedulers), guide=None)
+        + p9.expand_limits(x=0)
+        + p9.labs(x="", y="", title=title, caption=caption)
+        + _theme()
+    )
+
+
+def _theme() -> object:
+    import plotnine as p9
+
+    return p9.theme_bw(base_size=11) + p9.theme(
+        figure_size=(11, 5),
+        panel_grid_minor=p9.element_blank(),
+        strip_background=p9.element_rect(fill="#f0f0f0"),
+        plot_caption=p9.element_text(ha="left", size=8),
+    )

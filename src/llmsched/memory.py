@@ -1,0 +1,256 @@
+"""KV-cache capacity of a GPU, and how many requests fit in it on average (Algorithm 1).
+
+The capacity η is what the weights leave of the GPU's memory, in tokens. Algorithm 1 of Pang et al.
+turns it into a batch limit from the mean (and spread) of tokens per request. A limit comes from
+averages alone: whether one batch truly fits is the engine's check, on the true lengths. Paging,
+fragmentation, activations and a framework's own reserve are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+NEWEST_WEIGHT = 0.2  # of a finished batch in the running averages; the past keeps the other 0.8
+PAST_WEIGHT = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSpec:
+    """A GPU as far as its memory goes."""
+
+    name: str
+    memory_bytes: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.memory_bytes < math.inf:
+            raise ValueError(f"memory_bytes must be finite and > 0, got {self.memory_bytes}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """The published shape of a model; bytes per weight and per cached number for 16 bits.
+
+    Examples
+    --------
+    >>> MODELS["qwen3-1.7b"].kv_bytes_per_token  # 28 layers × 8 heads × 128 × 2 (K, V) × 2 bytes
+    114688
+    """
+
+    name: str
+    parameters: float
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int
+    bytes_per_weight: float = 2
+    bytes_per_kv: int = 2
+
+    def __post_init__(self) -> None:
+        for column in self.__slots__[1:]:
+            if not 0 < getattr(self, column) < math.inf:
+                raise ValueError(
+                    f"{column} of model {self.name!r} must be finite and > 0, "
+                    f"got {getattr(self, column)}"
+                )
+
+    @property
+    def weight_bytes(self) -> float:
+        """Memory the weights take [bytes]."""
+        return self.parameters * self.bytes_per_weight
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Memory of one token's keys and values over all layers [bytes]."""
+        return self.n_layers * self.n_kv_heads * self.head_dim * 2 * self.bytes_per_kv
+
+
+def kv_capacity_tokens(gpu: GpuSpec, model: ModelSpec) -> float:
+    """Tokens η whose keys and values fit beside the model's weights.
+
+    Raises
+    ------
+    ValueError
+        If the weights leave no room for a single token.
+
+    Examples
+    --------
+    >>> round(kv_capacity_tokens(GPUS["default-12gb"], MODELS["qwen3-1.7b"]), 1)
+    69231.3
+    """
+    capacity = (gpu.memory_bytes - model.weight_bytes) / model.kv_bytes_per_token
+    if capacity < 1:
+        raise ValueError(
+            f"model {model.name!r} must fit GPU {gpu.name!r} with room for a token, got "
+            f"{model.weight_bytes / 1e9:.2f} GB of weights in {gpu.memory_bytes / 1e9:.2f} GB; "
+            "take a larger GPU or a smaller model"
+        )
+    return capacity
+
+
+class MemoryLimit(Protocol):
+    """How many requests the memory allows in one batch, learned from finished batches."""
+
+    def limit(self) -> int:
+        """The batch limit b_mem now, at least 1."""
+        ...
+
+    def observe(self, mean_tokens: float, mean_squared_tokens: float) -> None:
+        """Take in a finished batch: its mean of (prompt + output) per request, and of squares."""
+        ...
+
+
+@dataclass(slots=True)
+class BufferLimit:
+    """b_mem = max(1, ⌊0.9·η/µ⌋): Algorithm 1 with a tenth of the memory as its safety buffer.
+
+    Notes
+    -----
+    The paper's eq. 14 takes the buffer L0 = η − (θ·σ_S + µ_S), recomputed now and then; the fixed
+    tenth is the origin's simplification.
+
+    Examples
+    --------
+    >>> memory = BufferLimit(10_000)
+    >>> memory.limit()  # 9,000 / 500
+    18
+    >>> memory.observe(1_000.0, 1e6)  # µ = 0.2·1,000 + 0.8·500 = 600
+    >>> memory.limit()
+    15
+
+    References
+    ----------
+    .. [1] Pang, Li, Wang, "Memory-aware and SLA-constrained Dynamic Batching", arXiv:2503.05248,
+       Algorithm 1 and Eq. (14).
+    """
+
+    capacity_tokens: float  # η
+    mean_tokens: float = 500.0  # µ, before any batch has finished
+    _limit: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_start(self.capacity_tokens, self.mean_tokens)
+        self._limit = self._recompute()
+
+    def limit(self) -> int:
+        return self._limit
+
+    def observe(self, mean_tokens: float, mean_squared_tokens: float) -> None:  # noqa: ARG002
+        self.mean_tokens = NEWEST_WEIGHT * mean_tokens + PAST_WEIGHT * self.mean_tokens
+        self._limit = self._recompute()
+
+    def _recompute(self) -> int:
+        return max(1, math.floor(0.9 * self.capacity_tokens / self.mean_tokens))
+
+
+@dataclass(slots=True)
+class CltLimit:
+    """The largest b whose tokens exceed η with probability ε_M at most, by the normal law.
+
+    b_mem = max(1, ⌊((√(σ²θ² + 4µη) − σθ)/(2µ))²⌋), θ = Φ⁻¹(1 − ε_M), σ² = max(0, m2 − µ²) with
+    m2 the average of squared tokens per request. Bit for bit: s = √max(0, m2 − µ·µ)·θ,
+    r = (√(s·s + 4·µ·η) − s)/(2·µ), ⌊r·r⌋.
+
+    Notes
+    -----
+    The paper recomputes only while both prefill and decode requests are there, and never goes
+    below the requests in decode; batches here start empty, so it is recomputed after every one.
+
+    Examples
+    --------
+    >>> memory = CltLimit(10_000)
+    >>> memory.limit()  # no spread yet: η/µ
+    20
+    >>> memory.observe(500.0, 2 * 500.0**2)  # σ² = 0.2·500²: the spread costs four places
+    >>> memory.limit()
+    16
+
+    References
+    ----------
+    .. [1] Pang, Li, Wang, arXiv:2503.05248, Algorithm 1 and Eq. (12).
+    """
+
+    capacity_tokens: float  # η
+    epsilon: float = 0.05  # ε_M
+    mean_tokens: float = 500.0  # µ, before any batch has finished
+    mean_squared_tokens: float | None = None  # m2; None starts at µ², no spread
+    _theta: float = field(init=False, repr=False)
+    _limit: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_start(self.capacity_tokens, self.mean_tokens)
+        if not 0 < self.epsilon < 1:
+            raise ValueError(f"epsilon must be in (0, 1), got {self.epsilon}; 0.05 is usual")
+        from statistics import NormalDist  # slow to import, and only needed here
+
+        self._theta = NormalDist().inv_cdf(1 - self.epsilon)
+        if self.mean_squared_tokens is None:
+            self.mean_squared_tokens = self.mean_tokens**2
+        self._limit = self._recompute(self.mean_squared_tokens)
+
+    def limit(self) -> int:
+        return self._limit
+
+    def observe(self, mean_tokens: float, mean_squared_tokens: float) -> None:
+        past = self.mean_squared_tokens
+        assert past is not None  # set in __post_init__
+        squared = NEWEST_WEIGHT * mean_squared_tokens + PAST_WEIGHT * past
+        self.mean_tokens = NEWEST_WEIGHT * mean_tokens + PAST_WEIGHT * self.mean_tokens
+        self.mean_squared_tokens = squared
+        self._limit = self._recompute(squared)
+
+    def _recompute(self, mean_squared_tokens: float) -> int:
+        mean = self.mean_tokens
+        spread = math.sqrt(max(0.0, mean_squared_tokens - mean * mean)) * self._theta
+        root = (math.sqrt(spread * spread + 4 * mean * self.capacity_tokens) - spread) / (2 * mean)
+        return max(1, math.floor(root * root))
+
+
+def _check_start(capacity_tokens: float, mean_tokens: float) -> None:
+    for name, value in (("capacity_tokens", capacity_tokens), ("mean_tokens", mean_tokens)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be finite and > 0, got {value}")
+
+
+# Marketing sizes are decimal here (80 GB = 80e9 bytes), as for the default card of DESIGN §7.
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        GpuSpec("default-12gb", 12e9),
+        GpuSpec("t4-16gb", 16e9),
+        GpuSpec("v100-32gb", 32e9),
+        GpuSpec("rtx-3090-24gb", 24e9),
+        GpuSpec("rtx-4090-24gb", 24e9),
+        GpuSpec("l4-24gb", 24e9),
+        GpuSpec("a10-24gb", 24e9),
+        GpuSpec("l40s-48gb", 48e9),
+        GpuSpec("a100-40gb", 40e9),
+        GpuSpec("a100-80gb", 80e9),
+        GpuSpec("h100-80gb", 80e9),
+        GpuSpec("h200-141gb", 141e9),
+    )
+}
+
+# Parameters as stored in the published checkpoints (Qwen3-0.6B and 1.7B store their tied embedding
+# twice); layers, KV heads and head size as in each `config.json`.
+MODELS = {
+    model.name: model
+    for model in (
+        ModelSpec("qwen3-0.6b", 0.752e9, n_layers=28, n_kv_heads=8, head_dim=128),
+        ModelSpec("qwen3-1.7b", 2.03e9, n_layers=28, n_kv_heads=8, head_dim=128),
+        ModelSpec("qwen3-4b", 4.02e9, n_layers=36, n_kv_heads=8, head_dim=128),
+        ModelSpec("qwen3-8b", 8.19e9, n_layers=36, n_kv_heads=8, head_dim=128),
+        ModelSpec("qwen3-14b", 14.8e9, n_layers=40, n_kv_heads=8, head_dim=128),
+        ModelSpec("qwen3-32b", 32.8e9, n_layers=64, n_kv_heads=8, head_dim=128),
+        ModelSpec("llama-2-7b", 6.74e9, n_layers=32, n_kv_heads=32, head_dim=128),
+        ModelSpec("llama-3.1-8b", 8.03e9, n_layers=32, n_kv_heads=8, head_dim=128),
+        ModelSpec("llama-3.1-70b", 70.6e9, n_layers=80, n_kv_heads=8, head_dim=128),
+        ModelSpec("llama-3.2-1b", 1.24e9, n_layers=16, n_kv_heads=8, head_dim=64),
+        ModelSpec("mistral-7b", 7.24e9, n_layers=32, n_kv_heads=8, head_dim=128),
+        ModelSpec("qwen2-7b", 7.62e9, n_layers=28, n_kv_heads=4, head_dim=128),
+        ModelSpec("phi-3.5-mini", 3.82e9, n_layers=32, n_kv_heads=32, head_dim=96),
+    )
+}
+
+DEFAULT_GPU = GPUS["default-12gb"]
+DEFAULT_MODEL = MODELS["qwen3-1.7b"]

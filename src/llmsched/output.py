@@ -1,0 +1,66 @@
+"""Tables to files: CSV or Parquet by suffix, floats so that they read back exactly."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from llmsched.tables import BatchTable, RequestTable
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def check_table_path(path: str | os.PathLike[str]) -> Path:
+    """The path, if a table can be written there; before the run, so that no result is lost.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is not one of ours or the folder does not exist.
+    """
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise ValueError(f"a table file must end in {' or '.join(SUFFIXES)}, got {str(path)!r}")
+    if not target.parent.is_dir():
+        raise ValueError(f"folder of {str(path)!r} must exist; create it first")
+    if target.is_dir():
+        raise ValueError(f"a table file must not be a folder, got {str(path)!r}")
+    return target
+
+
+def write_table(table: RequestTable | BatchTable, path: str | os.PathLike[str]) -> None:
+    """Write a table, all at once: a reader never sees half a file.
+
+    The first column numbers the rows (`request` or `batch`). A rejected request has empty cells
+    for what never happened.
+    """
+    import pyarrow as pa
+
+    target = check_table_path(path)
+    requests = isinstance(table, RequestTable)
+    columns = {"request" if requests else "batch": pa.array(np.arange(len(table)))}
+    for name in table.__slots__:
+        values = getattr(table, name)
+        missing = None
+        if requests and name in ("start_s", "finish_s", "gpu", "batch"):
+            missing = ~table.completed
+        columns[name] = pa.array(values, mask=missing)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        _write(pa.table(columns), partial, target.suffix)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(table: object, path: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, path)
+    else:
+        from pyarrow import csv
+
+        csv.write_csv(table, path, csv.WriteOptions(quoting_style="needed"))

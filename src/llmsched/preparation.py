@@ -1,0 +1,315 @@
+"""From a trace as read to the trace to run: choosing requests, scaling time, and describing both.
+
+Nothing is left out in silence: every rule that drops requests is counted in `Trace.left_out`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched.trace import FloatArray, IntArray, Labels, Trace, TraceError
+
+DEFAULT_RPS_SCALE = 200.0
+_BURST_WINDOW_S = 1200.0
+_BURST_WINDOW_REQUESTS = 31
+
+
+def prepare(
+    trace: Trace,
+    *,
+    requests: int | None = None,
+    window_s: tuple[float, float] | None = None,
+    model: str | None = None,
+    log_type: str | None = None,
+    failures: Literal["drop", "keep"] = "drop",
+    rps_scale: float = DEFAULT_RPS_SCALE,
+    jitter_s: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> Trace:
+    """The requests of a trace that a run replays, at the times at which it replays them.
+
+    The rules apply in this order: time window; model; log type; failures; first N; jitter; start
+    at 0; scale. So `requests` counts what the filters left, and the window and the jitter are in
+    the real time of the file.
+
+    Parameters
+    ----------
+    trace
+        As read.
+    requests
+        Keep the first so many.
+    window_s
+        Keep arrivals in [start, end), seconds after the first arrival of `trace` [s].
+    model, log_type
+        Keep requests with this label.
+    failures
+        What to do with requests without any output token: a failed request has none.
+    rps_scale
+        Divide the times by this, so that requests come so many times as fast; 1 for real time.
+    jitter_s
+        Move each arrival later by a uniform random part of this [s], and sort again, stably: 1.0
+        undoes the rounding of whole-second stamps.
+    rng
+        The source of the jitter.
+
+    Returns
+    -------
+    Trace
+        Arrivals from 0 on, (t − t₀) / rps_scale. `left_out` gains one entry per rule that dropped
+        requests.
+
+    Warns
+    -----
+    UserWarning
+        If fewer than `requests` are there.
+
+    Raises
+    ------
+    TraceError
+        If a label is not in the trace, or a rule leaves nothing.
+    ValueError
+        If an option is out of its range.
+    """
+    _check(requests, window_s, failures, rps_scale, jitter_s, rng)
+    if not len(trace):
+        raise TraceError(f"trace {trace.name!r} must have at least one request, got none")
+    if window_s is not None:
+        start, end = window_s
+        inside = np.searchsorted(trace.arrival_s - trace.arrival_s[0], window_s, side="left")
+        trace = _keep(trace, slice(*inside.tolist()), f"outside the window {start:g} to {end:g} s")
+    if model is not None:
+        trace = _keep(trace, _mask(trace, "model", model), f"model other than {model}")
+    if log_type is not None:
+        trace = _keep(trace, _mask(trace, "log_type", log_type), f"log type other than {log_type}")
+    if failures == "drop":
+        trace = _keep(trace, trace.output_tokens > 0, "failed: no output tokens")
+    if requests is not None:
+        if len(trace) < requests:
+            warnings.warn(
+                f"asked for {requests} requests, but trace {trace.name!r} has only {len(trace)} "
+                "after the other rules; all of them are used",
+                stacklevel=2,
+            )
+        trace = _keep(trace, slice(requests), f"after the first {requests}")
+    if jitter_s and rng is not None:
+        trace = _jittered(trace, jitter_s, rng)
+    first_s = trace.arrival_s[0]
+    if first_s == 0 and rps_scale == 1:
+        return trace
+    return replace(trace, arrival_s=(trace.arrival_s - first_s) / rps_scale)
+
+
+def _check(
+    requests: int | None,
+    window_s: tuple[float, float] | None,
+    failures: str,
+    rps_scale: float,
+    jitter_s: float,
+    rng: np.random.Generator | None,
+) -> None:
+    if requests is not None and requests < 1:
+        raise ValueError(f"requests must be >= 1, got {requests}; leave it out for all")
+    if window_s is not None and not 0 <= window_s[0] < window_s[1]:
+        given = f"{window_s[0]:g}:{window_s[1]:g}"
+        raise ValueError(f"window must be START:END with 0 <= START < END seconds, got {given}")
+    if failures not in ("drop", "keep"):
+        raise ValueError(f"failures must be 'drop' or 'keep', got {failures!r}")
+    if not (math.isfinite(rps_scale) and rps_scale > 0):
+        raise ValueError(f"RPS scale must be finite and > 0, got {rps_scale:g}; 1 is real time")
+    if not (math.isfinite(jitter_s) and jitter_s >= 0):
+        raise ValueError(f"jitter must be finite and >= 0 seconds, got {jitter_s:g}")
+    if jitter_s and rng is None:
+        raise ValueError(f"jitter of {jitter_s:g} s must have a random generator; pass rng")
+
+
+def _keep(trace: Trace, rows: slice | NDArray[np.bool_], rule: str) -> Trace:
+    """The chosen rows, the others counted under `rule`."""
+    kept = _taken(trace, rows)
+    dropped = len(trace) - len(kept)
+    if not len(kept):
+        raise TraceError(
+            f"trace {trace.name!r} must keep at least one request, but the rule "
+            f"'{rule}' leaves out all {dropped} that were left; relax it"
+        )
+    if not dropped:
+        return trace
+    return replace(kept, left_out=(*trace.left_out, (rule, dropped)))
+
+
+def _taken(trace: Trace, rows: Any) -> Trace:
+    """The given rows of every column: a slice, a mask or an order."""
+    return replace(
+        trace,
+        arrival_s=trace.arrival_s[rows],
+        prompt_tokens=trace.prompt_tokens[rows],
+        output_tokens=trace.output_tokens[rows],
+        model=None if trace.model is None else trace.model[rows],
+        log_type=None if trace.log_type is None else trace.log_type[rows],
+    )
+
+
+def _mask(trace: Trace, column: str, name: str) -> NDArray[np.bool_]:
+    labels: Labels | None = getattr(trace, column)
+    spoken = column.replace("_", " ")
+    if labels is None:
+        message = f"trace {trace.name!r} must have a {spoken} column to choose {name!r} by"
+        raise TraceError(f"{message}; leave the choice out")
+    if name not in labels.names:
+        names = ", ".join(map(repr, labels.names))
+        raise TraceError(f"{spoken} must be one in trace {trace.name!r}: {names}; got {name!r}")
+    return labels.mask(name)
+
+
+def _jittered(trace: Trace, jitter_s: float, rng: np.random.Generator) -> Trace:
+    arrival_s = trace.arrival_s + rng.uniform(0.0, jitter_s, len(trace))
+    order = np.argsort(arrival_s, kind="stable")
+    # the columns first, by the new order; then the times, which are not sorted before that
+    moved = _taken(replace(trace, arrival_s=np.zeros(len(trace))), order)
+    return replace(moved, arrival_s=arrival_s[order])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSummary:
+    """The token counts of one column [tokens]; percentiles are numpy's linear ones."""
+
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSummary:
+    """What a trace looks like; `describe` defines the figures."""
+
+    name: str
+    requests: int
+    span_s: float
+    arrival_rate_per_s: float | None
+    gap_cv: float | None
+    burst_shape: float | None
+    burst_windows: int
+    prompt_tokens: TokenSummary
+    output_tokens: TokenSummary
+    failure_share: float
+    tied_share: float
+    left_out: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+
+
+def describe(trace: Trace, *, rng: np.random.Generator | None = None) -> TraceSummary:
+    """Rate, burstiness, lengths, failures and ties of a trace.
+
+    Parameters
+    ----------
+    trace
+        At least one request.
+    rng
+        De-quantises tied stamps for the burst shape; by default seeded with 0.
+
+    Returns
+    -------
+    TraceSummary
+        - `arrival_rate_per_s`: requests / span.
+        - `gap_cv`: standard deviation / mean of the gaps between successive arrivals (n − 1 gaps,
+          divided by n − 1); 1 for a Poisson process. Silences of hours raise it, too.
+        - `burst_shape`: shape of a gamma law fitted to the gaps by maximum likelihood, within
+          windows of 20 minutes from the first arrival; the median over the windows with at least
+          31 requests (`burst_windows` of them). 1 for Poisson, below 1 for bursts; unlike the CV
+          it does not see silences. Where stamps tie, each first moves later by a uniform part of
+          the clock's step, taken to be the smallest gap above 0.
+        - `failure_share`: requests without output tokens / requests.
+        - `tied_share`: requests that arrive at the very instant of the one before / requests.
+
+        A figure that is not defined, for too few requests or equal gaps, is None.
+    """
+    if not len(trace):
+        raise TraceError(f"trace {trace.name!r} must have at least one request, got none")
+    gaps_s = np.diff(trace.arrival_s)
+    defined = trace.span_s > 0
+    shapes = burst_shapes(trace.arrival_s, rng=rng or np.random.default_rng(0))
+    shape = float(np.median(shapes)) if len(shapes) else math.inf
+    return TraceSummary(
+        name=trace.name,
+        requests=len(trace),
+        span_s=trace.span_s,
+        arrival_rate_per_s=len(trace) / trace.span_s if defined else None,
+        gap_cv=float(gaps_s.std() / gaps_s.mean()) if defined else None,
+        burst_shape=shape if math.isfinite(shape) else None,
+        burst_windows=len(shapes),
+        prompt_tokens=_token_summary(trace.prompt_tokens),
+        output_tokens=_token_summary(trace.output_tokens),
+        failure_share=float(np.mean(trace.output_tokens == 0)),
+        tied_share=int(np.count_nonzero(gaps_s == 0)) / len(trace),
+        left_out=trace.left_out,
+        notes=trace.notes,
+    )
+
+
+def _token_summary(tokens: IntArray) -> TokenSummary:
+    p50, p90, p95, p99 = np.percentile(tokens, (50, 90, 95, 99)).tolist()
+    return TokenSummary(
+        mean=float(tokens.mean()), p50=p50, p90=p90, p95=p95, p99=p99, max=int(tokens.max())
+    )
+
+
+def burst_shapes(arrival_s: FloatArray, *, rng: np.random.Generator) -> FloatArray:
+    """The gamma shape of the gaps in each 20-minute window with at least 31 requests.
+
+    Parameters
+    ----------
+    arrival_s : ndarray of shape (n,)
+        Arrivals, sorted [s].
+    rng
+        De-quantises tied stamps, as `describe` says.
+
+    Returns
+    -------
+    ndarray of shape (n_windows,)
+        Maximum-likelihood shapes, in order of time.
+    """
+    gaps_s = np.diff(arrival_s)
+    if (gaps_s == 0).any() and (gaps_s > 0).any():
+        step_s = gaps_s[gaps_s > 0].min()
+        arrival_s = np.sort(arrival_s + rng.uniform(0.0, step_s, len(arrival_s)))
+    window = ((arrival_s - arrival_s[0]) // _BURST_WINDOW_S).astype(np.int64)
+    bounds = np.concatenate(([0], np.flatnonzero(np.diff(window)) + 1, [len(window)]))
+    busy = np.flatnonzero(np.diff(bounds) >= _BURST_WINDOW_REQUESTS)
+    windows = (np.diff(arrival_s[bounds[i] : bounds[i + 1]]) for i in busy)
+    return np.array([gamma_shape(gaps) for gaps in windows if (gaps > 0).all()])
+
+
+def gamma_shape(gaps_s: FloatArray) -> float:
+    """The maximum-likelihood shape k of a gamma law, ln k − ψ(k) = ln mean − mean ln.
+
+    Parameters
+    ----------
+    gaps_s : ndarray of shape (n,)
+        Positive gaps [s], not all equal.
+
+    References
+    ----------
+    .. [1] Minka, "Estimating a Gamma distribution", 2002: the start and the Newton step in 1/k.
+    """
+    from scipy.special import digamma, polygamma
+
+    excess = math.log(gaps_s.mean()) - float(np.log(gaps_s).mean())
+    if excess <= 1e-12:
+        return math.inf  # equal gaps: a clockwork
+    shape = (3 - excess + math.sqrt((excess - 3) ** 2 + 24 * excess)) / (12 * excess)
+    for _ in range(100):
+        slope = 1 / shape - float(polygamma(1, shape))
+        step = (math.log(shape) - float(digamma(shape)) - excess) / (shape * shape * slope)
+        following = 1 / (1 / shape + step)
+        if abs(following - shape) <= 1e-12 * shape:
+            break
+        shape = following
+    return following

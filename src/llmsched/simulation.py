@@ -1,0 +1,219 @@
+"""One simulation: predict lengths, bin the requests, serve them on GPUs, measure what came out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmsched.binning import Binning, assign_bins
+from llmsched.engine import Admission, run_engine
+from llmsched.latency import LatencyModel, Shape, load_latency, warn_outside
+from llmsched.load import LoadLabel, load_label, memory_best_batch, offered_load
+from llmsched.memory import DEFAULT_MODEL, ModelSpec
+from llmsched.metrics import Metrics, metrics
+from llmsched.prediction import Predictor, predictor_from_spec
+from llmsched.schedulers import Scheduler, Settings, make_scheduler
+from llmsched.tables import BatchTable, RequestTable
+from llmsched.trace import FloatArray, IntArray, Trace, TraceError
+from llmsched.workload import Streams, Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """What one simulation was, and what came out of it."""
+
+    scheduler: str
+    trace_name: str
+    seed: int
+    requests: RequestTable
+    batches: BatchTable
+    metrics: Metrics
+    edges: FloatArray  # bin edges, in the unit of what was binned
+    offered_load: float  # ρ
+    load_label: LoadLabel
+    latency: LatencyModel
+    predictor: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as one JSON object: figures of merit, load, and what produced them."""
+        rho = self.offered_load
+        return {
+            "scheduler": self.scheduler,
+            **self.metrics.to_dict(),
+            "offered_load": rho if math.isfinite(rho) else None,
+            "load_label": self.load_label,
+            "bin_edges": self.edges.tolist(),
+            "latency_model": self.latency.name,
+            "latency_kind": self.latency.kind,
+            "latency_description": self.latency.describe(),
+            "predictor": self.predictor,
+            "trace": self.trace_name,
+            "seed": self.seed,
+        }
+
+
+def simulate(
+    trace: Trace | Workload | str,
+    scheduler: str = "multi_bin_dynamic",
+    *,
+    n_gpus: int = 4,
+    latency: LatencyModel | str = "reference",
+    predictor: Predictor | str = "noisy",
+    binning: Binning | int = 4,
+    settings: Settings | None = None,
+    admission: Admission = "together",
+    seed: int = 0,
+    llm: ModelSpec = DEFAULT_MODEL,
+    progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Serve a workload with one scheduler and measure it.
+
+    Parameters
+    ----------
+    trace : Trace, Workload or str
+        The requests; a text is a trace file or a profile, at the default rate scaling.
+    scheduler : str
+        A name of `llmsched.schedulers.SCHEDULERS`.
+    n_gpus : int
+        Identical GPUs.
+    latency : LatencyModel or str
+        Service time of a batch: a model, a name, or a grid file.
+    predictor : Predictor or str
+        What the scheduler believes about output lengths.
+    binning : Binning or int
+        Bins of the schedulers that have them; an int asks for so many of equal mass.
+    settings : Settings, optional
+        SLA, batch sizes, controller and memory rule.
+    admission : {"together", "one-by-one"}
+        What a waiting GPU sees of arrivals at one instant.
+    seed : int
+        Root seed of the workload and of the predictor's noise.
+    llm : ModelSpec
+        Model that is served; its KV bytes per token turn tokens into bytes.
+    progress : callable, optional
+        Called now and then with the number of requests whose service has begun.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range or names nothing known.
+    TraceError
+        If the workload cannot be read or is empty.
+
+    Examples
+    --------
+    >>> from llmsched import Workload, simulate
+    >>> run = simulate(Workload(requests=500), "static_fifo", n_gpus=2)
+    >>> run.metrics.completed
+    500
+    """
+    settings = settings or Settings()
+    trace = _loaded(trace, seed)
+    model = load_latency(latency) if isinstance(latency, str) else latency
+    believer = predictor_from_spec(predictor) if isinstance(predictor, str) else predictor
+    policy = make_scheduler(scheduler, settings)
+    if isinstance(binning, int):
+        binning = Binning(n_bins=binning)
+    predicted, bins, edges = _binned(trace, policy, believer, binning, model, seed)
+    n_bins = len(edges) + 1
+    requests, batches = run_engine(
+        trace,
+        bins,
+        n_bins,
+        policy,
+        n_gpus=n_gpus,
+        latency=model,
+        admission=admission,
+        predicted_tokens=predicted,
+        progress=progress,
+    )
+    warn_outside(model, _shapes(batches), stacklevel=3)
+    rho = _offered_load(trace, bins, n_bins, policy, model, n_gpus)
+    return Run(
+        scheduler=scheduler,
+        trace_name=trace.name,
+        seed=seed,
+        requests=requests,
+        batches=batches,
+        metrics=metrics(
+            requests,
+            batches,
+            n_gpus=n_gpus,
+            sla_s=settings.sla_s,
+            n_bins=n_bins,
+            kv_bytes_per_token=llm.kv_bytes_per_token,
+        ),
+        edges=edges,
+        offered_load=rho,
+        load_label=load_label(rho, requests, batches),
+        latency=model,
+        predictor=believer.name,
+    )
+
+
+def _loaded(trace: Trace | Workload | str, seed: int) -> Trace:
+    if isinstance(trace, str):
+        trace = Workload(source=trace)
+    if isinstance(trace, Workload):
+        trace = trace.load(seed)
+    if not len(trace):
+        raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
+    return trace
+
+
+def _binned(
+    trace: Trace,
+    policy: Scheduler,
+    predictor: Predictor,
+    binning: Binning,
+    latency: LatencyModel,
+    seed: int,
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Predicted tokens and bin of every request, and the edges between the bins."""
+    if not policy.binned:
+        binning = Binning(n_bins=1)
+    prediction = predictor.predict(trace, binning, Streams.of_seed(seed).prediction)
+    if not policy.binned:
+        return prediction.tokens, np.zeros(len(trace), dtype=np.int32), np.empty(0)
+    values = binning.values(trace, prediction.tokens, latency)
+    edges = binning.edges_of(values) if prediction.edges is None else prediction.edges
+    return prediction.tokens, assign_bins(values, edges), edges
+
+
+def _shapes(batches: BatchTable) -> Shape:
+    return Shape(
+        size=batches.size,
+        max_total_tokens=batches.max_total_tokens,
+        max_prompt_tokens=batches.max_prompt_tokens,
+        max_output_tokens=batches.max_output_tokens,
+    )
+
+
+def _offered_load(
+    trace: Trace,
+    bins: IntArray,
+    n_bins: int,
+    policy: Scheduler,
+    latency: LatencyModel,
+    n_gpus: int,
+) -> float:
+    best: int | IntArray = policy.batch_max
+    if math.isfinite(policy.capacity_tokens):
+        best = memory_best_batch(
+            trace,
+            bins,
+            n_bins=n_bins,
+            kv_capacity_tokens=policy.capacity_tokens,
+            batch_max=policy.batch_max,
+        )
+    return offered_load(
+        trace, bins, n_bins=n_bins, best_batch=best, latency=latency, n_gpus=n_gpus
+    )

@@ -1,0 +1,170 @@
+"""A workload: which requests are run, from a trace file or a synthetic profile, at which rate.
+
+A `Workload` is a recipe; `load` turns it into the `Trace` that a run replays. One seed has one
+random stream per concern, so that changing a policy leaves the requests untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from llmsched.trace import Trace, TraceError
+
+DEFAULT_PROFILE = "burstgpt-like"
+DEFAULT_REQUESTS = 10_000
+DEFAULT_RPS_SCALE = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Independent random generators of one replication, one per concern."""
+
+    requests: np.random.Generator
+    jitter: np.random.Generator
+    prediction: np.random.Generator
+
+    @classmethod
+    def of_seed(cls, seed: int) -> Streams:
+        """The streams of a root seed.
+
+        Raises
+        ------
+        ValueError
+            If the seed is negative.
+        """
+        if seed < 0:
+            raise ValueError(f"seed must be >= 0, got {seed}")
+        children = np.random.SeedSequence(seed).spawn(3)
+        return cls(*(np.random.default_rng(child) for child in children))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Which requests are run, and how fast they come.
+
+    Parameters
+    ----------
+    source : str
+        A trace file, or the name (or TOML file) of a synthetic profile.
+    requests : int, optional
+        First N requests; by default all of a file, and 10,000 of a profile.
+    rps_scale : float
+        The arrival rate is multiplied by this; 1 replays the real timestamps.
+    failures : {"drop", "keep"}
+        What happens to requests without output.
+    window_s : (float, float), optional
+        Part of the source, in real seconds since its first request, end excluded.
+    model, log_type : str, optional
+        Only requests with this label.
+    jitter_s : float
+        Adds U(0, jitter_s) to every stamp, before scaling, to undo whole-second stamps [s].
+    trace_format : str, optional
+        Format of the file, when it is not to be recognised.
+    """
+
+    source: str = DEFAULT_PROFILE
+    requests: int | None = None
+    rps_scale: float = DEFAULT_RPS_SCALE
+    failures: Literal["drop", "keep"] = "drop"
+    window_s: tuple[float, float] | None = None
+    model: str | None = None
+    log_type: str | None = None
+    jitter_s: float = 0.0
+    trace_format: str | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the source is a profile rather than a file of requests."""
+        from llmsched.profiles import profile_names
+
+        return self.source in profile_names() or self.source.endswith(".toml")
+
+    @property
+    def random(self) -> bool:
+        """Whether another seed gives other requests."""
+        return self.synthetic or self.jitter_s > 0
+
+    def load(self, seed: int = 0) -> Trace:
+        """The requests that a run with this seed replays."""
+        return self.loader()(seed)
+
+    def loader(self) -> Callable[[int], Trace]:
+        """A function from seed to trace that reads a file only once."""
+        if self.synthetic:
+            return self._generate
+        if self.trace_format is None and not Path(self.source).exists():
+            raise TraceError(_unknown_source(self.source))
+        from llmsched.formats import read_trace
+
+        raw = read_trace(self.source, trace_format=self.trace_format)
+        return lambda seed: self._prepared(raw, seed, self.requests)
+
+    def _prepared(self, raw: Trace, seed: int, requests: int | None) -> Trace:
+        from llmsched.preparation import prepare
+
+        return prepare(
+            raw,
+            requests=requests,
+            window_s=self.window_s,
+            model=self.model,
+            log_type=self.log_type,
+            failures=self.failures,
+            rps_scale=self.rps_scale,
+            jitter_s=self.jitter_s,
+            rng=Streams.of_seed(seed).jitter,
+        )
+
+    def _generate(self, seed: int) -> Trace:
+        """Requests of the profile, as many as asked for after the filters."""
+        from llmsched.arrivals import generate, load_profile
+
+        if self.trace_format is not None:
+            raise ValueError(
+                f"a trace format needs a trace file, got the profile {self.source!r}; leave it out"
+            )
+        profile = load_profile(self.source)
+        wanted = DEFAULT_REQUESTS if self.requests is None else self.requests
+        if wanted < 1:
+            raise ValueError(f"requests must be >= 1, got {wanted}")
+        rows = wanted + 64
+        while True:
+            # A longer draw of the same seed begins with the shorter one, so drawing again is exact.
+            raw = generate(profile, rows, Streams.of_seed(seed).requests)
+            kept = self._count(raw)
+            covers_window = self.window_s is None or raw.span_s >= self.window_s[1]
+            if kept >= wanted or (covers_window and self.window_s is not None):
+                return self._prepared(raw, seed, wanted)
+            rows = int(rows * min(max(1.02 * wanted / max(kept, 1), 1.02), 8.0)) + 64
+            if rows > 64 * wanted + 10_000_000:
+                raise TraceError(
+                    f"profile {self.source!r} must yield {wanted} requests after the filters, "
+                    f"got {kept} of {len(raw)} rows; relax the filters"
+                )
+
+    def _count(self, raw: Trace) -> int:
+        """How many rows the filters would leave."""
+        keep = np.ones(len(raw), dtype=np.bool_)
+        if self.failures == "drop":
+            keep &= raw.output_tokens > 0
+        if self.window_s is not None:
+            keep &= (raw.arrival_s >= self.window_s[0]) & (raw.arrival_s < self.window_s[1])
+        for labels, name in ((raw.model, self.model), (raw.log_type, self.log_type)):
+            if name is not None and labels is not None and name in labels.names:
+                keep &= labels.mask(name)
+            elif name is not None:
+                return len(raw)  # `prepare` says what is wrong with the name
+        return int(np.count_nonzero(keep))
+
+
+def _unknown_source(source: str) -> str:
+    from llmsched.profiles import profile_names
+
+    return (
+        f"trace must be a file or one of the profiles {', '.join(profile_names())}; "
+        f"no file {source!r}"
+    )

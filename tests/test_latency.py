@@ -1,0 +1,292 @@
+"""Latency models: the arithmetic, the names, the shipped sets, the range."""
+
+import csv
+import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmsched import latency
+from llmsched._data import data_folder
+from llmsched.latency import (
+    CalibrationWarning,
+    FourTermModel,
+    LatencyModel,
+    MeasuredRange,
+    PromptOutputModel,
+    SaturatingModel,
+    Shape,
+    latency_names,
+    load_latency,
+    service_times_s,
+    warn_outside,
+)
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+MEASURED = [name for name in latency_names() if load_latency(name).kind == "measurement"]
+
+
+def test_reference__is_the_formula_left_to_right():
+    # given the coefficients of DESIGN §12
+    alpha, beta, gamma = 0.015, 0.0003, 0.4
+    model = load_latency("reference")
+    shapes = [(b, tokens) for b in range(1, 129) for tokens in (1, 917, 12_345)]
+    expected = [alpha + ((beta * tokens) * (1 + ((gamma * (b - 1)) / b))) for b, tokens in shapes]
+    # then each is the same float, and the order of operations is what makes it so
+    assert [model.service_s(Shape(b, tokens, 0, 0)) for b, tokens in shapes] == expected
+    other = [alpha + beta * tokens * (1 + gamma * ((b - 1) / b)) for b, tokens in shapes]
+    assert other != expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected_s"),
+    [
+        ("reference", Shape(1, 1000, 600, 400), 0.315),  # 0.015 + 0.3
+        ("reference", Shape(4, 1000, 600, 400), 0.405),  # 0.015 + 0.3·(1 + 0.4·0.75)
+        ("reference-revised", Shape(2, 100, 60, 40), 0.724342),  # 0.05965 + 0.574·1.158
+        ("multi-bin-paper", Shape(8, 900, 800, 100), 3.66),
+    ],
+)
+def test_formulas__hand_worked(name, shape, expected_s):
+    assert load_latency(name).service_s(shape) == pytest.approx(expected_s, rel=1e-14)
+    assert load_latency(name).kind == "formula"
+
+
+def test_prompt_output__hand_worked_terms():
+    # given one term at a time, with b = 2, p = 200, o = 100
+    shape = Shape(2, 300, 200, 100)
+
+    def seconds(**terms):
+        zero = dict.fromkeys(("a0_s", "a1_s", "a2_s", "a3_s"), 0.0)
+        return PromptOutputModel(
+            **zero | terms, prefill_share=0.25, name="hand", source="made up"
+        ).service_s(shape)
+
+    # then a0; a1·o; a2·b·(p/4 + 3o/4); a3·b·(p·o + o²/2)/1.5
+    assert seconds(a0_s=0.5) == 0.5
+    assert seconds(a1_s=1.0) == 100.0
+    assert seconds(a2_s=1.0) == 2 * (50 + 75)
+    assert seconds(a3_s=1.5) == pytest.approx(2 * (20_000 + 5_000), rel=1e-15)
+
+
+def test_prompt_output__without_output_still_reads_the_weights_once():
+    model = load_latency("h100-llama-3-8b-vllm")
+    nothing = model.service_s(Shape(1, 0, 0, 0))
+    assert nothing == pytest.approx(model.a0_s + model.a1_s, rel=1e-15)
+
+
+def test_four_term__hand_worked():
+    model = FourTermModel(a0_s=1, a1_s=0.1, a2_s=0.01, a3_s=0.001, name="hand", source="made up")
+    assert model.service_s(Shape(2, 10, 0, 0)) == pytest.approx(1 + 1 + 0.2 + 0.2, rel=1e-15)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_measured_sets__reproduce_their_fit_on_the_diagonal(name):
+    # given the coefficients as shipped and a shape with prompt = output
+    model = load_latency(name)
+    for b in (1, 16, 64):
+        for tokens in (128, 300, 2048):
+            fitted = (
+                model.a0_s
+                + model.a1_s * tokens
+                + model.a2_s * b * tokens
+                + model.a3_s * b * tokens**2
+            )
+            # then a few roundings apart at most
+            assert model.service_s(Shape(b, 2 * tokens, tokens, tokens)) == pytest.approx(
+                fitted, rel=16 * np.finfo(float).eps
+            )
+
+
+@pytest.mark.parametrize("name", latency_names())
+def test_models__positive_and_monotone(name):
+    # given a lattice of batch sizes, prompts and outputs
+    b, p, o = np.meshgrid(
+        [1, 2, 8, 64, 128],
+        [0, 1, 2, 63, 1024, 8192],
+        [0, 1, 2, 3, 500, 8192],
+        indexing="ij",
+    )
+    times_s = service_times_s(load_latency(name), Shape(b, p + o, p, o))
+    # then more requests, prompt or output never take less time, and no batch is free
+    for axis in range(3):
+        assert np.diff(times_s, axis=axis).min() >= 0
+    assert times_s[:, :, 1:].min() > 0
+    if name in MEASURED:
+        assert times_s.min() > 0
+        assert np.diff(times_s, axis=2)[:, :, 1:].min() > 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 128), st.integers(0, 200_000), st.integers(0, 200_000)),
+        min_size=1,
+    )
+)
+@pytest.mark.parametrize("name", ["reference", "multi-bin-paper", "h100-llama-3-8b-vllm"])
+def test_models__arrays_give_the_same_floats_as_scalars(name, batches):
+    # given int32 columns, whose products would overflow
+    b, p, o = np.array(batches, dtype=np.int32).T
+    model = load_latency(name)
+    together = service_times_s(model, Shape(b, p + o, p, o))
+    alone = [model.service_s(Shape(b, p + o, p, o)) for b, p, o in batches]
+    assert together.tolist() == alone
+
+
+def test_latency_names__unknown_name_lists_the_known():
+    with pytest.raises(ValueError, match="got 'h100-llama'") as caught:
+        load_latency("h100-llama")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "did you mean h100-llama-2-70b-tensorrt-llm-tp4" in text
+    assert all(name in text for name in latency_names())
+
+
+def test_models__describe_themselves_in_one_line():
+    for name in latency_names():
+        model = load_latency(name)
+        text = model.describe()
+        assert model.name == name
+        assert text.startswith(f"{name} ({model.kind}): T = ")
+        assert model.source in text
+        assert "\n" not in text
+    assert "measured at batch size 1-64, prompt tokens 128-2048" in text
+
+
+@dataclass(frozen=True)
+class _Constant(LatencyModel):
+    """What a user's package would declare."""
+
+    name: str = "mine"
+    kind: str = "formula"
+    source: str = "a test"
+
+    def service_s(self, batch):
+        return 2.0
+
+    def equation(self):
+        return "T = 2 s"
+
+
+def test_user_model__is_found_by_its_entry_point(monkeypatch):
+    # given an installed package with an entry point of our group
+    point = EntryPoint("mine", f"{__name__}:_Constant", latency.ENTRY_POINT_GROUP)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    # when loaded by name, then it works and has the inherited verbs
+    model = load_latency("mine")
+    assert model.service_s(Shape(1, 1, 1, 0)) == 2.0
+    assert not model.outside(Shape(np.arange(3), 0, 0, 0)).any()
+    assert model.describe() == "mine (formula): T = 2 s; a test"
+    assert latency_names()[-1] == "mine"
+
+
+def test_user_model__may_not_take_a_built_in_name(monkeypatch):
+    point = EntryPoint("reference", f"{__name__}:_Constant", latency.ENTRY_POINT_GROUP)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    with pytest.raises(ValueError, match="must not take built-in names, got reference"):
+        load_latency("multi-bin-paper")
+
+
+@pytest.mark.parametrize("bad", [-1e-9, float("nan"), float("inf")])
+def test_coefficients__must_be_finite_and_not_negative(bad):
+    with pytest.raises(ValueError, match="finite and >= 0"):
+        SaturatingModel(alpha_s=bad, beta_s_per_token=1, gamma=0, name="bad", source="test")
+    with pytest.raises(ValueError, match="prefill_share must be"):
+        PromptOutputModel(
+            a0_s=0, a1_s=1, a2_s=0, a3_s=0, prefill_share=1.1, name="bad", source="test"
+        )
+
+
+def test_outside__counts_each_axis():
+    measured = MeasuredRange(
+        size=(1, 64), max_prompt_tokens=(128, 2048), max_output_tokens=(128, 2048)
+    )
+    shapes = Shape(
+        np.array([1, 64, 65, 8, 8]),
+        np.array([256, 4096, 256, 256, 256]),
+        np.array([128, 2048, 128, 127, 128]),
+        np.array([128, 2048, 128, 128, 2049]),
+    )
+    assert measured.outside(shapes).tolist() == [False, False, True, True, True]
+
+
+def test_warn_outside__warns_once_with_count_share_and_range():
+    # given 3 of 4 batches beyond the range, one of them on two axes
+    shapes = Shape(
+        np.array([1, 65, 8, 128]),
+        np.zeros(4),
+        np.array([128, 128, 5, 4000]),
+        np.full(4, 200),
+    )
+    with pytest.warns(CalibrationWarning) as caught:
+        assert warn_outside(load_latency("a100-llama-3-8b-vllm"), shapes) == 3
+    (warning,) = caught
+    text = str(warning.message)
+    assert text.startswith("3 of 4 batches (75.0%) lie outside")
+    assert "(batch size 1-64, prompt tokens 128-2048, output tokens 128-2048)" in text
+    assert "batch size: 0 below, 2 above; prompt tokens: 1 below, 1 above; their" in text
+    assert warning.filename == __file__
+
+
+def test_warn_outside__is_silent_inside_and_for_formulas():
+    inside = Shape(np.array([1, 64]), np.zeros(2), np.full(2, 128), np.full(2, 2048))
+    assert warn_outside(load_latency("a100-llama-3-8b-vllm"), inside) == 0
+    huge = Shape(np.array([10_000]), np.array([10**9]), np.array([10**9]), np.array([0]))
+    assert warn_outside(load_latency("reference"), huge) == 0
+
+
+def test_measured_sets__have_what_the_table_promises():
+    with (data_folder("calibration") / latency.MEASURED_SETS).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [row["name"] for row in rows]
+    assert names == sorted(set(names))
+    assert {"h100-llama-3-8b-vllm", "a100-llama-3-8b-vllm", "h100-llama-3-70b-vllm-tp4"} <= {*names}
+    assert not {name for name in names if "aquila" in name or "h100-qwen2-7b-tensorrt" in name}
+    for row in rows:
+        assert float(row["max_relative_error"]) <= 0.20
+        assert float(row["max_relative_error"]) < float(row["reference_max_relative_error"])
+
+
+@pytest.mark.data
+def test_measured_sets__come_out_of_the_source_byte_for_byte(tmp_path, capsys):
+    if not DATA.is_dir():
+        pytest.skip(f"needs the source measurements in {DATA}")
+    # given the script that ships with the table
+    folder = data_folder("calibration")
+    spec = importlib.util.spec_from_file_location("derive", folder / "derive_measured_sets.py")
+    derive = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(derive)
+    # when run on the source
+    derive.main(["--data", str(DATA), "--out", str(tmp_path / "again.csv")])
+    # then the table, and the errors that README.md states
+    shipped = (folder / latency.MEASURED_SETS).read_bytes()
+    assert (tmp_path / "again.csv").read_bytes() == shipped
+    printed = capsys.readouterr().out
+    assert "reference | all (66) | 0.717 | 12.3% | 53.4%" in printed
+    assert "four-term | all (66) | 0.997 | 2.1% | 9.1%" in printed
+    assert "smaller worst error in 66 of 66" in printed
+
+
+@pytest.mark.data
+def test_h100_set__meets_its_measured_first_token():
+    if not DATA.is_dir():
+        pytest.skip(f"needs the source measurements in {DATA}")
+    # given b = 16, prompt 1024, one output token: measured 0.42567 s
+    path = DATA / "latency" / "llm_inference_bench_ttft_end.csv"
+    with path.open(encoding="utf-8") as file:
+        (row,) = (
+            row
+            for row in csv.DictReader(file)
+            if (row["Hardware"], row["Framework"]) == ("Nvidia H100 GPU", "vLLM")
+            and "Llama-3-8B" in row["Model"]
+        )
+    model = load_latency("h100-llama-3-8b-vllm")
+    # then the prefill share makes the model meet it, to the 4 digits it is stored with
+    assert model.service_s(Shape(16, 1025, 1024, 1)) == pytest.approx(
+        float(row["TTFT Latency"]), rel=5e-4
+    )

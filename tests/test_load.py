@@ -1,0 +1,186 @@
+"""Offered load against hand-worked work, and the label against runs made for each of its cases."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmsched.load import LABEL_RULE, load_label, memory_best_batch, offered_load
+from llmsched.tables import BatchTable, RequestTable
+from llmsched.trace import Trace
+
+
+class Sums:
+    """T = b + 10 * L + 100 * longest prompt + 1000 * longest output: every part shows."""
+
+    def service_s(self, batch):
+        return (
+            1.0 * batch.size
+            + 10.0 * batch.max_total_tokens
+            + 100.0 * batch.max_prompt_tokens
+            + 1000.0 * batch.max_output_tokens
+        )
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int32)
+
+
+def make_trace(arrival, prompt, output) -> Trace:
+    return Trace(
+        arrival_s=np.array(arrival, dtype=np.float64),
+        prompt_tokens=ints(*prompt),
+        output_tokens=ints(*output),
+    )
+
+
+FIVE = make_trace([0, 1, 2, 3, 10], prompt=[1, 5, 2, 6, 3], output=[4, 1, 3, 1, 9])
+FIVE_BINS = ints(0, 1, 0, 1, 0)
+
+
+def test_offered_load__cuts_each_bin_into_batches_in_order_of_arrival():
+    # given bin 0 with requests 0, 2, 4 in batches of 2: {0, 2} takes 2 + 50 + 200 + 4000 s and
+    # {4} takes 1 + 120 + 300 + 9000 s; bin 1 with {1, 3}: 2 + 70 + 600 + 1000 s
+    work_s = (2 + 50 + 200 + 4000) + (1 + 120 + 300 + 9000) + (2 + 70 + 600 + 1000)
+    # then the load is that over 3 GPUs for 10 s
+    load = offered_load(FIVE, FIVE_BINS, n_bins=2, best_batch=2, latency=Sums(), n_gpus=3)
+    assert load == work_s / 30
+
+
+def test_offered_load__takes_a_best_batch_per_bin():
+    # given batches of 1 in bin 0 and of 2 in bin 1, and an empty bin
+    alone_s = (1 + 50 + 100 + 4000) + (1 + 50 + 200 + 3000) + (1 + 120 + 300 + 9000)
+    load = offered_load(
+        FIVE, FIVE_BINS, n_bins=3, best_batch=ints(1, 2, 9), latency=Sums(), n_gpus=1
+    )
+    assert load == (alone_s + 2 + 70 + 600 + 1000) / 10
+
+
+def test_offered_load__of_simultaneous_arrivals_is_infinite():
+    trace = make_trace([0, 0], [1, 1], [1, 1])
+    assert offered_load(trace, ints(0, 0), n_bins=1, best_batch=8, latency=Sums(), n_gpus=4) == (
+        math.inf
+    )
+
+
+def test_offered_load__of_nothing_is_zero():
+    trace = make_trace([], [], [])
+    assert offered_load(trace, ints(), n_bins=2, best_batch=8, latency=Sums(), n_gpus=4) == 0.0
+
+
+def test_offered_load__refuses_batches_of_none():
+    with pytest.raises(ValueError, match="best_batch must be >= 1 in every bin, got 0"):
+        offered_load(FIVE, FIVE_BINS, n_bins=2, best_batch=ints(1, 0), latency=Sums(), n_gpus=1)
+
+
+@given(
+    requests=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=30
+    ),
+    best=st.lists(st.integers(1, 7), min_size=4, max_size=4),
+)
+@settings(deadline=None)
+def test_offered_load__equals_a_slow_recomputation(requests, best):
+    trace = make_trace(
+        np.linspace(0, 1, len(requests)), [r[0] for r in requests], [r[1] for r in requests]
+    )
+    load = offered_load(
+        trace,
+        ints(*(r[2] for r in requests)),
+        n_bins=4,
+        best_batch=ints(*best),
+        latency=Sums(),
+        n_gpus=1,
+    )
+    work_s = 0.0
+    for k in range(4):
+        mine = [r for r in requests if r[2] == k]
+        for first in range(0, len(mine), best[k]):
+            members = mine[first : first + best[k]]
+            work_s += len(members) + 10 * max(p + o for p, o, _ in members)
+            work_s += 100 * max(r[0] for r in members) + 1000 * max(r[1] for r in members)
+    assert load == (work_s if len(requests) > 1 else math.inf)
+
+
+def test_memory_best_batch__divides_the_capacity_by_the_mean_request_of_the_bin():
+    # given requests of 5, 5 and 12 tokens in bin 0, of 6 and 7 in bin 1, none in bin 2
+    best = memory_best_batch(FIVE, FIVE_BINS, n_bins=3, kv_capacity_tokens=100, batch_max=128)
+    # then floor(90 / (22/3)) = floor(12.27), floor(90 / 6.5) = floor(13.8), and no limit but B_max
+    assert best.tolist() == [12, 13, 128]
+    assert memory_best_batch(
+        FIVE, FIVE_BINS, n_bins=3, kv_capacity_tokens=100, batch_max=13
+    ).tolist() == [12, 13, 13]
+    assert memory_best_batch(
+        FIVE, FIVE_BINS, n_bins=2, kv_capacity_tokens=2, batch_max=13
+    ).tolist() == [1, 1]
+
+
+def make_run(arrival, start, finish):
+    """One request per batch; a start of None is a rejection."""
+    n, served = len(arrival), [s is not None for s in start]
+    numbers = np.cumsum(served, dtype=np.int32) - 1
+    floats = [np.array([math.nan if v is None else v for v in c], float) for c in (start, finish)]
+    zeros, ones = np.zeros(n, np.int32), np.ones(sum(served), np.int32)
+    requests = RequestTable(
+        arrival_s=np.array(arrival, float),
+        prompt_tokens=zeros,
+        output_tokens=zeros,
+        predicted_tokens=zeros,
+        bin=zeros,
+        start_s=floats[0],
+        finish_s=floats[1],
+        gpu=zeros,
+        batch=np.where(served, numbers, -1).astype(np.int32),
+    )
+    batches = BatchTable(
+        start_s=floats[0][served],
+        finish_s=floats[1][served],
+        gpu=ones,
+        bin=ones,
+        size=ones,
+        tokens=ones.astype(np.int64),
+        max_total_tokens=ones,
+        max_prompt_tokens=ones,
+        max_output_tokens=ones,
+    )
+    return requests, batches
+
+
+def test_label__is_stable_when_waits_are_short_and_the_drain_too():
+    # given a last request that runs alone for 30 s: that is service, not a drain
+    run = make_run([0, 50, 100], start=[0, 50, 100], finish=[10, 60, 130])
+    assert load_label(0.5, *run) == "stable"
+
+
+def test_label__is_overloaded_from_an_offered_load_of_one():
+    run = make_run([0, 50, 100], start=[0, 50, 100], finish=[10, 60, 110])
+    assert load_label(0.999, *run) == "stable"
+    assert load_label(1.0, *run) == "overloaded"
+    assert load_label(math.inf, *run) == "overloaded"
+
+
+def test_label__is_overloaded_when_the_drain_takes_over_a_tenth_of_the_span():
+    # given a span of 100 s and services of 10 s: 120 s is the latest finish that is in time
+    run = make_run([0, 50, 100], start=[0, 50, 110], finish=[10, 60, 120])
+    assert load_label(0.5, *run) == "stable"
+    run = make_run([0, 50, 100], start=[0, 50, 110.5], finish=[10, 60, 120.5])
+    assert load_label(0.5, *run) == "overloaded"
+
+
+def test_label__is_backlogged_when_requests_wait_longer_than_they_are_served():
+    # given services of 10, 10 and 10 s, and waits that sum to 30 s, then to 31 s; one is rejected
+    run = make_run([0, 1, 2, 100], start=[10, 21, None, 100], finish=[20, 31, None, 110])
+    assert load_label(0.5, *run) == "stable"
+    run = make_run([0, 1, 2, 100], start=[10, 22, None, 100], finish=[20, 32, None, 110])
+    assert load_label(0.5, *run) == "backlogged"
+
+
+def test_label__of_a_run_that_served_nothing_is_overloaded():
+    assert load_label(0.0, *make_run([0, 1], [None, None], [None, None])) == "overloaded"
+    assert load_label(0.0, *make_run([], [], [])) == "stable"
+
+
+def test_label__rule_names_every_label():
+    assert all(label in LABEL_RULE for label in ("stable", "backlogged", "overloaded", "10%"))
