@@ -83,11 +83,11 @@ def test_burstgpt__is_seconds_from_the_first_row_with_labels(tmp_path):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
-def test_burstgpt__eight_columns_in_another_order_are_the_same(tmp_path, end, bom):
+def test_burstgpt__other_columns_in_another_order_are_the_same(tmp_path, end, bom):
     lines = [
-        "Log Type,Session ID,Timestamp,Elapsed time,Model,Response tokens,Request tokens,Total tokens",
-        "Conversation log,7,0.5,1.25,ChatGPT,18,472,490",
-        "API log,,2.75,,ChatGPT,3,62.0,65",
+        "Log Type,Session ID,Timestamp,Elapsed time,Model,Response tokens,Request tokens",
+        "Conversation log,7,0.5,1.25,ChatGPT,18,472",
+        "API log,,2.75,,ChatGPT,3,62.0",
     ]
     trace = read_trace(put(tmp_path, bom + end.join(lines)))  # and no line end at the end
     assert rows(trace) == [(0.0, 472, 18), (2.25, 62, 3)]
@@ -425,7 +425,7 @@ def test_file__text_that_is_not_utf_8_is_refused_with_its_line(tmp_path, name):
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
 def test_compression__cut_off_data_is_refused(tmp_path, name, suffix, share):
     rng = np.random.default_rng(3)
-    trace = made(rng.exponential(size=5000).cumsum().round(3), seed=3)
+    trace = made(rng.exponential(size=1000).cumsum().round(3), seed=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(formats, "_warn_of_losses", lambda *_: None)
         write_trace(trace, tmp_path / f"x.{suffix}", trace_format=name)
@@ -526,15 +526,16 @@ def test_writing__what_the_clock_cannot_hold_is_counted(tmp_path, name, expected
 
 def test_writing__a_label_without_a_column_is_warned_of(tmp_path):
     trace = made(np.arange(3.0), labels=True)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="are left out") as caught:
         write_trace(trace, tmp_path / "out", trace_format="azure")
     texts = [str(warning.message) for warning in caught]
     assert texts == [
         "azure has no column for model: the names are left out",
         "azure has no column for log_type: the names are left out",
     ]
-    with pytest.warns(UserWarning, match="the column 'Model' is left out"):
+    with pytest.warns(UserWarning, match="is left out") as caught:
         write_trace(made(np.arange(3.0)), tmp_path / "out", trace_format="burstgpt")
+    assert str(caught[0].message) == "the trace has no model: the column 'Model' is left out"
 
 
 def test_writing__burstgpt_looks_like_the_original(tmp_path):

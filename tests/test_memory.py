@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
@@ -18,6 +19,20 @@ from llmsched.memory import (
     ModelSpec,
     kv_capacity_tokens,
 )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a memory limit learns of a finished batch."""
+
+    mean_tokens: float
+    mean_squared_tokens: float
+    size: int = 1
+
+
+def finished(mean_tokens: float, mean_squared_tokens: float) -> Finished:
+    return Finished(mean_tokens, mean_squared_tokens)
+
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -85,14 +100,14 @@ def test_buffer__hand_worked():
     memory = BufferLimit(10_000)
     assert memory.limit() == 18  # 9,000/500
     # when batches of 1,000 and then 100 tokens per request finish
-    memory.observe(1_000.0, 0.0)
+    memory.observe(finished(1_000.0, 0.0))
     assert memory.mean_tokens == 0.2 * 1_000 + 0.8 * 500
     assert memory.limit() == 15  # 9,000/600
-    memory.observe(100.0, 0.0)
+    memory.observe(finished(100.0, 0.0))
     assert memory.limit() == 18  # µ = 20 + 480 = 500
     # then it never falls below one
     for _ in range(50):
-        memory.observe(1e6, 0.0)
+        memory.observe(finished(1e6, 0.0))
     assert memory.limit() == 1
 
 
@@ -104,14 +119,14 @@ def test_buffer__default_card_at_start():
 def test_clt__without_spread_is_capacity_over_mean():
     memory = CltLimit(10_250)
     assert memory.limit() == 20  # 20.5
-    memory.observe(500.0, 250_000.0)
+    memory.observe(finished(500.0, 250_000.0))
     assert memory.limit() == 20
 
 
 def test_clt__hand_worked_spread():
     # given µ = 500, m2 = 0.2·500,000 + 0.8·250,000 = 300,000, so σ = √50,000 = 223.607
     memory = CltLimit(10_000)
-    memory.observe(500.0, 500_000.0)
+    memory.observe(finished(500.0, 500_000.0))
     # then with θ = 1.644854: s = 367.80, √(s² + 2e7) = 4,487.23, r = 4.11943, r² = 16.97
     assert memory.limit() == 16
 
@@ -121,7 +136,7 @@ def test_clt__is_the_largest_batch_within_epsilon(epsilon):
     # given some history
     memory = CltLimit(40_000, epsilon=epsilon)
     for mean, squared in [(700.0, 9e5), (300.0, 2e5), (520.0, 6e5)]:
-        memory.observe(mean, squared)
+        memory.observe(finished(mean, squared))
     mean = memory.mean_tokens
     sigma = math.sqrt(memory.mean_squared_tokens - mean**2)
 
@@ -136,7 +151,7 @@ def test_clt__more_spread_never_allows_more():
     limits = []
     for squared in (250_000.0, 3e5, 5e5, 1e6, 1e7):
         memory = CltLimit(20_000)
-        memory.observe(500.0, squared)
+        memory.observe(finished(500.0, squared))
         limits.append(memory.limit())
     assert limits == sorted(limits, reverse=True)
     assert limits[0] > limits[-1]
@@ -144,7 +159,7 @@ def test_clt__more_spread_never_allows_more():
 
 def test_clt__a_mean_square_below_the_square_of_the_mean_counts_as_no_spread():
     memory = CltLimit(10_250)
-    memory.observe(500.0, 0.0)
+    memory.observe(finished(500.0, 0.0))
     assert memory.limit() == 20
 
 
@@ -166,3 +181,10 @@ def test_limits__refuse_a_capacity_or_mean_that_is_not_positive(kind, bad):
 def test_clt__refuses_an_epsilon_that_is_no_probability(epsilon):
     with pytest.raises(ValueError, match=r"epsilon must be in \(0, 1\)"):
         CltLimit(100, epsilon=epsilon)
+
+
+@pytest.mark.parametrize("memory", [BufferLimit(69_231.0), CltLimit(69_231.0)])
+def test_memory__thousands_of_requests_without_tokens_do_not_break_it(memory):
+    for _ in range(5_000):  # 500·0.8^5000 is 0 in double precision
+        memory.observe(finished(0.0, 0.0))
+    assert memory.limit() > 10**6

@@ -64,7 +64,8 @@ REAL: dict[str, float] = {
 
 def aggregates(trace: Trace, start_hour: float) -> dict[str, float]:
     """What `REAL` holds, for a trace that begins at `start_hour` of a day."""
-    assert trace.model is not None and trace.log_type is not None
+    if trace.model is None or trace.log_type is None:
+        raise ValueError(f"trace {trace.name!r} must have models and log types")
     return _rates(trace, start_hour) | _lengths(trace) | _kinds(trace)
 
 

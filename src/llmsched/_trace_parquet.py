@@ -99,8 +99,11 @@ def _read_columns(file: TraceFile) -> ColumnBuilder:
 
     source: Any = str(file.path)
     if file.compression:
-        with file.open() as stream:
-            source = io.BytesIO(stream.read())
+        try:
+            with file.open() as stream:
+                source = io.BytesIO(stream.read())
+        except OSError as error:
+            raise file.damaged(error) from error
     with parquet.ParquetFile(source) as parquet_file:
         names = _columns_of(file, parquet_file.schema_arrow)
         text = pa.dictionary(pa.int32(), pa.string())

@@ -10,23 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llmsched.control import SlaController
-from llmsched.memory import MemoryLimit
-
-
-class FinishedBatch(Protocol):
-    """What a policy may learn of a batch once it is finished."""
-
-    @property
-    def size(self) -> int:
-        """Requests in the batch."""
-
-    @property
-    def mean_tokens(self) -> float:
-        """Mean prompt + output tokens per request."""
-
-    @property
-    def mean_squared_tokens(self) -> float:
-        """Mean of the squared prompt + output tokens per request."""
+from llmsched.memory import FinishedBatch, MemoryLimit
 
 
 class Batcher(Protocol):
@@ -77,5 +61,5 @@ class DynamicBatcher:
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Pass the batch's token counts to the memory limit, its time to the SLA controller."""
-        self.memory.observe(batch.mean_tokens, batch.mean_squared_tokens)
+        self.memory.observe(batch)
         self.controller.observe(service_s, batch.size)

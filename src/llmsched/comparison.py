@@ -182,7 +182,8 @@ def compare(
     if replications < 1:
         raise ValueError(f"replications must be >= 1, got {replications}")
     if not schedulers or len(set(schedulers)) != len(schedulers):
-        raise ValueError(f"schedulers must be distinct names, got {', '.join(schedulers) or 'none'}")
+        given = ", ".join(schedulers) or "none"
+        raise ValueError(f"schedulers must be distinct names, got {given}")
     settings = settings or Settings()
     for name in schedulers:
         make_scheduler(name, settings)  # a wrong name ends here, not after the first run

@@ -12,8 +12,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
-NEWEST_WEIGHT = 0.2
-OLD_WEIGHT = 0.8
+from llmsched.memory import NEWEST_WEIGHT, PAST_WEIGHT
 
 
 class SlaController(Protocol):
@@ -77,8 +76,8 @@ class _IntervalController:
         if self._mean_service_s != self._mean_service_s:  # NaN: the first batch initialises
             self._mean_service_s, self._mean_batch = service_s, float(batch_size)
         else:
-            self._mean_service_s = NEWEST_WEIGHT * service_s + OLD_WEIGHT * self._mean_service_s
-            self._mean_batch = NEWEST_WEIGHT * batch_size + OLD_WEIGHT * self._mean_batch
+            self._mean_service_s = NEWEST_WEIGHT * service_s + PAST_WEIGHT * self._mean_service_s
+            self._mean_batch = NEWEST_WEIGHT * batch_size + PAST_WEIGHT * self._mean_batch
         tolerance_s = self.tolerance_share * self.sla_s
         mean_batch = int(self._mean_batch)
         if self._mean_service_s > self.sla_s + tolerance_s:

@@ -6,7 +6,7 @@ serve all figures.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,15 +48,15 @@ def scheduler_comparison(frame: pd.DataFrame, *, title: str, caption: str) -> gg
         What was compared, and what the intervals are of.
     """
     import pandas as pd
-    import plotnine as p9
 
+    p9 = _plotnine()
     schedulers = list(dict.fromkeys(frame["scheduler"]))
     data = frame[frame["metric"].isin(list(PANELS))].copy()
     data["panel"] = pd.Categorical(data["metric"].map(PANELS), list(PANELS.values()))
     data["scheduler"] = pd.Categorical(data["scheduler"], schedulers[::-1])
     data["low"] = data["low"].fillna(data["mean"])
     data["high"] = data["high"].fillna(data["mean"])
-    return (
+    figure: ggplot = (
         p9.ggplot(data, p9.aes("mean", "scheduler", colour="scheduler"))
         + p9.geom_errorbarh(p9.aes(xmin="low", xmax="high"), height=0.35, size=0.8)
         + p9.geom_point(size=3)
@@ -66,11 +66,18 @@ def scheduler_comparison(frame: pd.DataFrame, *, title: str, caption: str) -> gg
         + p9.labs(x="", y="", title=title, caption=caption)
         + _theme()
     )
+    return figure
 
 
-def _theme() -> object:
-    import plotnine as p9
+def _plotnine() -> Any:
+    """The module, untyped: half of its functions carry no types."""
+    import plotnine
 
+    return plotnine
+
+
+def _theme() -> Any:
+    p9 = _plotnine()
     return p9.theme_bw(base_size=11) + p9.theme(
         figure_size=(11, 5),
         panel_grid_minor=p9.element_blank(),

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Protocol
 
 NEWEST_WEIGHT = 0.2  # of a finished batch in the running averages; the past keeps the other 0.8
 PAST_WEIGHT = 0.8
+# Thousands of kept failures, 0 tokens each, average down to 0; this keeps the division defined.
+_LEAST_MEAN = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,25 @@ def kv_capacity_tokens(gpu: GpuSpec, model: ModelSpec) -> float:
     return capacity
 
 
+class FinishedBatch(Protocol):
+    """What a policy may learn of a batch once it is finished."""
+
+    @property
+    def size(self) -> int:
+        """Requests in the batch."""
+        ...
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean prompt + output tokens per request."""
+        ...
+
+    @property
+    def mean_squared_tokens(self) -> float:
+        """Mean of the squared prompt + output tokens per request."""
+        ...
+
+
 class MemoryLimit(Protocol):
     """How many requests the memory allows in one batch, learned from finished batches."""
 
@@ -95,8 +117,8 @@ class MemoryLimit(Protocol):
         """The batch limit b_mem now, at least 1."""
         ...
 
-    def observe(self, mean_tokens: float, mean_squared_tokens: float) -> None:
-        """Take in a finished batch: its mean of (prompt + output) per request, and of squares."""
+    def observe(self, batch: FinishedBatch) -> None:
+        """Average a finished batch in."""
         ...
 
 
@@ -114,7 +136,8 @@ class BufferLimit:
     >>> memory = BufferLimit(10_000)
     >>> memory.limit()  # 9,000 / 500
     18
-    >>> memory.observe(1_000.0, 1e6)  # µ = 0.2·1,000 + 0.8·500 = 600
+    >>> from types import SimpleNamespace as Batch
+    >>> memory.observe(Batch(mean_tokens=1_000.0))  # µ = 0.2·1,000 + 0.8·500 = 600
     >>> memory.limit()
     15
 
@@ -126,21 +149,15 @@ class BufferLimit:
 
     capacity_tokens: float  # η
     mean_tokens: float = 500.0  # µ, before any batch has finished
-    _limit: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_start(self.capacity_tokens, self.mean_tokens)
-        self._limit = self._recompute()
 
     def limit(self) -> int:
-        return self._limit
+        return max(1, math.floor(0.9 * self.capacity_tokens / max(self.mean_tokens, _LEAST_MEAN)))
 
-    def observe(self, mean_tokens: float, mean_squared_tokens: float) -> None:  # noqa: ARG002
-        self.mean_tokens = NEWEST_WEIGHT * mean_tokens + PAST_WEIGHT * self.mean_tokens
-        self._limit = self._recompute()
-
-    def _recompute(self) -> int:
-        return max(1, math.floor(0.9 * self.capacity_tokens / self.mean_tokens))
+    def observe(self, batch: FinishedBatch) -> None:
+        self.mean_tokens = NEWEST_WEIGHT * batch.mean_tokens + PAST_WEIGHT * self.mean_tokens
 
 
 @dataclass(slots=True)
@@ -161,7 +178,9 @@ class CltLimit:
     >>> memory = CltLimit(10_000)
     >>> memory.limit()  # no spread yet: η/µ
     20
-    >>> memory.observe(500.0, 2 * 500.0**2)  # σ² = 0.2·500²: the spread costs four places
+    >>> from types import SimpleNamespace as Batch
+    >>> spread = Batch(mean_tokens=500.0, mean_squared_tokens=2 * 500.0**2)
+    >>> memory.observe(spread)  # σ² = 0.2·500²: the spread costs four places
     >>> memory.limit()
     16
 
@@ -175,35 +194,27 @@ class CltLimit:
     mean_tokens: float = 500.0  # µ, before any batch has finished
     mean_squared_tokens: float | None = None  # m2; None starts at µ², no spread
     _theta: float = field(init=False, repr=False)
-    _limit: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_start(self.capacity_tokens, self.mean_tokens)
         if not 0 < self.epsilon < 1:
             raise ValueError(f"epsilon must be in (0, 1), got {self.epsilon}; 0.05 is usual")
-        from statistics import NormalDist  # slow to import, and only needed here
-
         self._theta = NormalDist().inv_cdf(1 - self.epsilon)
         if self.mean_squared_tokens is None:
             self.mean_squared_tokens = self.mean_tokens**2
-        self._limit = self._recompute(self.mean_squared_tokens)
 
     def limit(self) -> int:
-        return self._limit
-
-    def observe(self, mean_tokens: float, mean_squared_tokens: float) -> None:
-        past = self.mean_squared_tokens
-        assert past is not None  # set in __post_init__
-        squared = NEWEST_WEIGHT * mean_squared_tokens + PAST_WEIGHT * past
-        self.mean_tokens = NEWEST_WEIGHT * mean_tokens + PAST_WEIGHT * self.mean_tokens
-        self.mean_squared_tokens = squared
-        self._limit = self._recompute(squared)
-
-    def _recompute(self, mean_squared_tokens: float) -> int:
-        mean = self.mean_tokens
-        spread = math.sqrt(max(0.0, mean_squared_tokens - mean * mean)) * self._theta
+        mean, squared = max(self.mean_tokens, _LEAST_MEAN), self.mean_squared_tokens
+        assert squared is not None  # set in __post_init__
+        spread = math.sqrt(max(0.0, squared - mean * mean)) * self._theta
         root = (math.sqrt(spread * spread + 4 * mean * self.capacity_tokens) - spread) / (2 * mean)
         return max(1, math.floor(root * root))
+
+    def observe(self, batch: FinishedBatch) -> None:
+        past = self.mean_squared_tokens
+        assert past is not None  # set in __post_init__
+        self.mean_tokens = NEWEST_WEIGHT * batch.mean_tokens + PAST_WEIGHT * self.mean_tokens
+        self.mean_squared_tokens = NEWEST_WEIGHT * batch.mean_squared_tokens + PAST_WEIGHT * past
 
 
 def _check_start(capacity_tokens: float, mean_tokens: float) -> None:

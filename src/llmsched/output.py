@@ -39,14 +39,13 @@ def write_table(table: RequestTable | BatchTable, path: str | os.PathLike[str]) 
     import pyarrow as pa
 
     target = check_table_path(path)
-    requests = isinstance(table, RequestTable)
-    columns = {"request" if requests else "batch": pa.array(np.arange(len(table)))}
+    row, missing = "batch", None
+    if isinstance(table, RequestTable):
+        row, missing = "request", ~table.completed
+    columns = {row: pa.array(np.arange(len(table)))}
     for name in table.__slots__:
-        values = getattr(table, name)
-        missing = None
-        if requests and name in ("start_s", "finish_s", "gpu", "batch"):
-            missing = ~table.completed
-        columns[name] = pa.array(values, mask=missing)
+        never = missing if name in ("start_s", "finish_s", "gpu", "batch") else None
+        columns[name] = pa.array(getattr(table, name), mask=never)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         _write(pa.table(columns), partial, target.suffix)

@@ -98,7 +98,7 @@ class Oracle:
     name: ClassVar[str] = "oracle"
     random: ClassVar[bool] = False
 
-    def predict(self, trace: Trace, binning: Binning, rng: np.random.Generator) -> Prediction:  # noqa: ARG002
+    def predict(self, trace: Trace, binning: Binning, rng: np.random.Generator) -> Prediction:
         return Prediction(tokens=trace.output_tokens)
 
 
@@ -124,7 +124,7 @@ class Noisy:
     def random(self) -> bool:
         return self.sigma > 0
 
-    def predict(self, trace: Trace, binning: Binning, rng: np.random.Generator) -> Prediction:  # noqa: ARG002
+    def predict(self, trace: Trace, binning: Binning, rng: np.random.Generator) -> Prediction:
         true_tokens = np.maximum(trace.output_tokens, 1)
         if not self.random:
             return Prediction(tokens=true_tokens)
@@ -144,7 +144,7 @@ class PromptPowerLaw:
     name: ClassVar[str] = "prompt-power-law"
     random: ClassVar[bool] = True
 
-    def predict(self, trace: Trace, binning: Binning, rng: np.random.Generator) -> Prediction:  # noqa: ARG002
+    def predict(self, trace: Trace, binning: Binning, rng: np.random.Generator) -> Prediction:
         tokens = _lognormal(rng, 0.1, len(trace))
         tokens *= 1.5 * trace.prompt_tokens**0.7
         np.minimum(tokens, 4096, out=tokens)

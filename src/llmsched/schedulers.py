@@ -64,7 +64,7 @@ class Settings:
     batch_max: int = 128
     controller: str = "paper"
     memory: str = "buffer"
-    capacity_tokens: float = field(default_factory=lambda: kv_capacity_tokens(DEFAULT_GPU, DEFAULT_MODEL))
+    capacity_tokens: float = kv_capacity_tokens(DEFAULT_GPU, DEFAULT_MODEL)
     bin_choice: str = "round-robin"
     max_forming_wait_s: float | None = None
 

@@ -205,7 +205,11 @@ def _offered_load(
     latency: LatencyModel,
     n_gpus: int,
 ) -> float:
+    """ρ of the requests that the engine accepts, at the scheduler's largest batch."""
     best: int | IntArray = policy.batch_max
+    fits = trace.total_tokens <= policy.capacity_tokens
+    if not fits.all():
+        trace, bins = trace.take(fits), bins[fits]
     if math.isfinite(policy.capacity_tokens):
         best = memory_best_batch(
             trace,
@@ -214,6 +218,4 @@ def _offered_load(
             kv_capacity_tokens=policy.capacity_tokens,
             batch_max=policy.batch_max,
         )
-    return offered_load(
-        trace, bins, n_bins=n_bins, best_batch=best, latency=latency, n_gpus=n_gpus
-    )
+    return offered_load(trace, bins, n_bins=n_bins, best_batch=best, latency=latency, n_gpus=n_gpus)

@@ -6,7 +6,7 @@ Reading files is in `formats`, making synthetic ones in `arrivals`; nothing here
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,8 @@ class Labels:
         """Which requests carry `name`."""
         if name not in self.names:
             raise TraceError(f"label must be one of {', '.join(self.names)}; got {name!r}")
-        return self.codes == self.names.index(name)
+        mask: NDArray[np.bool_] = self.codes == self.names.index(name)
+        return mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,6 +77,17 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Trace:
+        """The given rows of every column: a slice, a mask, or indices in order of arrival."""
+        return replace(
+            self,
+            arrival_s=self.arrival_s[rows],
+            prompt_tokens=self.prompt_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            model=None if self.model is None else self.model[rows],
+            log_type=None if self.log_type is None else self.log_type[rows],
+        )
 
     @property
     def total_tokens(self) -> IntArray:

@@ -41,7 +41,9 @@ class _LazyGroup(OneLineErrors, click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         ours = [(name.replace("_", "-"), text) for name, text in SCHEDULER_HELP.items()]
-        users = [(name.replace("_", "-"), "Of an installed package.") for name in _user_schedulers()]
+        users = [
+            (name.replace("_", "-"), "Of an installed package.") for name in _user_schedulers()
+        ]
         with formatter.section("Schedulers"):
             formatter.write_dl([*ours, *users])
         with formatter.section("Other commands"):

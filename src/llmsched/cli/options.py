@@ -72,7 +72,12 @@ WORKLOAD: Sequence[Any] = (
 SERVING: Sequence[Any] = (
     click.option("--gpus", type=_positive, default=4, show_default=True, metavar="N"),
     click.option(
-        "--sla", "sla_s", type=float, default=1.0, show_default=True, metavar="SECONDS",
+        "--sla",
+        "sla_s",
+        type=float,
+        default=1.0,
+        show_default=True,
+        metavar="SECONDS",
         help="Latency target of a request.",
     ),
     click.option(

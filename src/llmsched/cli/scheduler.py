@@ -27,11 +27,15 @@ from llmsched.cli.options import (
 OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     click.option(
-        "--requests-out", type=click.Path(path_type=Path), metavar="FILE",
+        "--requests-out",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
         help="Write one row per request (.csv or .parquet).",
     ),
     click.option(
-        "--batches-out", type=click.Path(path_type=Path), metavar="FILE",
+        "--batches-out",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
         help="Write one row per batch (.csv or .parquet).",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from typing import cast
 
 from simpy import Store
 from simpy.resources.store import StoreGet
@@ -29,13 +30,14 @@ class Pull(StoreGet):
         else:
             self._ok = True
             self._value = batch
-            self.callbacks = None  # type: ignore[assignment]  # processed
+            self.callbacks = None  # type: ignore[assignment]  # processed: SimPy's own mark
 
     def cancel(self) -> None:
         """Give up waiting, so that the next batch goes to another GPU."""
         if not self.triggered:
-            self.resource.get_queue.remove((self.gpu_id, self))
-            heapify(self.resource.get_queue)  # type: ignore[arg-type]
+            waiting = cast("BinStore", self.resource).get_queue
+            waiting.remove((self.gpu_id, self))
+            heapify(waiting)
 
 
 class BinStore(Store):
@@ -45,6 +47,8 @@ class BinStore(Store):
     the number of idle GPUs. Requests come in lazily: a pull first admits everything that has
     arrived up to now, and only the replay process wakes a waiting GPU.
     """
+
+    get_queue: list[tuple[int, Pull]]
 
     def __init__(self, clock: Clock, queue: Queue) -> None:
         super().__init__(clock)
@@ -62,7 +66,7 @@ class BinStore(Store):
 
     def wait(self, pull: Pull) -> None:
         """Keep a pull until something arrives."""
-        heappush(self.get_queue, (pull.gpu_id, pull))  # type: ignore[misc, arg-type]
+        heappush(self.get_queue, (pull.gpu_id, pull))
         if not self.someone_waits.triggered:
             self.someone_waits.succeed()
 
@@ -72,7 +76,7 @@ class BinStore(Store):
             batch = self.queue.take()
             if batch is None:
                 return
-            _, pull = heappop(self.get_queue)  # type: ignore[misc, arg-type]
+            _, pull = heappop(self.get_queue)
             pull._ok = True
             pull._value = batch
             self._env.schedule(pull, URGENT)

@@ -6,8 +6,8 @@ from heapq import heappop, heappush
 from typing import Any
 
 from simpy import Environment
-from simpy.core import EventPriority, SimTime
-from simpy.events import NORMAL, URGENT, Event
+from simpy.core import SimTime
+from simpy.events import NORMAL, URGENT, Event, EventPriority
 
 __all__ = ["NORMAL", "URGENT", "Clock"]
 

@@ -1,0 +1,481 @@
+"""The synthetic workloads: their laws, their profiles, and how near the default is to BurstGPT."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from llmsched.arrivals import generate, load_profile, profile_names
+from llmsched.lengths import token_counts, truncated_lognormal
+from llmsched.profiles import BurstGptLike, GammaBursts, OnOff, Poisson, TokenLaw
+from llmsched.trace import TraceError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "workload"))
+import aggregates as agg
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "burstgpt"
+ROUND_OFF = 1e-12
+
+# (real value, lowest, highest): where the median over SEEDS of a million rows may lie. The seeds
+# are fixed, so nothing here alarms by chance. What is steady gets about a quarter either way; what
+# counts by day and hour gets half to double, because two traces of 40 days of one model differ by a
+# log sd of 0.3 to 0.5, so that 4 standard errors of a median of six are 0.6 to 1.0. "miss" marks a
+# line where the model is off by more than its noise.
+TARGETS = {
+    "mean rate [1/s]": (0.271, 0.15, 0.5),
+    "requests per day, mean": (23_438, 14_000, 40_000),
+    "requests per day, median": (14_457, 8_000, 26_000),
+    "requests per day, sd of the log": (1.14, 0.85, 1.4),
+    "requests per day, lag-1 correlation of the log": (0.56, 0.2, 0.75),
+    "requests per hour, p5": (3, 1, 9),
+    "requests per hour, p25": (144, 72, 288),
+    "requests per hour, p50": (517, 350, 1_000),  # miss: 1.5 times the real one
+    "requests per hour, p75": (1_625, 1_000, 2_600),
+    "requests per hour, p90": (3_385, 2_000, 5_500),
+    "requests per hour, p99": (13_658, 7_000, 25_000),
+    "requests per hour, lag-1 correlation": (0.67, 0.4, 0.8),
+    "share of requests in the busiest 1 % of hours": (0.18, 0.1, 0.3),
+    "share of requests in the busiest 10 % of hours": (0.59, 0.45, 0.7),
+    "rate a request sees, p10 [1/s]": (0.21, 0.15, 0.4),
+    "rate a request sees, p50 [1/s]": (0.96, 0.6, 1.5),
+    "rate a request sees, p90 [1/s]": (4.6, 2.5, 8.0),
+    "rate a request sees, p99 [1/s]": (9.3, 6.0, 14.0),
+    "hours without a session start, share": (0.285, 0.2, 0.4),
+    "silences over 1 h, per day": (0.80, 0.6, 1.0),
+    "longest silence [h]": (4.2, 2.5, 5.5),
+    "CV of the gaps": (13.28, 9.0, 18.0),
+    "prompt tokens, mean": (611, 490, 730),
+    "prompt tokens, sd": (782, 600, 980),
+    "prompt tokens, q25": (137, 110, 165),
+    "prompt tokens, q50": (251, 200, 310),
+    "prompt tokens, q75": (758, 600, 910),
+    "output tokens, mean": (123, 98, 148),
+    "output tokens, sd": (268, 200, 350),
+    "output tokens, q25": (7, 5, 10),
+    "output tokens, q50": (34, 25, 45),
+    "output tokens, q75": (134, 95, 160),
+    "prompt tokens of API rows, mean": (600, 480, 720),
+    "output tokens of API rows, mean": (105, 84, 130),
+    "log correlation of conversations": (0.27, 0.2, 0.3),
+    "conversation, share of rows": (0.104, 0.06, 0.15),
+    "GPT-4, share of rows": (0.153, 0.11, 0.2),
+    "failures, share of rows": (0.0178, 0.015, 0.021),
+    "failures, share of conversations": (0.04, 0.037, 0.043),
+    "tied stamps in busy hours, share": (0.84, 0.79, 0.90),
+}
+SEEDS = range(6)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def default():
+    return load_profile("burstgpt-like")
+
+
+@pytest.fixture(scope="module")
+def traces(default):
+    return [generate(default, 1_000_000, rng(seed)) for seed in SEEDS]
+
+
+@pytest.fixture(scope="module")
+def medians(default, traces):
+    rows = [agg.aggregates(trace, default.start_hour) for trace in traces]
+    return {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
+
+
+# --- lengths ---------------------------------------------------------------------------------
+
+
+def test_truncated_lognormal__is_the_lognormal_given_its_bounds_by_hand():
+    # given a lognormal with median 100 cut at its median, so that half of it is left
+    value = truncated_lognormal(np.log([100.0]), 1.0, 0.0, 100.0, np.array([0.5, 1 - 1e-12]))
+    # then its median is the old lower quartile, exp(-0.6745) of 100, and its end is the cut
+    assert value[0] == pytest.approx(100 * np.exp(stats.norm.ppf(0.25)), rel=1e-9)
+    assert value[1] == pytest.approx(100.0, rel=1e-9)
+
+
+def test_token_counts__follow_the_truncated_law_without_a_pile_at_the_bound():
+    # given a law that loses a quarter of its mass to the bound
+    log_mean, log_sd, top, n = 6.63, 2.2, 2126, 200_000
+    counts = token_counts(np.array([log_mean]), log_sd, top, rng(1).random(n))
+    # when compared with P(count = k) = P(k - 1/2 < X < k + 1/2 | 1/2 < X < top + 1/2)
+    edge = stats.norm.cdf((np.log(np.arange(top + 1) + 0.5) - log_mean) / log_sd)
+    cdf = (edge[1:] - edge[0]) / (edge[-1] - edge[0])
+    gap = np.abs(np.searchsorted(np.sort(counts), np.arange(1, top + 1), "right") / n - cdf).max()
+    # then the Kolmogorov distance is below its 1-in-10,000 level (2.23/sqrt(n), conservative here)
+    assert gap < 2.23 / n**0.5
+    assert counts.min() >= 1
+    assert counts.max() <= top
+    # and the bound itself is as rare as the law says (Poisson, 5 standard errors)
+    expected = n * (cdf[-1] - cdf[-2])
+    assert abs((counts == top).sum() - expected) < 5 * expected**0.5
+
+
+def test_token_counts__reach_one_by_rounding_not_by_cutting():
+    # given a law with median 1: 76 % of it, given more than 1/2, would round to 1 at log sd 0.5
+    counts = token_counts(np.array([0.0]), 0.5, 100, rng(2).random(100_000))
+    low, high = stats.norm.cdf(np.log([0.5, 1.5]) / 0.5)
+    share = (high - low) / (1 - low)
+    assert abs(np.mean(counts == 1) - share) < 5 * (share * (1 - share) / 1e5) ** 0.5
+
+
+def test_token_counts__of_groups_follow_each_its_own_law():
+    group = np.array([0, 1, 1, 0])
+    counts = token_counts(np.log([10.0, 1000.0]), 1e-3, 5000, np.full(4, 0.5), group)
+    assert counts.tolist() == [10, 1000, 1000, 10]
+
+
+def test_truncated_lognormal__out_of_reach_of_its_bounds_is_an_error():
+    with pytest.raises(ValueError, match=r"must reach into 0\.5\.\.10"):
+        truncated_lognormal(np.array([50.0]), 0.1, 0.5, 10.0, np.array([0.5]))
+
+
+# --- the simple profiles ---------------------------------------------------------------------
+
+
+def test_poisson__gaps_are_exponential():
+    profile = load_profile("poisson")
+    trace = generate(profile, 100_001, rng(3))
+    gaps_s = np.diff(trace.arrival_s)
+    n, rate = len(gaps_s), profile.rate_per_s
+    # mean: 4 standard errors (1 false alarm in 16,000)
+    assert abs(gaps_s.mean() * rate - 1) < 4 / n**0.5
+    # CV 1: the sd of a sample CV of an exponential is 1/sqrt(n)
+    assert abs(gaps_s.std() / gaps_s.mean() - 1) < 4 / n**0.5
+    # the whole law, tail included: false alarm 1 in 10,000
+    assert stats.kstest(gaps_s, "expon", args=(0, 1 / rate)).pvalue > 1e-4
+    assert gaps_s.max() * rate > 8  # P(all of 1e5 gaps below 8 means) = exp(-33)
+
+
+@pytest.mark.parametrize("cv", [0.3, 1.0, 2.5, 5.0])
+def test_gamma_bursts__gaps_are_gamma_with_the_cv_asked_for(cv):
+    profile = replace(load_profile("gamma-bursts"), gap_cv=cv)
+    gaps_s = np.diff(generate(profile, 200_001, rng(4)).arrival_s)
+    n, shape = len(gaps_s), cv**-2
+    assert abs(gaps_s.mean() * profile.rate_per_s - 1) < 4 * cv / n**0.5
+    # delta method, skewness 2 cv and excess 6 cv^2: n var(sample CV) = cv^2 (1 + cv^2) / 2
+    assert abs(gaps_s.std() / gaps_s.mean() - cv) < 4 * cv * ((1 + cv**2) / 2 / n) ** 0.5
+    scale_s = 1 / (shape * profile.rate_per_s)
+    # differences of sums of 1e6 s resolve 1e-10 s: test the law of the gaps above 1e-4 s
+    big = gaps_s > 1e-4
+    floor = stats.gamma.cdf(1e-4, shape, scale=scale_s)
+
+    def cdf(x):
+        return (stats.gamma.cdf(x, shape, scale=scale_s) - floor) / (1 - floor)
+
+    assert stats.kstest(gaps_s[big], cdf).pvalue > 1e-4
+
+
+def test_on_off__spends_its_time_and_requests_as_asked():
+    # given phases far longer than the gaps, so that a gap over 5 s can only be OFF
+    profile = replace(
+        load_profile("on-off"),
+        on_rate_per_s=10.0,
+        off_rate_per_s=0.0,
+        on_mean_s=60.0,
+        off_mean_s=180.0,
+    )
+    trace = generate(profile, 400_000, rng(5))
+    gaps_s = np.diff(trace.arrival_s)
+    off_s = gaps_s[gaps_s > 5]
+    n = len(off_s)
+    # mean OFF time: memoryless beyond 5 s, apart from two half-gaps of 0.1 s either side
+    assert abs(off_s.mean() - 5.0 - 180.0) < 4 * 180.0 / n**0.5 + 0.2
+    # duty: 60 of every 240 s, as the mean rate shows; cycles have sd 190 s, 600 requests sd 600
+    assert len(trace) / trace.span_s == pytest.approx(2.5, rel=4 * (2 / n) ** 0.5)
+    # rate within ON
+    on = gaps_s[gaps_s <= 5]
+    assert abs(on.mean() * 10 - 1) < 4 / len(on) ** 0.5
+
+
+def test_on_off__default_has_two_rates_and_burstgpts_mean():
+    profile = load_profile("on-off")
+    duty = profile.on_mean_s / (profile.on_mean_s + profile.off_mean_s)
+    mean = duty * profile.on_rate_per_s + (1 - duty) * profile.off_rate_per_s
+    assert mean == pytest.approx(0.271)
+    trace = generate(profile, 300_000, rng(6))
+    per_minute = np.bincount((trace.arrival_s // 60).astype(int))
+    # MMPP(2) counts in windows of w: var = m + 2 c^2 [w/r - (1 - exp(-rw))/r^2], with the two
+    # rates' covariance c^2 = d(1 - d)(a - b)^2 and relaxation rate r = 1/on + 1/off
+    w, r = 60.0, 1 / profile.on_mean_s + 1 / profile.off_mean_s
+    c2 = duty * (1 - duty) * (profile.on_rate_per_s - profile.off_rate_per_s) ** 2
+    variance = mean * w + 2 * c2 * (w / r - (1 - np.exp(-r * w)) / r**2)
+    # 18,000 minutes with memory of 8: some 1,100 independent ones, sd of a variance below 6 %
+    assert per_minute.var() == pytest.approx(variance, rel=0.24)
+
+
+@pytest.mark.parametrize("name", ["poisson", "gamma-bursts", "on-off"])
+def test_simple_profiles__lengths_are_their_laws_and_independent(name):
+    profile = load_profile(name)
+    trace = generate(profile, 100_000, rng(7))
+    for law, tokens in (
+        (profile.prompt, trace.prompt_tokens),
+        (profile.output, trace.output_tokens),
+    ):
+        assert tokens.dtype == np.int32
+        low, high = stats.norm.cdf(
+            (np.log([0.5, law.max_tokens + 0.5]) - law.log_mean) / law.log_sd
+        )
+        for level in (0.1, 0.5, 0.9):
+            z = stats.norm.ppf(low + level * (high - low))
+            share = np.mean(tokens < np.floor(np.exp(law.log_mean + law.log_sd * z) + 0.5))
+            at = np.mean(tokens == np.floor(np.exp(law.log_mean + law.log_sd * z) + 0.5))
+            noise = 4 * (level * (1 - level) / 1e5) ** 0.5
+            assert share - noise < level < share + at + noise
+        assert abs(agg.rank_lag1(tokens)) < 4 / 1e5**0.5
+    assert trace.model is None
+    assert trace.log_type is None
+
+
+# --- every profile ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_generate__same_seed_gives_the_same_bytes_another_does_not(name):
+    profile = load_profile(name)
+    one, two, other = (generate(profile, 70_000, rng(seed)) for seed in (11, 11, 12))
+    for column in ("arrival_s", "prompt_tokens", "output_tokens"):
+        assert getattr(one, column).tobytes() == getattr(two, column).tobytes()
+        assert getattr(one, column).tobytes() != getattr(other, column).tobytes()
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_generate__a_longer_trace_begins_with_the_shorter(name):
+    profile = load_profile(name)
+    short, long = generate(profile, 1_000, rng(13)), generate(profile, 150_000, rng(13))
+    assert np.array_equal(short.arrival_s, long.arrival_s[:1000])
+    assert np.array_equal(short.prompt_tokens, long.prompt_tokens[:1000])
+    assert np.array_equal(short.output_tokens, long.output_tokens[:1000])
+
+
+@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("n", [1, 2, 65_536, 65_537])
+def test_generate__gives_as_many_rows_as_asked_from_time_zero(name, n):
+    trace = generate(load_profile(name), n, rng(14))
+    assert len(trace) == n
+    assert trace.arrival_s[0] == 0.0
+    assert trace.name == name
+    failed = trace.output_tokens == 0
+    assert np.array_equal(failed, trace.prompt_tokens == 0)
+    assert failed.mean() == 0 or name == "burstgpt-like"
+
+
+def test_generate__no_requests_is_an_error():
+    with pytest.raises(ValueError, match="n_requests must be >= 1, got 0"):
+        generate(load_profile("poisson"), 0, rng())
+
+
+# --- burstgpt-like ---------------------------------------------------------------------------
+
+
+def test_targets__are_those_the_experiment_prints():
+    assert {key: real for key, (real, _, _) in TARGETS.items()} == agg.REAL
+    assert all(low < real < high for real, low, high in TARGETS.values())
+
+
+@pytest.mark.parametrize("key", TARGETS)
+def test_burstgpt_like__is_near_the_real(key, medians):
+    _, low, high = TARGETS[key]
+    assert low <= medians[key] <= high
+
+
+def test_burstgpt_like__stamps_are_whole_seconds_and_exact_ones_can_be_asked_for(default, traces):
+    assert np.array_equal(traces[0].arrival_s % 1, np.zeros(len(traces[0])))
+    exact = generate(replace(default, stamp_s=0.0), 10_000, rng(0))
+    whole = traces[0]
+    # the same requests, up to the two cuts (of the first arrival and of each)
+    assert np.array_equal(exact.prompt_tokens, whole.prompt_tokens[:10_000])
+    assert np.abs(exact.arrival_s - whole.arrival_s[:10_000]).max() < 1 + ROUND_OFF
+
+
+def test_burstgpt_like__labels_are_those_of_the_real_files(traces):
+    trace = traces[0]
+    assert trace.model.names == ("ChatGPT", "GPT-4")
+    assert trace.log_type.names == ("Conversation log", "API log")
+    assert set(np.unique(trace.log_type.codes)) == {0, 1}
+
+
+def test_burstgpt_like__lengths_are_clustered_in_time(traces):
+    # independent lengths would give 0 +- 0.001; BurstGPT's jobs make neighbours alike
+    for trace in traces:
+        assert agg.rank_lag1(trace.prompt_tokens) > 0.35
+        assert agg.rank_lag1(trace.output_tokens) > 0.35
+
+
+def test_burstgpt_like__conversation_is_near_poisson_within_twenty_minutes(default):
+    # given exact stamps and the conversation alone
+    trace = generate(replace(default, stamp_s=0.0), 200_000, rng(15))
+    arrival_s = trace.arrival_s[trace.log_type.codes == 0]
+    window = (arrival_s // 1200).astype(int)
+    # when every window of more than 30 requests is fitted by moments, as for the real rows
+    gaps = [np.diff(arrival_s[window == w]) for w in np.unique(window)]
+    shapes = [(g.mean() / g.std()) ** 2 for g in gaps if len(g) >= 30]
+    # then the median gamma shape is the real conversation's, 0.85 to 1.3
+    assert len(shapes) > 30
+    assert 0.85 < np.median(shapes) < 1.3
+
+
+def test_burstgpt_like__paced_jobs_are_smoother_than_poisson(default):
+    # given one family of jobs alone, paced by a client's limit
+    paced = replace(default.api.jobs[2], jobs_per_day=2.0)
+    quiet = replace(default.conversation, requests_per_day=0.0)
+    one = replace(default.api, day_log_sd=0.0, jobs=(paced,))
+    trace = generate(replace(default, conversation=quiet, api=one), 3_000, rng(16))
+    counts = np.bincount(trace.arrival_s.astype(int))[5:200]
+    # then counts per second have variance/mean about 0.6, as the real job (sd of it 0.1 here)
+    assert 0.3 < counts.var() / counts.mean() < 0.9
+    assert 4 * 0.9 < counts.mean() < 10 * 1.1
+
+
+def test_burstgpt_like__does_not_begin_with_a_quiet_ramp_up(default):
+    # given the beginnings of 40 traces
+    starts = [generate(default, 10_000, rng(seed)) for seed in range(40)]
+    for n in (1_000, 10_000):
+        rates = [n / trace.arrival_s[n - 1] for trace in starts]
+        talk = [np.mean(trace.log_type.codes[:n] == 0) for trace in starts]
+        # then most run at a rate that requests of the whole trace see (p10 0.21, p90 4.6)
+        assert np.mean([0.21 < rate < 4.6 for rate in rates]) > 0.75
+        assert 0.3 < np.median(rates) < 2
+        # and hold conversations beside API requests of several kinds
+        assert 0.02 < np.median(talk) < 0.2
+        assert all(0 < share < 1 for share in talk)
+        kinds = [len(np.unique(np.round(np.log(t.output_tokens[:n] + 1.0)))) for t in starts]
+        assert np.median(kinds) >= 6
+    assert default.start_hour == 12
+
+
+@pytest.mark.data
+def test_burstgpt_like__agrees_with_the_real_daily_hourly_and_clock_counts(default, traces):
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"the real BurstGPT aggregates must lie in {REAL_DATA}")
+
+    def table(name):
+        path = REAL_DATA / name
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+            return [
+                {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
+            ]
+
+    days = np.array([row["requests"] for row in table("burstgpt_1_daily.csv")])
+    sessions = table("burstgpt_1_hourly_sessions_gap15m.csv.gz")
+    hours = np.array([row["avg_turns"] * row["session_count"] for row in sessions])
+    clock = [row["mean_requests_per_hour"] for row in table("burstgpt_1_hour_of_day.csv")]
+    # the constants in `aggregates.REAL` are those of the files
+    assert days.mean() == pytest.approx(agg.REAL["requests per day, mean"], abs=1)
+    assert np.median(hours) == pytest.approx(agg.REAL["requests per hour, p50"], rel=0.01)
+    start = default.start_hour
+    # days: distance of the two distributions below the 1-in-1000 level of 61 against 61 days,
+    # which dependence between days widens further
+    made_days = np.concatenate([agg.daily_counts(trace, start) for trace in traces])
+    assert stats.ks_2samp(days, made_days).statistic < 1.95 * (2 / 61) ** 0.5
+    # hours: the pooled quantiles within a factor of two
+    made_hours = np.concatenate([agg.session_hours(trace, start) for trace in traces])
+    for level in (25, 50, 75, 90, 99):
+        ratio = np.percentile(made_hours[made_hours > 0], level) / np.percentile(hours, level)
+        assert 0.5 < ratio < 2
+    # the clock: same shape
+    made_clock = np.mean([agg.hour_of_day(trace, start) for trace in traces], axis=0)
+    assert np.corrcoef(made_clock, clock)[0, 1] > 0.9
+
+
+# --- profiles --------------------------------------------------------------------------------
+
+
+def test_profiles__four_ship_and_load_as_their_kinds():
+    assert profile_names() == ("burstgpt-like", "gamma-bursts", "on-off", "poisson")
+    kinds = [type(load_profile(name)) for name in profile_names()]
+    assert kinds == [BurstGptLike, GammaBursts, OnOff, Poisson]
+
+
+def test_load_profile__takes_a_path_and_names_it_after_the_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(POISSON)
+    profile = load_profile(path)
+    assert profile == load_profile(str(path))
+    assert (profile.name, profile.rate_per_s, type(profile.rate_per_s)) == ("mine", 2.0, float)
+    assert profile.prompt == TokenLaw(log_mean=5.0, log_sd=1.0, max_tokens=100)
+
+
+POISSON = """
+kind = "poisson"
+description = "two a second"
+rate_per_s = 2
+[prompt]
+log_mean = 5.0
+log_sd = 1.0
+max_tokens = 100
+[output]
+log_mean = 5.0
+log_sd = 1.0
+max_tokens = 100
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"poisson"', '"poison"', "kind must be one of poisson, .*, got 'poison'"),
+        ("rate_per_s = 2", "rate_per_s = 0", "rate_per_s must be > 0, got 0.0"),
+        ("rate_per_s = 2", "rate_per_s = inf", "rate_per_s must be a finite number, got inf"),
+        ("rate_per_s = 2", "rate_per_s = true", "rate_per_s must be a finite number, got True"),
+        ("rate_per_s = 2", 'rate_per_s = "2"', "rate_per_s must be a finite number, got '2'"),
+        ("rate_per_s = 2", "", "rate_per_s must be given"),
+        ("rate_per_s = 2", "rate_per_s = 2\nrps = 3", "rps is unknown; known here: .*rate_per_s"),
+        ("log_sd = 1.0", "log_sd = -1.0", "prompt.log_sd must be > 0, got -1.0"),
+        (
+            "max_tokens = 100",
+            "max_tokens = 1.5",
+            "prompt.max_tokens must be a whole number, got 1.5",
+        ),
+        ("log_sd = 1.0", "log_sd = 1.0\nsd = 1", "prompt.sd is unknown; known here: log_mean"),
+        ("rate_per_s = 2", "rate_per_s =", "a workload profile must be TOML, .*line 4"),
+    ],
+)
+def test_load_profile__names_the_file_and_the_key_that_is_wrong(tmp_path, old, new, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(POISSON.replace(old, new, 1))
+    with pytest.raises(TraceError, match=message) as caught:
+        load_profile(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("start_hour = 12", "start_hour = 5", r"start_hour must be within 6\.\.23 .*, got 5"),
+        ("batch_size = 10", "batch_size = 0", r"api.jobs\[1\].batch_size must be >= 1, got 0"),
+        ("  0.52, 0.33,", "  0.33,", "hour_profile must be 24 numbers long, got 23"),
+        ("log_correlation = 0.27", "log_correlation = 1", "log_correlation must be within -1..1"),
+        ("failure_share = 0.04", "failure_share = 4", "failure_share must be within 0..1, got 4.0"),
+        ("per_day = 0.4", "per_day = 40.0", "per_day \\* mean length must be below half a day"),
+    ],
+)
+def test_load_profile__checks_the_nested_tables(tmp_path, old, new, message):
+    text = (Path(__file__).parents[1] / "workloads" / "burstgpt-like.toml").read_text()
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(TraceError, match=message):
+        load_profile(path)
+
+
+def test_load_profile__lists_the_known_names():
+    with pytest.raises(TraceError, match="one of burstgpt-like, gamma-bursts, on-off, poisson"):
+        load_profile("chatbot")
+
+
+def test_load_profile__a_missing_file_is_one_line(tmp_path):
+    with pytest.raises(TraceError, match=r"gone\.toml: .* No such file") as caught:
+        load_profile(tmp_path / "gone.toml")
+    assert "\n" not in str(caught.value)
