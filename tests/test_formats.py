@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsched import formats
+from llmsched._trace_columns import buffer_of
 from llmsched.formats import read_trace, recognise, write_trace
 from llmsched.trace import Labels, Trace, TraceError
 
@@ -101,6 +102,8 @@ def test_burstgpt__other_columns_in_another_order_are_the_same(tmp_path, end, bo
         ("2024-05-10 00:00:00.009930+00:00", "2024-05-10 00:00:01+00:00", 990_070_000 / 1e9),
         ("2024-05-10 00:00:00Z", "2024-05-10 02:00:00.5+02:00", 0.5),  # half a second later
         ("2024-05-10 00:00:00", "2024-05-11T00:00:00Z", 86_400.0),  # mixed: the exact pass
+        ("2024-05-10 00:00:00", "2024-05-10 02:00:00.5+02:00", 0.5),
+        ("2024-05-10 00:00:00", "2024-05-09 18:30:00.5-0530", 0.5),
     ],
 )
 def test_azure__is_the_difference_of_whole_nanoseconds(tmp_path, first, second, seconds):
@@ -168,6 +171,12 @@ def test_blocks__many_blocks_read_like_one(tmp_path):
     assert [trace.model.names[code] for code in trace.model.codes] == models
 
 
+def test_blocks__a_slice_of_a_pyarrow_array_is_its_own_values():
+    sliced = pa.array([1.0, 2.0, 3.0, 4.0]).slice(1, 2)
+    assert buffer_of(sliced, np.float64).tolist() == [2.0, 3.0]
+    assert buffer_of(sliced.slice(0, 0), np.float64).tolist() == []
+
+
 # --- order in time -----------------------------------------------------------------------------
 
 
@@ -177,6 +186,14 @@ def test_order__late_rows_are_sorted_stably_and_counted(tmp_path):
     assert trace.notes == ("2 of 5 rows were out of order and were sorted by time",)
 
 
+def test_order__ties_stay_in_file_order_in_a_long_file(tmp_path):
+    # given 3000 requests at 3 instants in turn, told apart by their prompts
+    lines = "".join(f"{i % 3},{i},1\n" for i in range(3000))
+    # when / then
+    trace = read_trace(put(tmp_path, CSV + lines))
+    assert trace.prompt_tokens.tolist() == sorted(range(3000), key=lambda i: (i % 3, i))
+
+
 @pytest.mark.parametrize("kind", ["shuffled", "reversed", "day 2 before day 1", "overlapping"])
 def test_order__what_sorting_explains_is_sorted(tmp_path, kind):
     times = np.arange(1000.0)
@@ -184,7 +201,7 @@ def test_order__what_sorting_explains_is_sorted(tmp_path, kind):
         "shuffled": np.random.default_rng(1).permutation(times),
         "reversed": times[::-1],
         "day 2 before day 1": np.concatenate([times[500:], times[:500]]),
-        "overlapping": np.concatenate([times[:600], times[300:]]),
+        "overlapping": np.concatenate([times[:600], times[100:]]),
     }[kind]
     trace = read_trace(put(tmp_path, CSV + "".join(f"{t},1,1\n" for t in times)))
     assert (np.diff(trace.arrival_s) >= 0).all()
@@ -369,6 +386,15 @@ def parquet_with(path: Path, **changes: pa.Array | None) -> Path:
 )
 def test_parquet__what_is_wrong_is_named(tmp_path, changes, expected):
     assert expected in refusal(parquet_with(tmp_path / "x.parquet", **changes))
+
+
+def test_parquet__the_row_counts_through_all_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmsched._trace_parquet._ROWS_PER_BLOCK", 2)
+    spoilt = {"output_tokens": pa.array([1, 2, -3])}
+    assert "row 3, column 'output_tokens'" in refusal(parquet_with(tmp_path / "x", **spoilt))
+    trace = read_trace(parquet_with(tmp_path / "x"))
+    assert rows(trace) == [(0.0, 1, 1), (1.0, 2, 2), (2.0, 3, 3)]
+    assert [trace.model.names[code] for code in trace.model.codes] == ["A", "A", "B"]
 
 
 def test_parquet__cut_off_or_empty_is_refused(tmp_path):

@@ -7,7 +7,7 @@ ties; every instant is compared exactly, since all of them are sums of the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,18 +57,22 @@ class Service:
 
 
 @st.composite
-def workloads(
-    draw: st.DrawFn, tokens: st.SearchStrategy[int], capacities: tuple[float, ...]
-) -> Workload:
-    """Up to 40 requests on a grid of quarter seconds."""
+def workloads(draw: st.DrawFn, tokens: Sequence[int], capacities: Sequence[float]) -> Workload:
+    """Up to 40 requests on a grid of quarter seconds, their prompts and outputs from `tokens`."""
     n = draw(st.integers(0, 40))
     n_bins = draw(st.integers(1, 4))
-    gap_steps = st.sampled_from((0, 0, 0, 1, 2, 6))
-    row = st.tuples(gap_steps, tokens, tokens, st.integers(0, n_bins - 1))
-    drawn = draw(st.lists(row, min_size=n, max_size=n))
-    steps = np.cumsum([gap for gap, *_ in drawn]).tolist()
+    n_codes = 6 * len(tokens) ** 2 * n_bins
+    rows = []
+    steps = 0
+    for code in draw(st.lists(st.integers(0, n_codes - 1), min_size=n, max_size=n)):
+        # one number per request, four digits: drawing them apart takes four times as long
+        code, gap = divmod(code, 6)
+        code, prompt = divmod(code, len(tokens))
+        bin_index, output = divmod(code, len(tokens))
+        steps += (0, 0, 0, 1, 2, 6)[gap]
+        rows.append((steps / 4, tokens[prompt], tokens[output], bin_index))
     return Workload(
-        [(step / 4, *rest) for step, (_, *rest) in zip(steps, drawn, strict=True)],
+        rows,
         n_bins,
         draw(st.integers(1, 5)),
         draw(st.sampled_from(ADMISSIONS)),
@@ -87,8 +91,7 @@ def workloads(
 
 def any_workload() -> st.SearchStrategy[Workload]:
     """Rejections, batches cut by memory, everything."""
-    hundreds = st.integers(0, 8).map(lambda k: 100 * k)
-    return workloads(hundreds, (1000.0, 1799.5, 4000.0, 69231.3))
+    return workloads(range(0, 900, 100), (1000.0, 1799.5, 4000.0, 69231.3))
 
 
 def serve(workload: Workload, name: str) -> tuple[RequestTable, BatchTable]:
@@ -249,7 +252,7 @@ def nearly_equal_workload() -> st.SearchStrategy[Workload]:
     fewest, most = NEARLY_EQUAL_TOKENS
     for capacity_tokens in TIGHT_CAPACITIES:
         assert capacity_tokens // fewest * most <= capacity_tokens
-    return workloads(st.integers(fewest // 2, most // 2), TIGHT_CAPACITIES)
+    return workloads(range(fewest // 2, most // 2 + 1), TIGHT_CAPACITIES)
 
 
 @every_scheduler

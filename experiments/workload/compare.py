@@ -180,7 +180,7 @@ def quantile_figure(frame: pd.DataFrame) -> ggplot:
             y="value, log scale",
             color="",
             title="burstgpt-like against BurstGPT_1",
-            subtitle="Line: median of the generated traces; band: their range. Failures (0 tokens) at 0.8.",
+            subtitle="Line: median of generated traces, band: range. Failures (0 tokens) at 0.8",
         )
         + _theme(p9)
     )

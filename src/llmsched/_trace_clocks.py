@@ -63,7 +63,7 @@ class NumberClock:
     def parse(self, text: str) -> float:
         return instant(number(text))
 
-    def arrow_type(self, first: str) -> Any:  # noqa: ARG002
+    def arrow_type(self, first: str) -> Any:
         import pyarrow as pa
 
         return pa.float64()

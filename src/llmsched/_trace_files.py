@@ -5,6 +5,7 @@ Compression is recognised by its first bytes when reading and chosen by suffix w
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 from collections.abc import Iterator
@@ -147,6 +148,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def _compressed(raw: BinaryIO, compression: str | None) -> Iterator[BinaryIO]:
     if compression is None:
         yield raw
+        return
+    if compression == "gzip":  # pyarrow's level 9 took 8.1 s for a million rows, 6 takes 3.6
+        with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+            yield packed  # type: ignore[misc]
         return
     import pyarrow as pa
 

@@ -90,7 +90,7 @@ class ParquetFormat:
                 codes = pa.array(labels.codes.astype(np.int32))
                 names = pa.array(labels.names, pa.string())
                 columns[role] = pa.DictionaryArray.from_arrays(codes, names)
-        parquet.write_table(pa.table(columns), out)
+        parquet.write_table(pa.table(columns), out, row_group_size=_ROWS_PER_BLOCK)
 
 
 def _read_columns(file: TraceFile) -> ColumnBuilder:
@@ -109,7 +109,8 @@ def _read_columns(file: TraceFile) -> ColumnBuilder:
         text = pa.dictionary(pa.int32(), pa.string())
         columns = ColumnBuilder(labels={r: LabelBuilder() for r in names if r in _LABELS})
         row = 1
-        for block in parquet_file.iter_batches(_ROWS_PER_BLOCK, columns=list(names.values())):
+        wanted = list(names.values())
+        for block in parquet_file.iter_batches(_ROWS_PER_BLOCK, columns=wanted, use_threads=False):
             for name in names.values():
                 _no_nulls(file, block.column(name), name, row)
             numbers = [_numbers(file, block.column(names[r]), r, names[r], row) for r in _NUMBERS]

@@ -25,46 +25,52 @@ class _LazyGroup(OneLineErrors, click.Group):
     """Commands by name: ours, and one per registered scheduler, users' own included."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*(name.replace("_", "-") for name in _scheduler_names()), *COMMANDS]
+        return [*map(_command, SCHEDULER_HELP), *_users_schedulers(), *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in COMMANDS:
-            module, attribute, _ = COMMANDS[cmd_name]
+        name = _command(cmd_name)
+        if name in COMMANDS:
+            module, attribute, _ = COMMANDS[name]
             command: click.Command = getattr(importlib.import_module(module), attribute)
             return command
-        scheduler = cmd_name.replace("-", "_")
-        if scheduler in SCHEDULER_HELP or scheduler in _user_schedulers():
-            from llmsched.cli.scheduler import scheduler_command
+        ours = {_command(scheduler): scheduler for scheduler in SCHEDULER_HELP}
+        users = {} if name in ours else _users_schedulers()
+        if name not in ours and name not in users:
+            return None
+        from llmsched.cli.scheduler import scheduler_command
 
-            return scheduler_command(scheduler)
-        return None
+        return scheduler_command(ours[name] if name in ours else users[name][0])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        ours = [(name.replace("_", "-"), text) for name, text in SCHEDULER_HELP.items()]
-        users = [
-            (name.replace("_", "-"), "Of an installed package.") for name in _user_schedulers()
-        ]
+        ours = [(_command(name), text) for name, text in SCHEDULER_HELP.items()]
+        users = [(name, f"Of {package}.") for name, (_, package) in _users_schedulers().items()]
         with formatter.section("Schedulers"):
             formatter.write_dl([*ours, *users])
         with formatter.section("Other commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
 
-def _scheduler_names() -> list[str]:
-    return [*SCHEDULER_HELP, *_user_schedulers()]
+def _command(scheduler: str) -> str:
+    """The command that runs a scheduler."""
+    return scheduler.replace("_", "-")
 
 
-def _user_schedulers() -> list[str]:
-    from importlib.metadata import entry_points
+def _users_schedulers() -> dict[str, tuple[str, str]]:
+    """Command -> scheduler and package, of those whose command is not one of ours."""
+    from llmsched._registry import installed, package_of
 
-    points = entry_points(group="llmsched.schedulers")
-    return [point.name for point in points if point.name not in SCHEDULER_HELP]
+    taken = {*map(_command, SCHEDULER_HELP), *COMMANDS}
+    return {
+        _command(point.name): (point.name, package_of(point))
+        for point in installed("llmsched.schedulers")
+        if _command(point.name) not in taken
+    }
 
 
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: llmsched compare --requests 10000 --gpus 4 --rps-scale 200 --sla 1.0",
+    epilog="\b\nExample: llmsched compare --requests 10000 --gpus 4 --rps-scale 200 --sla 1.0",
 )
 @click.version_option(package_name="llmsched")
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ class OneLineErrors(click.Command):
         try:
             with notes_on_stderr():
                 return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # nobody reads on, as after `| head`: click ends quietly
         except (ValueError, OSError) as error:
             raise InputError(" ".join(str(error).split())) from error
 
@@ -59,6 +62,40 @@ def progress_bar(total: int, label: str) -> Iterator[Callable[[int], None] | Non
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def scheduler_name(text: str) -> str:
+    """The registered scheduler that a text means; a command's spelling, with dashes, will do."""
+    from llmsched.schedulers import SCHEDULERS
+
+    wanted = text.strip()
+    spelled = (name for name in SCHEDULERS if name.replace("_", "-") == wanted.replace("_", "-"))
+    return next(spelled, wanted)
+
+
+def positive(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A finite number above 0."""
+    return _checked(context, option, value, lambda number: number > 0, "> 0")
+
+
+def not_negative(
+    context: click.Context, option: click.Parameter, value: float | None
+) -> float | None:
+    """A finite number, 0 or more."""
+    return _checked(context, option, value, lambda number: number >= 0, ">= 0")
+
+
+def _checked(
+    context: click.Context,
+    option: click.Parameter,
+    value: float | None,
+    holds: Callable[[float], bool],
+    rule: str,
+) -> float | None:
+    if value is None or (math.isfinite(value) and holds(value)):
+        return value
+    message = f"must be a finite number {rule}, got {value:g}"
+    raise click.BadParameter(message, ctx=context, param=option)
 
 
 def window(

@@ -57,7 +57,7 @@ def scheduler_command(scheduler: str) -> click.Command:
         help=_help(scheduler),
         context_settings={"max_content_width": 100},
     )
-    @with_options(WORKLOAD, SERVING, GROUPS.get(scheduler, ALL_GROUPS), OUTPUT)
+    @with_options(WORKLOAD, SERVING, *GROUPS.get(scheduler, ALL_GROUPS), OUTPUT)
     def command(**values: Any) -> None:
         _run(scheduler, values)
 

@@ -1,0 +1,207 @@
+"""Speed and memory of the core, as ratios on this machine: `make bench`.
+
+Every measurement is a fresh process, so that peak memory is its own. Times are compared with one
+yardstick measured beside them: items pushed through one bare `simpy.Store`. `--quick` stops at
+1e6 requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+MIB = 2**20
+
+
+def bare_store(n: int) -> float:
+    """Seconds that `n` items take through one Store: a timeout and a put each, one consumer."""
+    import simpy
+
+    env = simpy.Environment()
+    store = simpy.Store(env)
+
+    def producer():
+        for item in range(n):
+            yield env.timeout(1.0)
+            yield store.put(item)
+
+    def consumer():
+        for _ in range(n):
+            yield store.get()
+
+    env.process(producer())
+    env.process(consumer())
+    start = time.perf_counter()
+    env.run()
+    return time.perf_counter() - start
+
+
+def timed(call: Callable[[], object]) -> tuple[float, object]:
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def engine_ratio(n: int, n_gpus: int, scheduler: str) -> dict[str, float]:
+    """One run of the engine over the bare Store, each `n` requests, taken in turn three times."""
+    from llmsched import simulation
+    from llmsched.workload import Workload
+
+    trace = Workload(requests=n).load(0)
+    engine_s: list[float] = []
+    run_engine = simulation.run_engine
+
+    def measured(*args, **options):
+        seconds, tables = timed(lambda: run_engine(*args, **options))
+        engine_s.append(seconds)
+        return tables
+
+    simulation.run_engine = measured
+    ratios = []
+    for _ in range(3):
+        bare_s = bare_store(n)
+        run = simulation.simulate(trace, scheduler, n_gpus=n_gpus)
+        ratios.append(engine_s[-1] / bare_s)
+    return {
+        "bare_s": bare_s,
+        "engine_s": engine_s[-1],
+        "ratio": statistics.median(ratios),
+        "batches": run.metrics.batches,
+        "offered_load": run.offered_load,
+    }
+
+
+def csv_run(path: str) -> dict[str, float]:
+    """Read a trace file, run multi-bin on it, measure it."""
+    from llmsched.formats import read_trace
+    from llmsched.metrics import metrics
+    from llmsched.preparation import prepare
+    from llmsched.simulation import simulate
+
+    read_s, raw = timed(lambda: read_trace(path))
+    trace = prepare(raw)
+    run_s, run = timed(lambda: simulate(trace, "multi_bin_dynamic"))
+    metrics_s, _ = timed(
+        lambda: metrics(run.requests, run.batches, n_gpus=4, sla_s=1.0, n_bins=len(run.edges) + 1)
+    )
+    return {"rows": len(raw), "read_s": read_s, "run_s": run_s, "metrics_s": metrics_s}
+
+
+def synthetic_run(n: int) -> dict[str, float]:
+    """Generate `n` requests, run multi-bin on 4 GPUs, measure it."""
+    from llmsched.simulation import simulate
+    from llmsched.workload import Workload
+
+    load_s, trace = timed(lambda: Workload(requests=n).load(0))
+    run_s, run = timed(lambda: simulate(trace, "multi_bin_dynamic"))
+    return {"generate_s": load_s, "run_s": run_s, "batches": run.metrics.batches}
+
+
+CHILDREN = {"engine_ratio": engine_ratio, "csv_run": csv_run, "synthetic_run": synthetic_run}
+
+
+def child(task: str, *args: object) -> dict[str, float]:
+    """Run one measurement in a process of its own; adds its wall time and peak memory."""
+    command = [sys.executable, __file__, "--child", json.dumps([task, args])]
+    result, wall_s, peak = process(command)
+    return {**json.loads(result), "wall_s": wall_s, "peak_mib": peak}
+
+
+def process(command: list[str]) -> tuple[str, float, float]:
+    """Output, wall time [s] and peak memory [MiB] of a command."""
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        output = running.stdout.read()
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+    if running.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with exit code {running.returncode}")
+    scale = 1 if sys.platform == "darwin" else 1024
+    return output, time.perf_counter() - start, usage.ru_maxrss * scale / MIB
+
+
+def line(what: str, value: str, target: str = "") -> None:
+    print(f"{what:<62} {value:>16}   {target}", flush=True)
+
+
+def bench_engine(n: int) -> None:
+    print(f"\nEngine time over {n:,} items through a bare simpy.Store (median of 3)")
+    for n_gpus, target in ((4, 0.3), (64, 1.5), (100, 1.5)):
+        for scheduler in ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic"):
+            got = child("engine_ratio", n, n_gpus, scheduler)
+            aim = f"at most {target}" if scheduler == "multi_bin_dynamic" else ""
+            name = f"{scheduler}, {n_gpus} GPUs, {got['batches']:,} batches"
+            line(name, f"{got['ratio']:.2f}", aim)
+
+
+def bench_file(n: int) -> None:
+    print(f"\nA BurstGPT file of {n:,} rows")
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "trace.csv")
+        write = (
+            "import sys; from llmsched import *; import numpy as np;"
+            "write_trace(generate(load_profile('burstgpt-like'), int(sys.argv[2]),"
+            "np.random.default_rng(0)), sys.argv[1], trace_format='burstgpt')"
+        )
+        subprocess.run([sys.executable, "-c", write, path, str(n)], check=True)
+        got = child("csv_run", path)
+        line("read the file", f"{got['read_s']:.2f} s", "at most 1 s")
+        line("metrics of one run", f"{got['metrics_s']:.2f} s", "at most 0.5 s")
+        line("peak memory: file, one run, metrics", f"{got['peak_mib']:.0f} MiB", "at most 300")
+        cli = [str(Path(sys.executable).parent / "llmsched"), "compare", "--trace", path, "--json"]
+        for replications in (1, 5):
+            _, wall_s, peak = process([*cli, "--seeds", str(replications)])
+            line(
+                f"llmsched compare, three schedulers, {replications} replication(s)",
+                f"{wall_s:.1f} s",
+                f"at most 15 s; peak {peak:.0f} MiB",
+            )
+
+
+def bench_growth(sizes: list[int]) -> None:
+    print("\nGrowth: generate, one multi_bin_dynamic run on 4 GPUs at 200x, metrics")
+    print(f"{'requests':>12} {'generate':>10} {'run':>10} {'us/request':>11} {'peak MiB':>9}")
+    for n in sizes:
+        got = child("synthetic_run", n)
+        print(
+            f"{n:>12,} {got['generate_s']:>9.2f}s {got['run_s']:>9.2f}s "
+            f"{1e6 * got['run_s'] / n:>11.2f} {got['peak_mib']:>9.0f}",
+            flush=True,
+        )
+
+
+def bench_start() -> None:
+    print("\nStart")
+    cli = str(Path(sys.executable).parent / "llmsched")
+    commands = ([cli, "--help"], [sys.executable, "-c", "import click"])
+    pairs = [[process(list(command))[1] for command in commands] for _ in range(11)]
+    ratio = statistics.median(ours / click for ours, click in pairs)
+    line("llmsched --help over python -c 'import click'", f"{ratio:.2f}", "at most 3")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="stop at 1e6 requests")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        task, args = json.loads(options.child)
+        print(json.dumps(CHILDREN[task](*args)))
+        return
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
+    bench_start()
+    bench_file(1_000_000)
+    bench_growth([10**4, 10**5, 10**6] + ([] if options.quick else [10**7]))
+    bench_engine(1_000_000)
+
+
+if __name__ == "__main__":
+    main()
