@@ -114,7 +114,7 @@ def test_info__tells_of_sorted_rows(tmp_path):
 def test_info__fewer_requests_than_asked_for_is_a_line_on_stderr(file):
     result = run("info", file, "--requests", "9")
     assert result.exit_code == 0
-    warning = "Warning: asked for 9 requests, but trace 'b.csv' has only 4"
+    warning = "Note: asked for 9 requests, but trace 'b.csv' has only 4"
     assert result.stderr.startswith(warning)
     assert result.stderr.count("\n") == 1
 
@@ -156,8 +156,8 @@ def test_convert__jitter_follows_the_seed(file, tmp_path):
 def test_convert__tells_what_the_format_cannot_hold(file, tmp_path):
     result = run("convert", file, tmp_path / "o.jsonl.gz", "--rps-scale", "3")
     assert result.exit_code == 0
-    assert "Warning: mooncake holds times in whole milliseconds: 3 of 4" in result.stderr
-    assert "Warning: mooncake has no column for model" in result.stderr
+    assert "Note: mooncake holds times in whole milliseconds: 3 of 4" in result.stderr
+    assert "Note: mooncake has no column for model" in result.stderr
 
 
 def test_bad_file__is_one_line_and_exit_code_2(file, tmp_path):

@@ -145,15 +145,11 @@ def test_arrival_at_a_completion__goes_to_the_gpu_that_waits(
     admission: str, at_two: list[Served]
 ) -> None:
     # given GPU 0 idle since 1 s, GPU 1 ending at 2 s, and two arrivals at 2 s
-    trace = asked((0, 1), (0, 2), (2, 2), (2, 2))
-    first = serve(trace, n_gpus=2, batch_size=1, admission="together")
-    assert served(first)[:2] == [(0, 1, 0, [0]), (0, 2, 1, [1])]
-    # when batches may hold two, the first pair meets two waiting GPUs one by one
-    service = Service(lambda batch: float(batch.max_output_tokens))
-    trace = asked((0, 1), (0.5, 2), (2.5, 2), (2.5, 2))
-    tables = serve(trace, n_gpus=2, batch_size=2, service=service, admission=admission)
-    shifted = [(start_s + 0.5, finish_s + 0.5, gpu, rows) for start_s, finish_s, gpu, rows in at_two]
-    assert served(tables) == [(0, 1, 0, [0]), (0.5, 2.5, 1, [1]), *shifted]
+    trace = asked((0, 2), (0.5, 3), (2, 4), (2, 4))
+    half = Service(lambda batch: batch.max_output_tokens / 2)
+    tables = serve(trace, n_gpus=2, batch_size=2, service=half, admission=admission)
+    # then GPU 0 takes both, or, one by one, the first alone and GPU 1, done by now, the second
+    assert served(tables) == [(0, 1, 0, [0]), (0.5, 2, 1, [1]), *at_two]
 
 
 def test_completions_at_one_instant__in_the_order_their_services_began() -> None:

@@ -218,6 +218,7 @@ def compare(
             summaries[name].append(run.to_dict())
             if on_run is not None:
                 on_run(run)
+            del run  # its tables, before the next run makes its own
     return Comparison(
         results=tuple(
             SchedulerResult(

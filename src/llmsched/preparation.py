@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +130,7 @@ def _check(
 
 def _keep(trace: Trace, rows: slice | NDArray[np.bool_], rule: str) -> Trace:
     """The chosen rows, the others counted under `rule`."""
-    kept = _taken(trace, rows)
+    kept = trace.take(rows)
     dropped = len(trace) - len(kept)
     if not len(kept):
         raise TraceError(
@@ -140,18 +140,6 @@ def _keep(trace: Trace, rows: slice | NDArray[np.bool_], rule: str) -> Trace:
     if not dropped:
         return trace
     return replace(kept, left_out=(*trace.left_out, (rule, dropped)))
-
-
-def _taken(trace: Trace, rows: Any) -> Trace:
-    """The given rows of every column: a slice, a mask or an order."""
-    return replace(
-        trace,
-        arrival_s=trace.arrival_s[rows],
-        prompt_tokens=trace.prompt_tokens[rows],
-        output_tokens=trace.output_tokens[rows],
-        model=None if trace.model is None else trace.model[rows],
-        log_type=None if trace.log_type is None else trace.log_type[rows],
-    )
 
 
 def _mask(trace: Trace, column: str, name: str) -> NDArray[np.bool_]:
@@ -170,7 +158,7 @@ def _jittered(trace: Trace, jitter_s: float, rng: np.random.Generator) -> Trace:
     arrival_s = trace.arrival_s + rng.uniform(0.0, jitter_s, len(trace))
     order = np.argsort(arrival_s, kind="stable")
     # the columns first, by the new order; then the times, which are not sorted before that
-    moved = _taken(replace(trace, arrival_s=np.zeros(len(trace))), order)
+    moved = replace(trace, arrival_s=np.zeros(len(trace))).take(order)
     return replace(moved, arrival_s=arrival_s[order])
 
 

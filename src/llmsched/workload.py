@@ -164,7 +164,4 @@ class Workload:
 def _unknown_source(source: str) -> str:
     from llmsched.profiles import profile_names
 
-    return (
-        f"trace must be a file or one of the profiles {', '.join(profile_names())}; "
-        f"no file {source!r}"
-    )
+    return f"{source}: no such file, nor one of the profiles {', '.join(profile_names())}"

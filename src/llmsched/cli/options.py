@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmsched.cli.common import window
+from llmsched.cli.common import not_negative, positive, window
 
 if TYPE_CHECKING:
     from llmsched.binning import Binning
@@ -27,19 +27,22 @@ WORKLOAD: Sequence[Any] = (
         default="burstgpt-like",
         show_default=True,
         metavar="FILE|PROFILE",
-        help="Trace file, or synthetic profile.",
+        help="Trace file, or synthetic profile: burstgpt-like, poisson, gamma-bursts, on-off.",
     ),
     click.option(
         "--requests",
         type=_positive,
         metavar="N",
-        help="First N requests.  [default: all of a file, 10000 of a profile]",
+        show_default="all of a file, 10000 of a profile",
+        help="First N requests.",
     ),
     click.option(
         "--rps-scale",
         type=float,
+        callback=positive,
         metavar="FACTOR",
-        help="Multiply the arrival rate.  [default: 200]",
+        show_default="200",
+        help="Multiply the arrival rate.",
     ),
     click.option("--real-timestamps", is_flag=True, help="Keep the arrival rate as it is."),
     click.option(
@@ -47,7 +50,7 @@ WORKLOAD: Sequence[Any] = (
         type=click.Choice(["drop", "keep"]),
         default="drop",
         show_default=True,
-        help="Requests without output.",
+        help="What to do with requests without output.",
     ),
     click.option(
         "--window",
@@ -63,20 +66,32 @@ WORKLOAD: Sequence[Any] = (
         "jitter_s",
         type=float,
         default=0.0,
+        show_default=True,
+        callback=not_negative,
         metavar="SECONDS",
-        help="Add U(0, SECONDS) to every stamp, to undo whole-second stamps.",
+        help="Add U(0, SECONDS) to every stamp, before scaling: 1 undoes whole-second stamps.",
     ),
-    click.option("--trace-format", metavar="NAME", help="Format of the file, if not recognised."),
+    click.option(
+        "--trace-format", metavar="NAME", help="Format of the file, instead of recognising it."
+    ),
 )
 
 SERVING: Sequence[Any] = (
-    click.option("--gpus", type=_positive, default=4, show_default=True, metavar="N"),
+    click.option(
+        "--gpus",
+        type=_positive,
+        default=4,
+        show_default=True,
+        metavar="N",
+        help="Identical GPUs, each serving one batch at a time.",
+    ),
     click.option(
         "--sla",
         "sla_s",
         type=float,
         default=1.0,
         show_default=True,
+        callback=positive,
         metavar="SECONDS",
         help="Latency target of a request.",
     ),
@@ -92,8 +107,28 @@ SERVING: Sequence[Any] = (
         default="noisy",
         show_default=True,
         metavar="SPEC",
-        help="oracle, noisy[:SIGMA], bin-error:P, confusion:bert, prompt-power-law.",
+        help="Of output lengths: oracle, noisy[:SIGMA], bin-error:P, confusion:bert, "
+        "prompt-power-law.",
     ),
+    click.option(
+        "--llm",
+        default="qwen3-1.7b",
+        show_default=True,
+        metavar="NAME",
+        help="Model served, as far as memory goes: its weights and KV bytes per token.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Of the synthetic workload, the jitter and the predictor's noise.",
+    ),
+)
+
+# Batches that the arrivals form, as those of multi_bin_only, are the same either way.
+ADMISSION: Sequence[Any] = (
     click.option(
         "--admission",
         type=click.Choice(["together", "one-by-one"]),
@@ -101,19 +136,16 @@ SERVING: Sequence[Any] = (
         show_default=True,
         help="What a waiting GPU sees of arrivals at one instant.",
     ),
-    click.option(
-        "--llm",
-        default="qwen3-1.7b",
-        show_default=True,
-        metavar="NAME",
-        help="Model served: its KV bytes per token and weights.",
-    ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
 )
 
 FIXED: Sequence[Any] = (
     click.option(
-        "--batch-size", type=_positive, default=8, show_default=True, help="Of fixed batches."
+        "--batch-size",
+        type=_positive,
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Requests per fixed batch.",
     ),
 )
 
@@ -123,17 +155,31 @@ DYNAMIC: Sequence[Any] = (
         type=click.Choice(["paper", "window", "none"]),
         default="paper",
         show_default=True,
-        help="SLA controller.",
+        help="How the SLA limits dynamic batches.",
     ),
     click.option(
         "--memory",
         type=click.Choice(["buffer", "clt"]),
         default="buffer",
         show_default=True,
-        help="Memory rule.",
+        help="How the memory limits dynamic batches.",
     ),
-    click.option("--batch-min", type=_positive, default=1, show_default=True),
-    click.option("--batch-max", type=_positive, default=128, show_default=True),
+    click.option(
+        "--batch-min",
+        type=_positive,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Least that the controller may ask for.",
+    ),
+    click.option(
+        "--batch-max",
+        type=_positive,
+        default=128,
+        show_default=True,
+        metavar="N",
+        help="Most requests per dynamic batch.",
+    ),
     click.option(
         "--gpu-memory",
         default="default-12gb",
@@ -145,21 +191,26 @@ DYNAMIC: Sequence[Any] = (
 
 BINS: Sequence[Any] = (
     click.option(
-        "--bins", "n_bins", type=_positive, metavar="K", help="Number of bins.  [default: 4]"
+        "--bins",
+        "n_bins",
+        type=click.IntRange(1, 64),
+        metavar="K",
+        show_default="4",
+        help="Number of bins.",
     ),
     click.option(
         "--bin-by",
         type=click.Choice(["output", "total", "service"]),
         default="output",
         show_default=True,
-        help="Predicted output, prompt + output, or service time alone.",
+        help="What is binned: predicted output, prompt + output, or service time alone.",
     ),
     click.option(
         "--bin-edges",
         default="equal-mass",
         show_default=True,
         metavar="equal-mass|A,B,...",
-        help="Where bins begin.",
+        help="Where the second bin, the third, ... begin.",
     ),
 )
 
@@ -178,8 +229,10 @@ FORMING: Sequence[Any] = (
         "--max-forming-wait",
         "max_forming_wait_s",
         type=float,
+        callback=not_negative,
         metavar="SECONDS",
-        help="Release a part-full batch after this wait.  [default: never]",
+        show_default="never",
+        help="Release a part-full batch after this wait.",
     ),
 )
 
@@ -193,6 +246,12 @@ def with_options(*groups: Sequence[Any]) -> Callable[[F], F]:
         return command
 
     return decorate
+
+
+def given(name: str) -> bool:
+    """Whether the user gave this option of the running command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def take_workload(values: dict[str, Any]) -> Workload:
@@ -232,6 +291,8 @@ def take_settings(values: dict[str, Any], llm: ModelSpec) -> Settings:
         *("bin_choice", "max_forming_wait_s"),
     }
     chosen = {name: values.pop(name) for name in names & values.keys()}
+    if chosen.get("controller") == "none" and given("batch_min"):
+        raise click.UsageError("--batch-min bounds a controller; with --controller none, leave it out")
     if "gpu_memory" in values:
         chosen["capacity_tokens"] = kv_capacity_tokens(_gpu(values.pop("gpu_memory")), llm)
     return Settings(**chosen)

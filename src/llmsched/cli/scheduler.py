@@ -10,6 +10,7 @@ import click
 
 from llmsched.cli.common import OneLineErrors, progress_bar
 from llmsched.cli.options import (
+    ADMISSION,
     BIN_CHOICE,
     BINS,
     DYNAMIC,
@@ -40,12 +41,12 @@ OUTPUT = (
     ),
 )
 GROUPS: dict[str, tuple[Any, ...]] = {
-    "static_fifo": (FIXED,),
-    "dynamic_no_bins": (DYNAMIC,),
-    "multi_bin_dynamic": (DYNAMIC, BINS, BIN_CHOICE),
+    "static_fifo": (ADMISSION, FIXED),
+    "dynamic_no_bins": (ADMISSION, DYNAMIC),
+    "multi_bin_dynamic": (ADMISSION, DYNAMIC, BINS, BIN_CHOICE),
     "multi_bin_only": (FIXED, BINS, FORMING),
 }
-ALL_GROUPS = (FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
+ALL_GROUPS = (ADMISSION, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
 
 
 def scheduler_command(scheduler: str) -> click.Command:
@@ -65,24 +66,33 @@ def scheduler_command(scheduler: str) -> click.Command:
 
 
 def _help(scheduler: str) -> str:
-    name = scheduler.replace("_", "-")
     from llmsched.cli import SCHEDULER_HELP
 
-    summary = SCHEDULER_HELP.get(scheduler, "A scheduler of an installed package.")
-    return f"{summary}\n\nExample: llmsched {name} --trace BurstGPT_1.csv --gpus 4 --json"
+    summary = SCHEDULER_HELP.get(scheduler) or _summary(scheduler)
+    name = scheduler.replace("_", "-")
+    return f"{summary}\n\n\b\nExample: llmsched {name} --trace BurstGPT_1.csv --gpus 4 --json"
+
+
+def _summary(scheduler: str) -> str:
+    """What an installed package says of its scheduler."""
+    from llmsched.schedulers import SCHEDULERS
+
+    text = SCHEDULERS.named(scheduler).__doc__ or "A scheduler of an installed package."
+    return text.strip().splitlines()[0]
 
 
 def _run(scheduler: str, values: dict[str, Any]) -> None:
     from llmsched.cli.render import left_out_notes, run_table
-    from llmsched.output import check_table_path, write_table
+    from llmsched.latency import load_latency
+    from llmsched.output import write_table
+    from llmsched.prediction import predictor_from_spec
     from llmsched.simulation import simulate
 
-    outputs = {name: values.pop(name) for name in ("requests_out", "batches_out")}
-    for path in filter(None, outputs.values()):
-        check_table_path(path)
+    requests_out, batches_out = _output_paths(values)
     as_json, seed = values.pop("as_json"), values.pop("seed")
     workload, llm = take_workload(values), take_llm(values)
     settings, binning = take_settings(values, llm), take_binning(values)
+    latency, predictor = load_latency(values["latency"]), predictor_from_spec(values["predictor"])
     trace = workload.load(seed)
     left_out_notes(trace)
     with progress_bar(len(trace), scheduler) as progress:
@@ -90,17 +100,34 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
             trace,
             scheduler,
             n_gpus=values["gpus"],
-            latency=values["latency"],
-            predictor=values["predictor"],
+            latency=latency,
+            predictor=predictor,
             binning=binning,
             settings=settings,
-            admission=values["admission"],
+            admission=values.get("admission", "together"),
             seed=seed,
             llm=llm,
             progress=progress,
         )
-    if outputs["requests_out"]:
-        write_table(run.requests, outputs["requests_out"])
-    if outputs["batches_out"]:
-        write_table(run.batches, outputs["batches_out"])
-    click.echo(json.dumps(run.to_dict(), indent=2) if as_json else run_table(run))
+    if requests_out is not None:
+        write_table(run.requests, requests_out)
+    if batches_out is not None:
+        write_table(run.batches, batches_out)
+    if as_json:
+        click.echo(json.dumps(run.to_dict(), indent=2, allow_nan=False))
+    else:
+        click.echo(run_table(run))
+
+
+def _output_paths(values: dict[str, Any]) -> tuple[Path | None, Path | None]:
+    """Where the tables go, checked before the run."""
+    from llmsched.output import check_table_path
+
+    source = Path(values["source"]).resolve()
+    requests_out, batches_out = values.pop("requests_out"), values.pop("batches_out")
+    chosen = [check_table_path(path).resolve() for path in (requests_out, batches_out) if path]
+    if len(set(chosen)) < len(chosen):
+        raise click.UsageError("--requests-out and --batches-out must be two different files")
+    if source in chosen:
+        raise click.UsageError(f"the output would replace the trace {values['source']}")
+    return requests_out, batches_out

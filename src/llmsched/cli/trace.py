@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from llmsched.cli.common import OneLineErrors, window
+
 if TYPE_CHECKING:
     from llmsched.preparation import TraceSummary
-    from llmsched.trace import Trace
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class InputError(click.ClickException):
-    """Input that cannot be used: one line on stderr, exit code 2."""
-
-    exit_code = 2
-
-
-def window(
-    context: click.Context, option: click.Parameter, text: str | None
-) -> tuple[float, float] | None:
-    """START:END in seconds, either of which may be left out."""
-    if text is None:
-        return None
-    start_text, colon, end_text = text.partition(":")
-    try:
-        start_s, end_s = float(start_text or 0), float(end_text or "inf")
-    except ValueError:
-        start_s = end_s = float("nan")
-    if not (colon and 0 <= start_s < end_s):
-        message = f"must be START:END seconds with 0 <= START < END, got {text!r}"
-        raise click.BadParameter(message, ctx=context, param=option)
-    return start_s, end_s
 
 
 def selection_options(command: F) -> F:
@@ -62,13 +39,24 @@ def selection_options(command: F) -> F:
         click.option(
             "--trace-format", metavar="FORMAT", help="Instead of recognising it from line 1."
         ),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Of a synthetic profile, and of the jitter.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
     return command
 
 
-@click.group()
+class _Group(OneLineErrors, click.Group):
+    """A group whose commands end input errors in one line."""
+
+
+@click.group(cls=_Group)
 def trace() -> None:
     """Look at trace files, convert them, get the real ones."""
 
@@ -77,18 +65,18 @@ def trace() -> None:
 @click.argument("file")
 @selection_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(file: str, trace_format: str | None, as_json: bool, **selection: Any) -> None:
-    """Describe FILE: rows, span, rate, burstiness, lengths, failures, ties.
+def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
+    """Describe FILE, or a synthetic profile: rows, span, rate, burstiness, lengths, failures, ties.
 
     Example: llmsched trace info BurstGPT_1.csv --window 0:86400
     """
     import dataclasses
     import json
 
-    from llmsched.preparation import describe, prepare
+    from llmsched.preparation import describe
+    from llmsched.workload import Workload
 
-    with one_line_errors():
-        summary = describe(prepare(load(file, trace_format), rps_scale=1.0, **selection))
+    summary = describe(Workload(source=file, rps_scale=1.0, **selection).load(seed))
     for note in summary.notes if as_json else ():
         click.echo(f"Note: {note}", err=True)
     if as_json:
@@ -118,25 +106,19 @@ def info(file: str, trace_format: str | None, as_json: bool, **selection: Any) -
     show_default=True,
     help="Move each arrival later by a random part of SECONDS: 1 undoes whole-second stamps.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of jitter.")
 @click.option("--to", "out_format", metavar="FORMAT", help="Format of OUT; by suffix, else csv.")
-def convert(
-    file: str, out: Path, trace_format: str | None, out_format: str | None, seed: int, **rules: Any
-) -> None:
-    """Write the chosen requests of FILE to OUT in any of the formats.
+def convert(file: str, out: Path, out_format: str | None, seed: int, **rules: Any) -> None:
+    """Write the chosen requests of FILE, or of a synthetic profile, to OUT in any of the formats.
 
     A suffix .gz or .zst compresses. OUT appears only when it is complete.
 
     Example: llmsched trace convert BurstGPT_1.csv day9.parquet --window 777600:864000
     """
-    import numpy as np
-
     from llmsched.formats import write_trace
-    from llmsched.preparation import prepare
+    from llmsched.workload import Workload
 
-    with one_line_errors():
-        chosen = prepare(load(file, trace_format), rng=np.random.default_rng(seed), **rules)
-        written = write_trace(chosen, out, trace_format=out_format)
+    chosen = Workload(source=file, **rules).load(seed)
+    written = write_trace(chosen, out, trace_format=out_format)
     for note in chosen.notes:
         click.echo(f"Note: {note}", err=True)
     for rule, count in chosen.left_out:
@@ -171,29 +153,6 @@ def fetch(name: str, url: str | None, sha256: str | None, out: str | None) -> No
     except FetchError as error:
         raise click.ClickException(str(error)) from error
     click.echo(path)
-
-
-def load(file: str, trace_format: str | None) -> Trace:
-    """The trace that a FILE argument means."""
-    from llmsched.formats import read_trace
-
-    return read_trace(file, trace_format=trace_format)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Input that cannot be used becomes `InputError`, a warning becomes a line on stderr."""
-    import warnings
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        except ValueError as error:  # TraceError, or an option out of its range
-            raise InputError(str(error)) from error
-        finally:
-            for warning in caught:
-                click.echo(f"Warning: {warning.message}", err=True)
 
 
 def table(summary: TraceSummary) -> str:

@@ -70,9 +70,14 @@ def run_engine(
     clock = Clock(-math.inf)  # every GPU waits already when the first request arrives, at 0
     store = BinStore(clock, queue)
     log = BatchLog(progress)
-    for gpu_id in range(n_gpus):
-        clock.process(gpu(clock, gpu_id, store, latency, queue.batchers, log))
+    lives = [gpu(clock, i, store, latency, queue.batchers, log) for i in range(n_gpus)]
+    for life in lives:
+        clock.process(life)
     clock.process(replay(clock, store, one_by_one=admission == "one-by-one"))
     clock.run()
+    # GPUs wait for ever, in reference cycles: let go of the columns now, not at a collection.
+    for life in lives:
+        life.close()
+    del store.queue
     predicted = trace.output_tokens if predicted_tokens is None else predicted_tokens
     return log.tables(trace, bins, predicted, columns)
