@@ -53,7 +53,7 @@ class Service:
     def service_s(self, batch: Any) -> float:
         if batch.max_total_tokens == 0:
             return 0.0
-        return self.scale * (batch.size + batch.max_total_tokens // 100) / 4
+        return float(self.scale * (batch.size + batch.max_total_tokens // 100) / 4)
 
 
 @st.composite
@@ -288,7 +288,7 @@ def test_contract__no_oracle(name: str) -> None:
 
 def test_multi_bin_dynamic__in_one_bin_is_dynamic_no_bins() -> None:
     def check(workload: Workload) -> None:
-        rows = [(*row[:3], 0) for row in workload.rows]
+        rows = [(at_s, prompt, output, 0) for at_s, prompt, output, _ in workload.rows]
         workload = replace(workload, rows=rows, n_bins=1)
         binned = serve(workload, "multi_bin_dynamic")
         unbinned = serve(workload, "dynamic_no_bins")
@@ -304,7 +304,7 @@ def test_contract__twice_every_time_is_twice_every_latency(name: str) -> None:
         wait_s = workload.options.max_forming_wait_s
         slow = replace(
             workload,
-            rows=[(2 * arrival_s, *rest) for arrival_s, *rest in workload.rows],
+            rows=[(2 * at_s, prompt, output, k) for at_s, prompt, output, k in workload.rows],
             scale=2 * workload.scale,
             options=replace(
                 workload.options,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,11 +28,14 @@ from llmsched.cli.options import (
 )
 from llmsched.cli.scheduler import scheduler_command
 
+if TYPE_CHECKING:
+    from llmsched.comparison import Comparison
+
 
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
 @click.option(
     "--schedulers",
-    default="static_fifo,dynamic_no_bins,multi_bin_dynamic",
+    default="static-fifo,dynamic-no-bins,multi-bin-dynamic",
     show_default=True,
     metavar="A,B,...",
     help="Which schedulers, by name; the others are set against static_fifo.",
@@ -48,7 +52,10 @@ from llmsched.cli.scheduler import scheduler_command
 @with_options(WORKLOAD, SERVING, ADMISSION, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
-    "--figure", type=click.Path(path_type=Path), metavar="FILE", help="Draw the comparison (.png, .pdf, .svg)."
+    "--figure",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the comparison (.png, .pdf, .svg).",
 )
 def compare(**values: Any) -> None:
     """Run schedulers on equal GPUs and the same requests; say which differences are real.
@@ -58,45 +65,12 @@ def compare(**values: Any) -> None:
     \b
     Example: llmsched compare --trace BurstGPT_1.csv --requests 100000 --sla 1.0
     """
-    from llmsched.cli.render import (
-        check_figure_path,
-        comparison_table,
-        left_out_notes,
-        save_comparison,
-    )
-    from llmsched.comparison import compare as run_comparison
+    from llmsched.cli.render import check_figure_path, comparison_table, save_comparison
 
     as_json, figure = values.pop("as_json"), values.pop("figure")
     if figure is not None:
         check_figure_path(figure)
-    schedulers = [scheduler_name(name) for name in values.pop("schedulers").split(",")]
-    _refuse_idle_options(schedulers)
-    workload, llm = take_workload(values), take_llm(values)
-    settings, binning = take_settings(values, llm), take_binning(values)
-    replications = values["replications"]
-    with progress_bar(len(schedulers) * replications, "runs") as progress:
-        done = 0
-
-        def count(_run: object) -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done)
-
-        result = run_comparison(
-            workload,
-            schedulers,
-            n_gpus=values["gpus"],
-            latency=values["latency"],
-            predictor=values["predictor"],
-            binning=binning,
-            settings=settings,
-            admission=values["admission"],
-            seed=values["seed"],
-            replications=replications,
-            llm=llm,
-            on_run=count,
-        )
+    result = _compared(values)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
@@ -104,6 +78,55 @@ def compare(**values: Any) -> None:
     if figure is not None:
         save_comparison(result, figure)
         click.echo(f"Figure: {figure}", err=True)
+
+
+def _compared(values: dict[str, Any]) -> Comparison:
+    """Everything is checked first, then the requests are read, then the runs begin."""
+    from llmsched.cli.render import left_out_notes
+    from llmsched.comparison import compare as run_comparison
+    from llmsched.latency import load_latency
+    from llmsched.prediction import predictor_from_spec
+
+    schedulers = _schedulers(values.pop("schedulers"))
+    workload, llm = take_workload(values), take_llm(values)
+    settings, binning = take_settings(values, llm), take_binning(values)
+    latency, predictor = load_latency(values["latency"]), predictor_from_spec(values["predictor"])
+    requests = workload.load(values["seed"])
+    left_out_notes(requests)
+    with progress_bar(len(schedulers) * values["replications"], "runs") as progress:
+        runs = itertools.count(1)
+
+        def count(_run: object) -> None:
+            if progress is not None:
+                progress(next(runs))
+
+        return run_comparison(
+            workload if workload.random else requests,
+            schedulers,
+            n_gpus=values["gpus"],
+            latency=latency,
+            predictor=predictor,
+            binning=binning,
+            settings=settings,
+            admission=values["admission"],
+            seed=values["seed"],
+            replications=values["replications"],
+            llm=llm,
+            on_run=count,
+        )
+
+
+def _schedulers(text: str) -> list[str]:
+    """The schedulers to compare, each known and given once, and every option of use to one."""
+    from llmsched.schedulers import SCHEDULERS
+
+    schedulers = [scheduler_name(name) for name in text.split(",")]
+    for name in schedulers:
+        SCHEDULERS.named(name)
+        if schedulers.count(name) > 1:
+            raise click.UsageError(f"--schedulers must name each one once, got {name} twice")
+    _refuse_idle_options(schedulers)
+    return schedulers
 
 
 def _refuse_idle_options(schedulers: list[str]) -> None:
@@ -117,10 +140,11 @@ def _refuse_idle_options(schedulers: list[str]) -> None:
             takers.setdefault(option, []).append(name)
     if not set(schedulers) <= SCHEDULERS.ours.keys():
         return  # an installed package's scheduler may take any; an unknown one is refused later
-    for option in click.get_current_context().command.params:
-        taking = takers.get(option.name or "")
-        if taking and given(option.name or "") and not set(taking) & set(schedulers):
+    for parameter in click.get_current_context().command.params:
+        name = parameter.name or ""
+        taking = takers.get(name, [])
+        if given(name) and taking and not set(taking) & set(schedulers):
             raise click.UsageError(
-                f"{option.opts[0]} does nothing for {', '.join(schedulers)}; leave it out, or "
+                f"{parameter.opts[0]} does nothing for {', '.join(schedulers)}; leave it out, or "
                 f"compare one of {', '.join(taking)}"
             )

@@ -39,9 +39,10 @@ WORKLOAD: Sequence[Any] = (
     click.option(
         "--rps-scale",
         type=float,
+        default=200.0,
+        show_default=True,
         callback=positive,
         metavar="FACTOR",
-        show_default="200",
         help="Multiply the arrival rate.",
     ),
     click.option("--real-timestamps", is_flag=True, help="Keep the arrival rate as it is."),
@@ -194,8 +195,9 @@ BINS: Sequence[Any] = (
         "--bins",
         "n_bins",
         type=click.IntRange(1, 64),
+        default=4,
+        show_default=True,
         metavar="K",
-        show_default="4",
         help="Number of bins.",
     ),
     click.option(
@@ -256,17 +258,18 @@ def given(name: str) -> bool:
 
 def take_workload(values: dict[str, Any]) -> Workload:
     """Take the workload options out of the parsed values."""
-    from llmsched.workload import DEFAULT_RPS_SCALE, Workload
+    from llmsched.workload import Workload
 
     rps_scale, real = values.pop("rps_scale"), values.pop("real_timestamps")
-    if real and rps_scale is not None:
+    if real and given("rps_scale"):
         raise click.UsageError("give either --rps-scale or --real-timestamps, not both")
-    scale = 1.0 if real else DEFAULT_RPS_SCALE if rps_scale is None else rps_scale
     names = (
         *("source", "requests", "failures", "window_s", "model", "log_type", "jitter_s"),
         "trace_format",
     )
-    return Workload(rps_scale=scale, **{name: values.pop(name) for name in names})
+    return Workload(
+        rps_scale=1.0 if real else rps_scale, **{name: values.pop(name) for name in names}
+    )
 
 
 def take_llm(values: dict[str, Any]) -> ModelSpec:
@@ -292,7 +295,9 @@ def take_settings(values: dict[str, Any], llm: ModelSpec) -> Settings:
     }
     chosen = {name: values.pop(name) for name in names & values.keys()}
     if chosen.get("controller") == "none" and given("batch_min"):
-        raise click.UsageError("--batch-min bounds a controller; with --controller none, leave it out")
+        raise click.UsageError(
+            "--batch-min bounds a controller; with --controller none, leave it out"
+        )
     if "gpu_memory" in values:
         chosen["capacity_tokens"] = kv_capacity_tokens(_gpu(values.pop("gpu_memory")), llm)
     return Settings(**chosen)
@@ -318,6 +323,9 @@ def take_binning(values: dict[str, Any]) -> Binning:
 
     if "n_bins" not in values:
         return Binning(n_bins=1)
+    n_bins = values.pop("n_bins")  # beside fixed edges, only if it was asked for
     return Binning.parse(
-        values.pop("bin_edges"), n_bins=values.pop("n_bins"), by=values.pop("bin_by")
+        values.pop("bin_edges"),
+        n_bins=n_bins if given("n_bins") else None,
+        by=values.pop("bin_by"),
     )

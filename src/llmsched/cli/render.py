@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ import click
 from llmsched.load import LABEL_RULE
 
 if TYPE_CHECKING:
-    from llmsched.comparison import Comparison, Difference, SchedulerResult
+    from llmsched.comparison import Comparison, SchedulerResult
+    from llmsched.latency import LatencyModel
     from llmsched.simulation import Run
     from llmsched.trace import Trace
 
@@ -64,7 +66,7 @@ def run_table(run: Run) -> str:
         (
             _aligned(rows),
             f"Per bin; edges: {edges}\n" + _aligned([list(BIN_COLUMNS.values()), *per_bin]),
-            f"Latency model: {run.latency.describe()}\nLabel: {LABEL_RULE}",
+            _legend(run.latency),
         )
     )
 
@@ -81,19 +83,44 @@ def comparison_table(result: Comparison) -> str:
         [name, *(_cell(row, name) for row in result.results)] for name in ("completed", "rejected")
     ]
     lines = [
-        f"{result.n_gpus} GPUs each, the same requests; mean ± half a 95% interval over "
-        f"{len(result.seeds)} replications (seeds {result.seeds[0]}..{result.seeds[-1]})",
+        _comparison_header(result),
         _aligned(rows),
-        *_difference_lines(result.differences()),
-        f"Latency model: {result.latency.describe()}",
-        f"Label: {LABEL_RULE}",
+        *_difference_lines(result),
+        _legend(result.latency),
     ]
     return "\n\n".join(lines)
 
 
-def _difference_lines(differences: Sequence[Difference]) -> list[str]:
-    if not differences:
+def _legend(latency: LatencyModel) -> str:
+    """What the service times come from, and what the load labels mean."""
+    lines = (f"Latency model: {latency.describe()}", f"Label: {LABEL_RULE}")
+    return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
+
+
+def _comparison_header(result: Comparison) -> str:
+    """What was compared on what, and what the cells say."""
+    first = result.results[0].summaries[0]
+    seeds = result.seeds
+    spread = (
+        f"Mean ± half its 95% interval over {len(seeds)} replications (seeds {seeds[0]}.."
+        f"{seeds[-1]})."
+    )
+    if not any(row.random for row in result.results):
+        spread = "Nothing here is random: one run each, without intervals."
+    elif len(seeds) == 1:
+        spread = f"One replication (seed {seeds[0]}), so no interval; --seeds 2 or more gives one."
+    return (
+        f"The same {first['requests']} requests of {first['trace']} for all, {result.n_gpus} GPUs "
+        f"each, SLA {first['sla_s']:g} s, predictor {first['predictor']}.\n{spread}"
+    )
+
+
+def _difference_lines(result: Comparison) -> list[str]:
+    differences = result.differences()
+    if len(result.results) == 1:
         return []
+    if not differences:
+        return [f"No differences: they are taken against {result.baseline}, which did not run."]
     rows = [["scheduler", "metric", "difference", "verdict"]]
     for difference in differences:
         interval = difference.interval
@@ -140,6 +167,8 @@ def check_figure_path(path: Path) -> None:
         raise ValueError(f"a figure must end in {', '.join(FIGURE_SUFFIXES)}; got {str(path)!r}")
     if not path.parent.is_dir():
         raise ValueError(f"folder of {str(path)!r} must exist; create it first")
+    if path.is_dir():
+        raise ValueError(f"a figure must not be a folder, got {str(path)!r}")
 
 
 def save_comparison(result: Comparison, path: Path) -> None:

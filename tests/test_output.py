@@ -1,0 +1,193 @@
+"""Tables in files: floats that read back exactly, empty cells for what never was, all or nothing."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llmsched import output
+from llmsched.engine import run_engine
+from llmsched.latency import load_latency
+from llmsched.output import check_table_path, write_table
+from llmsched.schedulers import Settings, make_scheduler
+from llmsched.tables import BatchTable, RequestTable
+from llmsched.trace import Trace
+
+REQUEST_COLUMNS = [
+    *("request", "arrival_s", "prompt_tokens", "output_tokens", "predicted_tokens", "bin"),
+    *("start_s", "finish_s", "gpu", "batch"),
+]
+BATCH_COLUMNS = [
+    *("batch", "start_s", "finish_s", "gpu", "bin", "size", "tokens"),
+    *("max_total_tokens", "max_prompt_tokens", "max_output_tokens"),
+]
+FLOATS = ("arrival_s", "start_s", "finish_s")
+
+
+@pytest.fixture(scope="module")
+def tables() -> tuple[RequestTable, BatchTable]:
+    """A run of 300 requests at awkward instants, about a tenth of them rejected."""
+    rng = np.random.default_rng(2)
+    n = 300
+    trace = Trace(
+        arrival_s=np.concatenate(([0.0], np.cumsum(rng.exponential(0.1 / 3, n - 1)))),
+        prompt_tokens=rng.integers(0, 1000, n, dtype=np.int32),
+        output_tokens=rng.integers(0, 1000, n, dtype=np.int32),
+    )
+    return run_engine(
+        trace,
+        rng.integers(0, 3, n).astype(np.int32),
+        3,
+        make_scheduler("multi_bin_dynamic", Settings(capacity_tokens=1600.0)),
+        n_gpus=3,
+        latency=load_latency("reference"),
+    )
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A file as a frame; a CSV by Python's own `float`, which is exact whatever pandas does."""
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    return pd.DataFrame(
+        {
+            name: np.array([float(cell) if cell else np.nan for cell in cells])
+            if name in FLOATS or "" in cells
+            else np.array(cells, dtype=np.int64)
+            for name, cells in columns.items()
+        }
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_requests__read_back_exactly(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path, suffix: str
+) -> None:
+    requests, _ = tables
+    assert 0 < (~requests.completed).sum() < 100
+    path = tmp_path / f"requests{suffix}"
+    write_table(requests, path)
+    frame = read(path)
+    assert list(frame.columns) == REQUEST_COLUMNS
+    assert frame["request"].tolist() == [*range(len(requests))]
+    for name in FLOATS:  # NaN where rejected, the very bits elsewhere
+        assert frame[name].to_numpy().tobytes() == getattr(requests, name).tobytes()
+    for name in ("prompt_tokens", "output_tokens", "predicted_tokens", "bin"):
+        assert frame[name].tolist() == getattr(requests, name).tolist()
+    for name in ("gpu", "batch"):
+        assert frame[name].fillna(-1).astype(int).tolist() == getattr(requests, name).tolist()
+        assert (frame[name].isna() == ~requests.completed).all()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_batches__read_back_exactly(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path, suffix: str
+) -> None:
+    _, batches = tables
+    path = tmp_path / f"batches{suffix}"
+    write_table(batches, str(path))
+    frame = read(path)
+    assert list(frame.columns) == BATCH_COLUMNS
+    assert frame["batch"].tolist() == [*range(len(batches))]
+    for name in BATCH_COLUMNS[1:]:
+        assert (frame[name].to_numpy() == getattr(batches, name)).all()  # `==`, so the same bits
+
+
+def test_csv__is_plain_with_empty_cells_for_what_never_happened(tmp_path: Path) -> None:
+    requests, batches = run_engine(
+        Trace(
+            arrival_s=np.array([0.0, 0.1]),
+            prompt_tokens=np.array([50, 1], np.int32),
+            output_tokens=np.array([50, 2], np.int32),
+        ),
+        np.zeros(2, np.int32),
+        1,
+        make_scheduler("dynamic_no_bins", Settings(capacity_tokens=10.0)),
+        n_gpus=1,
+        latency=load_latency("multi-bin-paper"),
+    )
+    write_table(requests, tmp_path / "requests.csv")
+    write_table(batches, tmp_path / "batches.csv")
+    # (0.1 + 2 * 0.0366 in double precision is not 0.1732)
+    assert (tmp_path / "requests.csv").read_text().splitlines()[1:] == [
+        "0,0,50,50,50,0,,,,",
+        "1,0.1,1,2,2,0,0.1,0.17320000000000002,0,0",
+    ]
+    assert (tmp_path / "batches.csv").read_text().splitlines()[1:] == [
+        "0,0.1,0.17320000000000002,0,0,1,3,3,1,2"
+    ]
+
+
+def test_frames__hold_the_same_as_the_files(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path
+) -> None:
+    for table, columns in zip(tables, (REQUEST_COLUMNS, BATCH_COLUMNS), strict=True):
+        frame = table.to_frame()
+        assert list(frame.columns) == columns
+        path = tmp_path / "table.parquet"
+        write_table(table, path)
+        pd.testing.assert_frame_equal(frame, pd.read_parquet(path), check_dtype=False)
+    assert tables[0].to_frame()["gpu"].isna().sum() == (~tables[0].completed).sum()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_writing__that_fails_leaves_the_old_file_and_nothing_else(
+    tables: tuple[RequestTable, BatchTable],
+    tmp_path: Path,
+    suffix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # given a file that is there, and a disk that fills up half way
+    path = tmp_path / f"requests{suffix}"
+    path.write_text("the old one")
+
+    def half(table: object, partial: Path, given_suffix: str) -> None:
+        assert given_suffix == suffix
+        assert partial.parent == tmp_path  # or the last step would not be one rename
+        assert partial != path
+        partial.write_text("half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(output, "_write", half)
+    with pytest.raises(OSError, match="no space left"):
+        write_table(tables[0], path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == "the old one"
+
+
+def test_writing__replaces_an_older_file_and_leaves_no_other(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path
+) -> None:
+    path = tmp_path / "requests.csv"
+    path.write_text("the old one")
+    write_table(tables[0], path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert len(path.read_text().splitlines()) == len(tables[0]) + 1
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t", "t.csv.gz", "t.CSV"])
+def test_path__must_end_in_a_known_suffix(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.csv or \.parquet, got '.*'"):
+        check_table_path(tmp_path / name)
+
+
+def test_path__must_be_in_a_folder_that_exists_and_be_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must exist; create it first"):
+        check_table_path(tmp_path / "nowhere" / "t.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ValueError, match="must not be a folder"):
+        check_table_path(tmp_path / "folder.csv")
+    assert check_table_path(str(tmp_path / "t.parquet")) == tmp_path / "t.parquet"
+
+
+def test_writing__checks_the_path_too(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.csv or \.parquet"):
+        write_table(tables[0], tmp_path / "t.xlsx")
