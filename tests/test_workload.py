@@ -123,7 +123,7 @@ def test_file__fewer_requests_than_asked_for_are_a_warning(file: str) -> None:
 
 
 def test_source__that_is_neither_file_nor_profile_lists_the_profiles() -> None:
-    with pytest.raises(TraceError, match=r"profiles .*burstgpt-like.*; no file 'chatbot'"):
+    with pytest.raises(TraceError, match="chatbot: no such file, nor .*burstgpt-like"):
         Workload(source="chatbot").load()
 
 
@@ -226,6 +226,15 @@ def test_profile__window_holds_all_of_it_and_warns_of_fewer_requests() -> None:
     with pytest.warns(UserWarning, match=f"asked for 40000 .* has only {inside.sum()}"):
         all_of_it = Workload(requests=40_000, window_s=(3600.0, 7200.0), rps_scale=1.0).load()
     assert all_of_it.prompt_tokens.tolist() == raw.prompt_tokens[inside].tolist()
+
+
+def test_profile__window_without_a_number_of_requests_is_all_of_it() -> None:
+    # given a window with fewer requests than the default number, which nobody asked for
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trace = Workload(source="poisson", window_s=(0.0, 600.0), rps_scale=1.0).load()
+    assert 100 < len(trace) < 250  # 600 s at 0.271 requests/s: 163 +- 13
+    assert trace.span_s < 600
 
 
 def test_profile__scale_divides_the_times_and_nothing_else() -> None:

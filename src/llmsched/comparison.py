@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")
 BASELINE = "static_fifo"
 COMPARED = ("throughput_rps", "goodput_rps", "sla_violation_rate")
+PER_REPLICATION = ("seed", "load_label", "bin_edges", "per_bin")  # has no mean: each one's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ class Difference:
     def verdict(self) -> str:
         """Whether the difference is larger than the noise, in words."""
         if math.isnan(self.interval.low):
-            return "one replication: no interval"
+            reason = "one replication" if self.interval.n == 1 else "no value"
+            return f"{reason}: no interval"
         if self.interval.low == self.interval.high == 0:
             return "equal"
         return "larger than the noise" if self.interval.significant else "within the noise"
@@ -168,7 +170,8 @@ def compare(
     replications : int
         Independent replications, at least 1; intervals need 2.
     baseline : str
-        The scheduler that the others are compared with.
+        The scheduler that the others are compared with; without it among `schedulers` there are
+        no differences.
     on_run : callable, optional
         Sees every finished run, tables included.
 
@@ -185,7 +188,7 @@ def compare(
         given = ", ".join(schedulers) or "none"
         raise ValueError(f"schedulers must be distinct names, got {given}")
     settings = settings or Settings()
-    for name in schedulers:
+    for name in (*schedulers, baseline):
         make_scheduler(name, settings)  # a wrong name ends here, not after the first run
     model = load_latency(latency) if isinstance(latency, str) else latency
     believer = predictor_from_spec(predictor) if isinstance(predictor, str) else predictor
@@ -250,14 +253,15 @@ def _numeric_metrics(result: SchedulerResult) -> list[str]:
 def _result_dict(result: SchedulerResult) -> dict[str, Any]:
     numeric = _numeric_metrics(result)
     intervals = {metric: result.interval(metric) for metric in numeric}
-    fixed = {key: value for key, value in result.summaries[0].items() if key not in numeric}
-    fixed.pop("seed")
+    apart = {*numeric, *PER_REPLICATION}
+    distinct = result.summaries if result.random else result.summaries[:1]
     return {
-        **fixed,
+        **{key: value for key, value in result.summaries[0].items() if key not in apart},
         **{metric: _finite(interval.mean) for metric, interval in intervals.items()},
         "load_label": result.load_label,
         "random": result.random,
         "intervals": {metric: _interval_dict(interval) for metric, interval in intervals.items()},
+        "replications": [{key: summary[key] for key in PER_REPLICATION} for summary in distinct],
     }
 
 

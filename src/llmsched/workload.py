@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmsched.trace import Trace, TraceError
 
@@ -131,23 +132,25 @@ class Workload:
         wanted = DEFAULT_REQUESTS if self.requests is None else self.requests
         if wanted < 1:
             raise ValueError(f"requests must be >= 1, got {wanted}")
-        rows = wanted + 64
+        rows, most_rows = wanted + 64, 64 * wanted + 10_000_000
         while True:
             # A longer draw of the same seed begins with the shorter one, so drawing again is exact.
             raw = generate(profile, rows, Streams.of_seed(seed).requests)
-            kept = self._count(raw)
-            covers_window = self.window_s is None or raw.span_s >= self.window_s[1]
-            if kept >= wanted or (covers_window and self.window_s is not None):
-                return self._prepared(raw, seed, wanted)
-            rows = int(rows * min(max(1.02 * wanted / max(kept, 1), 1.02), 8.0)) + 64
-            if rows > 64 * wanted + 10_000_000:
+            kept = np.flatnonzero(self._wanted(raw))
+            if len(kept) >= wanted:
+                return self._prepared(raw.take(slice(kept[wanted - 1] + 1)), seed, None)
+            if self.window_s is not None and raw.span_s >= self.window_s[1]:
+                return self._prepared(raw, seed, wanted)  # which says how many there are
+            if rows == most_rows:
                 raise TraceError(
                     f"profile {self.source!r} must yield {wanted} requests after the filters, "
-                    f"got {kept} of {len(raw)} rows; relax the filters"
+                    f"got {len(kept)} of {rows} rows; relax the filters"
                 )
+            growth = 1.05 * wanted / max(len(kept), 1)
+            rows = min(int(rows * min(growth, 8.0)) + 64, most_rows)
 
-    def _count(self, raw: Trace) -> int:
-        """How many rows the filters would leave."""
+    def _wanted(self, raw: Trace) -> NDArray[np.bool_]:
+        """Which rows the filters leave; a label that is not there is left for `prepare` to say."""
         keep = np.ones(len(raw), dtype=np.bool_)
         if self.failures == "drop":
             keep &= raw.output_tokens > 0
@@ -156,9 +159,7 @@ class Workload:
         for labels, name in ((raw.model, self.model), (raw.log_type, self.log_type)):
             if name is not None and labels is not None and name in labels.names:
                 keep &= labels.mask(name)
-            elif name is not None:
-                return len(raw)  # `prepare` says what is wrong with the name
-        return int(np.count_nonzero(keep))
+        return keep
 
 
 def _unknown_source(source: str) -> str:

@@ -121,6 +121,8 @@ def _schedulers(text: str) -> list[str]:
     from llmsched.schedulers import SCHEDULERS
 
     schedulers = [scheduler_name(name) for name in text.split(",")]
+    if "" in schedulers:
+        raise click.UsageError(f"--schedulers must be names between commas, got {text!r}")
     for name in schedulers:
         SCHEDULERS.named(name)
         if schedulers.count(name) > 1:

@@ -1,0 +1,467 @@
+"""The whole command line: every option of every command changes a result, or ends in an error.
+
+The table below names, for each option, a value that must change something on a workload where it
+can (ties, failures, two models, a small memory), and values that must be refused. What merely
+echoes an option, such as `sla_s` in the JSON, does not count as a change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import json
+import re
+import shlex
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from llmsched.binning import DEFAULT_BINS, MAX_BINS
+from llmsched.cli import main
+from llmsched.schedulers import Settings
+from llmsched.workload import Workload
+
+
+@dataclass(frozen=True)
+class Case:
+    """One option: arguments that must change something, and some that must be refused."""
+
+    change: str
+    bad: tuple[str, ...] = ()
+    base: str = ""  # arguments of both runs
+    file: str = "{trace}"  # what `trace info` and `trace convert` read
+    plain: bool = False  # without --json and the tables: the option is about the output itself
+    change_exit: int = 0
+    bad_exit: int = 2
+
+
+TRACE_OPTIONS = {
+    "--requests": Case("--requests 100", bad=("--requests 0", "--requests 1.5")),
+    "--window": Case("--window 10:60", bad=("--window 9:3", "--window 5", "--window 9000:")),
+    "--model": Case("--model GPT-4", bad=("--model GPT-5",)),
+    "--log-type": Case("--log-type 'API log'", bad=("--log-type chat",)),
+    # columns of two formats: recognised as BurstGPT's, read as our own when asked
+    "--trace-format": Case(
+        "--trace-format csv",
+        base="--trace {two_formats}",
+        bad=("--trace-format azure", "--trace-format excel"),
+    ),
+}
+WORKLOAD = {
+    **TRACE_OPTIONS,
+    "--trace": Case(
+        "--trace {two_formats}", bad=("--trace {tmp}/absent.csv", "--trace {broken}", "--trace x")
+    ),
+    "--rps-scale": Case(
+        "--rps-scale 50", bad=tuple(f"--rps-scale {x}" for x in ("0", "-1", "nan", "inf", "fast"))
+    ),
+    "--real-timestamps": Case("--real-timestamps", bad=("--real-timestamps --rps-scale 3",)),
+    "--failures": Case("--failures keep", bad=("--failures maybe",)),
+    "--jitter": Case("--jitter 1", bad=("--jitter -1", "--jitter nan", "--jitter inf")),
+}
+SERVING = {
+    "--gpus": Case("--gpus 2", bad=("--gpus 0", "--gpus -4", "--gpus 1.5")),
+    "--sla": Case("--sla 0.2", bad=tuple(f"--sla {x}" for x in ("0", "-1", "nan", "inf", "x"))),
+    "--latency": Case(
+        "--latency h100-llama-3-8b-vllm", bad=("--latency gpu", "--latency {broken}")
+    ),
+    "--predictor": Case(
+        "--predictor oracle",
+        bad=tuple(f"--predictor {x}" for x in ("psychic", "noisy:-1", "noisy:x", "bin-error:0.7")),
+    ),
+    "--llm": Case("--llm qwen3-4b", bad=("--llm gpt-5",)),
+    "--seed": Case("--seed 1", bad=("--seed -1", "--seed x")),
+}
+ADMISSION = {"--admission": Case("--admission one-by-one", bad=("--admission never",))}
+FIXED = {"--batch-size": Case("--batch-size 3", bad=("--batch-size 0", "--batch-size many"))}
+DYNAMIC = {
+    "--controller": Case("--controller window", base="--sla 0.3", bad=("--controller pid",)),
+    "--memory": Case("--memory clt", base="--gpu-memory 4.4", bad=("--memory paged",)),
+    "--batch-min": Case(
+        "--batch-min 6",
+        base="--sla 0.05",
+        bad=("--batch-min 0", "--batch-min 9 --batch-max 8", "--batch-min 2 --controller none"),
+    ),
+    "--batch-max": Case("--batch-max 2", bad=("--batch-max 0",)),
+    "--gpu-memory": Case(
+        "--gpu-memory 4.4",
+        bad=tuple(f"--gpu-memory {x}" for x in ("0", "-1", "nan", "inf", "3", "huge")),
+    ),
+}
+BINS = {
+    "--bins": Case(
+        "--bins 2", bad=("--bins 0", "--bins 65", "--bins 3 --bin-edges 64,256,1024", "--bins x")
+    ),
+    "--bin-by": Case(
+        "--bin-by total", bad=("--bin-by colour", "--bin-by total --predictor bin-error:0.1")
+    ),
+    "--bin-edges": Case(
+        "--bin-edges 64,256,1024",
+        bad=tuple(
+            f"--bin-edges {x}" for x in ("64,64", "256,64", "-1,64", "nan", "inf", "a,b", "''")
+        ),
+    ),
+}
+BIN_CHOICE = {"--bin-choice": Case("--bin-choice longest-queue", bad=("--bin-choice best",))}
+FORMING = {
+    "--max-forming-wait": Case(
+        "--max-forming-wait 0.05",
+        bad=tuple(f"--max-forming-wait {x}" for x in ("-1", "nan", "inf", "x")),
+    )
+}
+OUTPUT = {
+    "--json": Case("--json", plain=True),
+    "--requests-out": Case(
+        "--requests-out {out}/r.csv",
+        plain=True,
+        bad=(
+            "--requests-out {out}/r.txt",
+            "--requests-out {out}/no/r.csv",
+            "--requests-out {out}",
+            "--requests-out {out}/r.csv --batches-out {out}/r.csv",
+            "--requests-out {trace}",
+        ),
+    ),
+    "--batches-out": Case(
+        "--batches-out {out}/b.parquet",
+        plain=True,
+        bad=("--batches-out {out}/b", "--batches-out {out}/no/b.csv", "--batches-out {trace}"),
+    ),
+}
+COMPARE = {
+    "--schedulers": Case(
+        "--schedulers static-fifo,dynamic-no-bins",
+        bad=(
+            "--schedulers fifo",
+            "--schedulers static-fifo,",
+            "--schedulers static-fifo,static_fifo",
+        ),
+    ),
+    "--seeds": Case("--seeds 2", bad=("--seeds 0", "--seeds two")),
+    "--figure": Case(
+        "--figure {out}/c.svg",
+        plain=True,
+        bad=("--figure {out}/c.txt", "--figure {out}/no/c.png", "--figure {folder}.png"),
+    ),
+    "--json": OUTPUT["--json"],
+}
+
+
+def _on(base: str, options: dict[str, Case]) -> dict[str, Case]:
+    """The same options, where both runs get more arguments."""
+    return {
+        name: replace(case, base=f"{case.base} {base}", bad=tuple(f"{base} {b}" for b in case.bad))
+        for name, case in options.items()
+    }
+
+
+TABLE: dict[str, dict[str, Case]] = {
+    "static-fifo": {**WORKLOAD, **SERVING, **ADMISSION, **FIXED, **OUTPUT},
+    "dynamic-no-bins": {**WORKLOAD, **SERVING, **ADMISSION, **DYNAMIC, **OUTPUT},
+    "multi-bin-dynamic": {
+        **WORKLOAD,
+        **SERVING,
+        **ADMISSION,
+        **DYNAMIC,
+        **BINS,
+        **BIN_CHOICE,
+        **OUTPUT,
+    },
+    "multi-bin-only": {**WORKLOAD, **SERVING, **FIXED, **BINS, **FORMING, **OUTPUT},
+    "compare": {
+        **WORKLOAD,
+        **SERVING,
+        **ADMISSION,
+        **FIXED,
+        **DYNAMIC,
+        **BINS,
+        **BIN_CHOICE,
+        **_on("--schedulers multi-bin-only", FORMING),
+        **COMPARE,
+    },
+    "trace info": {
+        **TRACE_OPTIONS,
+        "--trace-format": replace(TRACE_OPTIONS["--trace-format"], base="", file="{two_formats}"),
+        "--failures": Case("--failures drop", bad=("--failures maybe",)),
+        "--seed": Case("--seed 1", base="--requests 50", file="poisson", bad=("--seed -1",)),
+        "--json": OUTPUT["--json"],
+    },
+    "trace convert": {
+        **TRACE_OPTIONS,
+        "--trace-format": replace(TRACE_OPTIONS["--trace-format"], base="", file="{two_formats}"),
+        "--failures": Case("--failures drop", bad=("--failures maybe",)),
+        "--rps-scale": WORKLOAD["--rps-scale"],
+        "--jitter": WORKLOAD["--jitter"],
+        "--seed": Case("--seed 1", base="--jitter 1", bad=("--seed -1",)),
+        "--to": Case("--to burstgpt", bad=("--to excel",)),
+    },
+    # a failed download is a failed run, not a wrong argument: exit code 1
+    "trace fetch": {
+        "--url": Case("--url {url}/other", change_exit=1, bad=("--url nowhere",), bad_exit=1),
+        "--sha256": Case("--sha256 {other_sha}", change_exit=1, bad=("--sha256 ab",), bad_exit=1),
+        "--out": Case("--out {out}/elsewhere", bad=("--out {trace}/below",), bad_exit=1),
+    },
+}
+BASE = {
+    **dict.fromkeys(TABLE, "--trace {trace} --gpus 3"),
+    "compare": "--trace {trace} --gpus 3 --seeds 1 --schedulers "
+    "static-fifo,dynamic-no-bins,multi-bin-dynamic",
+    "trace info": "{file}",
+    "trace convert": "{file} {out}/converted",
+    "trace fetch": "burstgpt --url {url}/right --sha256 {sha}",
+}
+TABLES = "--json --requests-out {out}/requests.csv --batches-out {out}/batches.csv"
+IN_FULL = {
+    **dict.fromkeys(TABLE, TABLES),
+    "compare": "--json",
+    "trace info": "--json",
+    "trace convert": "",
+    "trace fetch": "",
+}
+ECHOES = {
+    *("scheduler", "gpus", "bins", "sla_s", "seed", "seeds", "trace", "predictor", "name"),
+    *("latency_model", "latency_kind", "latency_description", "bin_edges", "left_out"),
+}
+CASES = [(command, option) for command, options in TABLE.items() for option in options]
+BAD = [
+    (command, option, bad)
+    for command, options in TABLE.items()
+    for option, case in options.items()
+    for bad in case.bad
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """What the braces in the table stand for: traces, a folder, a server on this machine."""
+    tmp = tmp_path_factory.mktemp("options")
+    (tmp / "folder.png").mkdir()
+    (tmp / "broken.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n1,-1,1\n")
+    content = b"Timestamp,Model\n"
+    with _server({"/right": content, "/other": b"something else"}) as url:
+        yield {
+            "tmp": str(tmp),
+            "trace": str(_trace(tmp / "t.csv")),
+            "two_formats": str(_two_formats(tmp / "two.csv")),
+            "broken": str(tmp / "broken.csv"),
+            "folder": str(tmp / "folder"),
+            "url": url,
+            "sha": hashlib.sha256(content).hexdigest(),
+            "other_sha": hashlib.sha256(b"").hexdigest(),
+        }
+
+
+def _trace(path: Path) -> Path:
+    """240 requests in whole seconds, about 3 in each; two models, two log types, 12 failures."""
+    rng = np.random.default_rng(7)
+    arrival_s = np.sort(rng.integers(0, 80, 240))
+    prompt, output = rng.integers(20, 700, 240), rng.integers(1, 500, 240)
+    output[::20] = 0
+    rows = [
+        f"{t},{p},{o},{model},{log}"
+        for t, p, o, model, log in zip(
+            arrival_s,
+            prompt,
+            output,
+            rng.choice(["GPT-4", "ChatGPT"], 240),
+            rng.choice(["API log", "Conversation log"], 240),
+            strict=True,
+        )
+    ]
+    head = "arrival_s,prompt_tokens,output_tokens,model,log_type"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def _two_formats(path: Path) -> Path:
+    rows = [f"{t},100,50,{t},300,{20 + t}" for t in range(60)]
+    head = "Timestamp,Request tokens,Response tokens,arrival_s,prompt_tokens,output_tokens"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+@contextlib.contextmanager
+def _server(contents: dict[str, bytes]) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = contents[self.path]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def run(places, tmp_path, monkeypatch):
+    """Runs one command with more arguments: its result, and the files that it wrote."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    runs = 0
+
+    def invoke(command: str, case: Case, more: str, *, full: bool) -> tuple[Result, dict[str, str]]:
+        nonlocal runs
+        runs += 1
+        out = tmp_path / str(runs)
+        out.mkdir()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(out))
+        line = f"{command} {BASE[command]} {case.base} {IN_FULL[command] if full else ''} {more}"
+        line = line.replace("{file}", case.file).format(**places, out=out)
+        result = CliRunner().invoke(main, shlex.split(line))
+        written = {
+            str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(out.rglob("*"))
+            if path.is_file()
+        }
+        return replace_path(result, out), written
+
+    return invoke
+
+
+def replace_path(result: Result, out: Path) -> Result:
+    """The result as if every run had the same output folder."""
+    result.stdout_bytes = result.stdout_bytes.replace(str(out).encode(), b"OUT")
+    return result
+
+
+def outcome(result: Result, written: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
+    """What counts: exit code, figures without echoes (or the text), and the files' contents."""
+    try:
+        shown = without_echoes(json.loads(result.stdout, parse_constant=pytest.fail))
+    except json.JSONDecodeError:
+        shown = result.stdout
+    return result.exit_code, shown, written
+
+
+def without_echoes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_echoes(entry) for key, entry in value.items() if key not in ECHOES}
+    return [without_echoes(entry) for entry in value] if isinstance(value, list) else value
+
+
+def options_of(command: str) -> dict[str, click.Option]:
+    """The options that a command takes, --help aside."""
+    found: click.Command = main
+    for name in command.split():
+        assert isinstance(found, click.Group)
+        step = found.get_command(click.Context(found), name)
+        assert step is not None
+        found = step
+    return {option.opts[0]: option for option in found.params if isinstance(option, click.Option)}
+
+
+def commands_of(group: click.Group, prefix: str = "") -> Iterator[str]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands_of(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_table__has_every_option_of_every_command():
+    assert set(commands_of(main)) == set(TABLE)
+    for command, cases in TABLE.items():
+        assert set(options_of(command)) == set(cases), command
+
+
+def test_table__has_a_value_to_refuse_wherever_an_option_takes_one():
+    for command, cases in TABLE.items():
+        for name, option in options_of(command).items():
+            assert cases[name].bad or option.is_flag, (command, name)
+
+
+@pytest.mark.parametrize(("command", "option"), CASES)
+def test_option__changes_something(command, option, run):
+    case = TABLE[command][option]
+    before, after = (run(command, case, more, full=not case.plain) for more in ("", case.change))
+    assert before[0].exit_code == 0, before[0].output
+    assert after[0].exit_code == case.change_exit, after[0].output
+    assert outcome(*before) != outcome(*after)
+
+
+@pytest.mark.parametrize(("command", "option", "bad"), BAD)
+def test_option__refuses_what_cannot_be(command, option, bad, run, places):
+    case = TABLE[command][option]
+    result, written = run(command, case, bad, full=not case.plain)
+    assert result.exit_code == case.bad_exit, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert written == {}
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
+    assert "Traceback" not in result.stderr
+    # and it says which option, or what was given: the value, or its part behind a colon
+    given = (shlex.split(bad)[1].format(**places, out=""), *re.split("[: ]", bad)[-2:])
+    assert option in lines[-1] or any(part and part in lines[-1] for part in given)
+
+
+@pytest.mark.parametrize("command", TABLE)
+def test_command__does_the_same_twice(command, run):
+    """So that a change above is the option's doing (and scar 9: no state is left behind)."""
+    case = Case("")
+    assert outcome(*run(command, case, "", full=True)) == outcome(
+        *run(command, case, "", full=True)
+    )
+
+
+@pytest.mark.parametrize("command", TABLE)
+def test_option__has_a_help_text(command):
+    for name, option in options_of(command).items():
+        assert option.help, name
+
+
+def test_defaults__are_those_of_the_library():
+    """The command line repeats them, so that its help imports nothing."""
+    options = options_of("compare")
+    workload, settings = Workload(), Settings()
+    assert options["--rps-scale"].default == workload.rps_scale
+    assert options["--trace"].default == workload.source
+    assert options["--bins"].default == DEFAULT_BINS
+    assert isinstance(options["--bins"].type, click.IntRange)
+    assert options["--bins"].type.max == MAX_BINS
+    for option, field in (
+        *(("--sla", "sla_s"), ("--batch-size", "batch_size"), ("--batch-min", "batch_min")),
+        *(("--batch-max", "batch_max"), ("--controller", "controller"), ("--memory", "memory")),
+        *(("--bin-choice", "bin_choice"),),
+    ):
+        assert options[option].default == getattr(settings, field), option
+
+
+@pytest.mark.parametrize(
+    ("schedulers", "options", "advice"),
+    [
+        ("static-fifo", "--bins 8", "multi_bin_dynamic, multi_bin_only"),
+        ("static-fifo,dynamic-no-bins", "--predictor oracle", "multi_bin_dynamic, multi_bin_only"),
+        ("multi-bin-only", "--admission one-by-one", "static_fifo, dynamic_no_bins"),
+        ("dynamic-no-bins", "--batch-size 4", "static_fifo, multi_bin_only"),
+        ("static-fifo,multi-bin-dynamic", "--max-forming-wait 1", "multi_bin_only"),
+    ],
+)
+def test_compare__refuses_an_option_that_none_of_its_schedulers_takes(
+    schedulers, options, advice, run
+):
+    result, _ = run("compare", Case(""), f"--schedulers {schedulers} {options}", full=False)
+    assert result.exit_code == 2
+    name = options.split()[0]
+    assert f"Error: {name} does nothing for {schedulers.replace('-', '_').replace(',', ', ')}" in (
+        result.stderr
+    )
+    assert advice in result.stderr
