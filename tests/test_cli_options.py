@@ -336,7 +336,8 @@ def run(places, tmp_path, monkeypatch):
 
 def replace_path(result: Result, out: Path) -> Result:
     """The result as if every run had the same output folder."""
-    result.stdout_bytes = result.stdout_bytes.replace(str(out).encode(), b"OUT")
+    for stream in ("stdout_bytes", "stderr_bytes"):
+        setattr(result, stream, getattr(result, stream).replace(str(out).encode(), b"OUT"))
     return result
 
 
@@ -409,7 +410,7 @@ def test_option__refuses_what_cannot_be(command, option, bad, run, places):
     assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
     assert "Traceback" not in result.stderr
     # and it says which option, or what was given: the value, or its part behind a colon
-    given = (shlex.split(bad)[1].format(**places, out=""), *re.split("[: ]", bad)[-2:])
+    given = (shlex.split(bad)[1].format(**places, out="OUT"), *re.split("[: ]", bad)[-2:])
     assert option in lines[-1] or any(part and part in lines[-1] for part in given)
 
 

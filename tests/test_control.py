@@ -72,9 +72,7 @@ def test_paper__right_hand_sides_use_the_previous_interval() -> None:
         ((1, 128), (1.0, 125), (117, 128, 122)),  # within: high = 125 + 8, lowered to B_max
     ],
 )
-def test_paper__clamps(
-    bounds: tuple[int, int], observed: tuple[float, int], state: State
-) -> None:
+def test_paper__clamps(bounds: tuple[int, int], observed: tuple[float, int], state: State) -> None:
     assert walk(PaperController(1.0, *bounds), observed) == [state]
 
 

@@ -272,9 +272,7 @@ def test_round_robin__one_pointer_for_all_gpus() -> None:
 def test_longest_queue__the_fullest_bin_and_the_lowest_on_ties() -> None:
     trace = asked(*[(0, 1)] * 6)
     bins = [0, 1, 1, 2, 2, 2]
-    tables = serve(
-        trace, "multi_bin_dynamic", bins=bins, batch_max=1, bin_choice="longest-queue"
-    )
+    tables = serve(trace, "multi_bin_dynamic", bins=bins, batch_max=1, bin_choice="longest-queue")
     assert tables[1].bin.tolist() == [2, 1, 2, 0, 1, 2]
 
 
@@ -317,9 +315,11 @@ def test_error_in_a_policy__ends_the_run() -> None:
         serve(asked((0, 1)), service=Service(fails))
 
 
-@pytest.mark.parametrize("n_gpus", [0, -1])
-def test_n_gpus__must_be_positive(n_gpus: int) -> None:
-    with pytest.raises(ValueError, match=f"n_gpus must be >= 1, got {n_gpus}"):
+@pytest.mark.parametrize("n_gpus", [0, -1, 1.5, float("nan")])
+def test_n_gpus__must_be_positive(n_gpus: float) -> None:
+    with pytest.raises(
+        ValueError, match=f"n_gpus must be a whole number >= 1 or infinity, got {n_gpus}"
+    ):
         serve(asked((0, 1)), n_gpus=n_gpus)
 
 

@@ -40,9 +40,7 @@ def content(trace: Trace) -> list[bytes]:
 def test_streams__of_one_seed_are_the_same_and_of_two_are_not() -> None:
     def draws(seed: int) -> list[float]:
         streams = Streams.of_seed(seed)
-        return [
-            rng.random() for rng in (streams.requests, streams.jitter, streams.prediction)
-        ]
+        return [rng.random() for rng in (streams.requests, streams.jitter, streams.prediction)]
 
     assert draws(3) == draws(3)
     assert len({*draws(3), *draws(4)}) == 6  # and no concern shares another's numbers

@@ -22,6 +22,7 @@ from llmsched.latency_models import (
     BatchShape,
     CalibrationError,
     CalibrationWarning,
+    DrawnModel,
     FourTermModel,
     Kind,
     LatencyModel,
@@ -40,6 +41,7 @@ __all__ = [
     "BatchShape",
     "CalibrationError",
     "CalibrationWarning",
+    "DrawnModel",
     "FourTermModel",
     "Kind",
     "LatencyModel",
@@ -58,6 +60,7 @@ ENTRY_POINT_GROUP = "llmsched.latency_models"
 MEASURED_SETS = "measured_sets.csv"
 
 _FORMULAS: dict[str, Callable[[], LatencyModel]] = {
+    "drawn": DrawnModel,
     "reference": lambda: SaturatingModel(
         alpha_s=0.015,
         beta_s_per_token=0.0003,

@@ -42,6 +42,10 @@ class BatchShape(Protocol):
     def max_prompt_tokens(self) -> int: ...
     @property
     def max_output_tokens(self) -> int: ...
+    @property
+    def max_service_s(self) -> float:
+        """Longest drawn service time of one member [s], where the workload has them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +56,7 @@ class Shape:
     max_total_tokens: Any  # largest prompt + output of one member, L
     max_prompt_tokens: Any
     max_output_tokens: Any
+    max_service_s: Any = math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +188,25 @@ class PerTokenModel(LatencyModel):
 
     def equation(self) -> str:
         return f"T = {1e3 * self.output_token_s:.4g} ms·(longest output)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnModel(LatencyModel):
+    """T = the longest drawn service time of the batch: the abstract models of queueing theory.
+
+    The workload brings one time per request (`Trace.service_s`); tokens and batch size cost
+    nothing. Guldogan et al., arXiv:2412.04504, section 3.
+    """
+
+    name: str = "drawn"
+    source: str = "each request's own service time, drawn with the workload"
+    kind: Kind = "formula"
+
+    def service_s(self, batch: BatchShape) -> float:
+        return batch.max_service_s
+
+    def equation(self) -> str:
+        return "T = max of the members' drawn service times"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ def offered_load(
     n_bins: int,
     best_batch: int | IntArray,
     latency: LatencyModel,
-    n_gpus: int,
+    n_gpus: float,
 ) -> float:
     """The work offered over the GPU time there is, ρ; infinite when all arrive at one instant.
 
@@ -129,5 +129,8 @@ def _work_s(trace: Trace, bins: IntArray, sizes: IntArray, latency: LatencyModel
         max_total_tokens=largest(trace.total_tokens),
         max_prompt_tokens=largest(trace.prompt_tokens),
         max_output_tokens=largest(trace.output_tokens),
+        max_service_s=math.nan
+        if trace.service_s is None
+        else np.maximum.reduceat(trace.service_s[by_bin], first),
     )
     return float(np.sum(latency.service_s(shapes)))

@@ -49,7 +49,7 @@ class Metrics:
     requests: int
     completed: int
     rejected: int
-    gpus: int
+    gpus: float  # infinity (null in JSON) where no batch ever waits for one
     bins: int
     sla_s: float
     makespan_s: float  # first arrival to last finish
@@ -89,7 +89,7 @@ def metrics(
     requests: RequestTable,
     batches: BatchTable,
     *,
-    n_gpus: int,
+    n_gpus: float,
     sla_s: float,
     n_bins: int,
     kv_bytes_per_token: float | None = None,
@@ -100,7 +100,7 @@ def metrics(
     ----------
     requests, batches : RequestTable, BatchTable
         What happened in the run.
-    n_gpus : int
+    n_gpus : int, or infinity
         GPUs that the run had, idle ones included.
     sla_s : float
         Longest latency that is not a violation [s].
@@ -151,7 +151,7 @@ def metrics(
         service_mean_s=_ratio(float(service_s @ batches.size), n_completed),
         sla_violation_rate=_ratio(n_requests - n_good, n_requests),
         goodput_rps=_rate(n_good, makespan_s),
-        gpu_utilization=_rate(busy_s, n_gpus * makespan_s),
+        gpu_utilization=math.nan if n_gpus == math.inf else _rate(busy_s, n_gpus * makespan_s),
         batches=len(batches),
         batch_size_mean=_mean(batches.size),
         batch_size_sd=float(batches.size.std()) if len(batches) else math.nan,
@@ -166,7 +166,7 @@ def metrics(
     )
 
 
-def _check(requests: RequestTable, *, n_gpus: int, sla_s: float, n_bins: int) -> None:
+def _check(requests: RequestTable, *, n_gpus: float, sla_s: float, n_bins: int) -> None:
     if n_gpus < 1:
         raise ValueError(f"n_gpus must be >= 1, got {n_gpus}")
     if not sla_s > 0:

@@ -53,7 +53,8 @@ class Prediction:
     """Predicted output lengths, and the edges that turn them into the predicted bins."""
 
     tokens: IntArray  # (n,) predicted output length
-    edges: FloatArray | None = None  # set by predictors of a bin: bin `tokens` at these edges
+    edges: FloatArray | None = None  # set by predictors of a bin: bin what is predicted at these
+    service_s: FloatArray | None = None  # (n,) predicted time alone, where the workload draws it
 
 
 class Predictor(Protocol):
@@ -99,7 +100,7 @@ class Oracle:
     random: ClassVar[bool] = False
 
     def predict(self, trace: Trace, binning: Binning, rng: np.random.Generator) -> Prediction:
-        return Prediction(tokens=trace.output_tokens)
+        return Prediction(tokens=trace.output_tokens, service_s=trace.service_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +128,11 @@ class Noisy:
     def predict(self, trace: Trace, binning: Binning, rng: np.random.Generator) -> Prediction:
         true_tokens = np.maximum(trace.output_tokens, 1)
         if not self.random:
-            return Prediction(tokens=true_tokens)
-        tokens = _lognormal(rng, self.sigma, len(trace))
-        tokens *= true_tokens
-        return Prediction(tokens=_whole_tokens(tokens, self.name))
+            return Prediction(tokens=true_tokens, service_s=trace.service_s)
+        factors = _lognormal(rng, self.sigma, len(trace))
+        service_s = None if trace.service_s is None else trace.service_s * factors
+        factors *= true_tokens
+        return Prediction(tokens=_whole_tokens(factors, self.name), service_s=service_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,16 +265,18 @@ def _predict_bins(
     `confusion(count)` gives the probabilities, rows the true and columns the predicted bin, over
     those bins that hold a request; `count` is how many each bin holds.
     """
-    true_tokens = trace.output_tokens
+    true_tokens, drawn_s = trace.output_tokens, trace.service_s
     if binning.n_bins == 1:  # no bins, nothing to mistake
-        return Prediction(tokens=true_tokens)
-    if binning.by != "output":
+        return Prediction(tokens=true_tokens, service_s=drawn_s)
+    by_service = binning.by == "service" and drawn_s is not None
+    if binning.by != "output" and not by_service:
         raise ValueError(
             f"{name} predicts a bin of output tokens, so bins must be by output, got "
             f"{binning.by!r}; bin by output, or use noisy:SIGMA"
         )
-    edges = binning.edges_of(true_tokens)
-    true_bin = assign_bins(true_tokens, edges)
+    true_values = drawn_s if by_service and drawn_s is not None else true_tokens
+    edges = binning.edges_of(true_values)
+    true_bin = assign_bins(true_values, edges)
     count = np.bincount(true_bin, minlength=len(edges) + 1)
     first = np.cumsum(count) - count
     held = np.flatnonzero(count).astype(np.int32)
@@ -281,13 +285,14 @@ def _predict_bins(
     # at most 64 bins: one byte each makes the stable sort a radix sort
     by_bin = np.argsort(true_bin.astype(np.uint8), kind="stable")
     which_bin, which_member = rng.random(len(true_tokens)), rng.random(len(true_tokens))
-    tokens = np.empty_like(true_tokens)
+    like = np.empty(len(true_tokens), dtype=np.intp)  # the request whose length is predicted
     for row, true in enumerate(held):
         members = by_bin[first[true] : first[true] + count[true]]
         target = held[np.searchsorted(cumulative[row], which_bin[members], side="right")]
         pick = (which_member[members] * count[target]).astype(np.intp)
-        tokens[members] = true_tokens[by_bin[first[target] + pick]]
-    return Prediction(tokens=tokens, edges=edges)
+        like[members] = by_bin[first[target] + pick]
+    service_s = None if drawn_s is None else drawn_s[like]
+    return Prediction(tokens=true_tokens[like], edges=edges, service_s=service_s)
 
 
 def _mixed(rates: FloatArray, count: NDArray[np.intp]) -> FloatArray:

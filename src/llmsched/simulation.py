@@ -60,7 +60,7 @@ def simulate(
     trace: Trace | Workload | str,
     scheduler: str = "multi_bin_dynamic",
     *,
-    n_gpus: int = 4,
+    n_gpus: float = 4,
     latency: LatencyModel | str = "reference",
     predictor: Predictor | str = "noisy",
     binning: Binning | int = 4,
@@ -78,7 +78,7 @@ def simulate(
         The requests; a text is a trace file or a profile, at the default rate scaling.
     scheduler : str
         A name of `llmsched.schedulers.SCHEDULERS`.
-    n_gpus : int
+    n_gpus : int, or infinity
         Identical GPUs.
     latency : LatencyModel or str
         Service time of a batch: a model, a name, or a grid file.
@@ -183,7 +183,15 @@ def _binned(
     prediction = predictor.predict(trace, binning, Streams.of_seed(seed).prediction)
     if not policy.binned:
         return prediction.tokens, np.zeros(len(trace), dtype=np.int32), np.empty(0)
-    values = binning.values(trace, prediction.tokens, latency)
+    if binning.by == "service" and trace.service_s is not None:
+        if prediction.service_s is None:
+            raise ValueError(
+                f"predictor {predictor.name} must predict the workload's drawn service times, and "
+                "cannot; use oracle, noisy:SIGMA or bin-error:P"
+            )
+        values: FloatArray | IntArray = prediction.service_s
+    else:
+        values = binning.values(trace, prediction.tokens, latency)
     edges = binning.edges_of(values) if prediction.edges is None else prediction.edges
     return prediction.tokens, assign_bins(values, edges), edges
 
@@ -203,7 +211,7 @@ def _offered_load(
     n_bins: int,
     policy: Scheduler,
     latency: LatencyModel,
-    n_gpus: int,
+    n_gpus: float,
 ) -> float:
     """ρ of the requests that the engine accepts, at the scheduler's largest batch."""
     best: int | IntArray = policy.batch_max

@@ -47,7 +47,7 @@ class Trace:
     ------
     TraceError
         If the columns differ in length, an arrival is not finite or goes back in time, or a
-        token count is negative.
+        token count or a service time is negative.
     """
 
     arrival_s: FloatArray  # (n,) seconds since the first arrival, non-decreasing
@@ -55,6 +55,7 @@ class Trace:
     output_tokens: IntArray  # (n,) the truth: for the latency model only
     model: Labels | None = None
     log_type: Labels | None = None
+    service_s: FloatArray | None = None  # (n,) drawn time of each request alone, latency "drawn"
     name: str = "trace"
     left_out: tuple[tuple[str, int], ...] = ()  # (rule, requests it left out)
     notes: tuple[str, ...] = ()  # what a reader had to put right, for the user to see
@@ -66,6 +67,8 @@ class Trace:
                 f"columns must have one length, got {n} arrivals, {len(self.prompt_tokens)} "
                 f"prompt and {len(self.output_tokens)} output counts"
             )
+        if self.service_s is not None:
+            _check_service(self.service_s, n, self.name)
         if not np.isfinite(self.arrival_s).all():
             raise TraceError(f"arrival_s must be finite in trace {self.name!r}")
         if n and np.diff(self.arrival_s).min(initial=0.0) < 0:
@@ -87,6 +90,7 @@ class Trace:
             output_tokens=self.output_tokens[rows],
             model=None if self.model is None else self.model[rows],
             log_type=None if self.log_type is None else self.log_type[rows],
+            service_s=None if self.service_s is None else self.service_s[rows],
         )
 
     @property
@@ -98,3 +102,10 @@ class Trace:
     def span_s(self) -> float:
         """Time from the first to the last arrival [s]."""
         return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) else 0.0
+
+
+def _check_service(service_s: FloatArray, n: int, name: str) -> None:
+    if len(service_s) != n:
+        raise TraceError(f"service_s must have {n} entries in trace {name!r}, got {len(service_s)}")
+    if n and not (np.isfinite(service_s).all() and service_s.min() >= 0):
+        raise TraceError(f"service_s must be finite and >= 0 in trace {name!r}")

@@ -6,6 +6,7 @@ random stream per concern, so that changing a policy leaves the requests untouch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,21 +133,23 @@ class Workload:
         wanted = DEFAULT_REQUESTS if self.requests is None else self.requests
         if wanted < 1:
             raise ValueError(f"requests must be >= 1, got {wanted}")
+        end_s = math.inf if self.window_s is None else self.window_s[1]
+        whole_window = self.requests is None and end_s < math.inf
         rows, most_rows = wanted + 64, 64 * wanted + 10_000_000
         while True:
             # A longer draw of the same seed begins with the shorter one, so drawing again is exact.
             raw = generate(profile, rows, Streams.of_seed(seed).requests)
             kept = np.flatnonzero(self._wanted(raw))
-            if len(kept) >= wanted:
+            if raw.span_s >= end_s:
+                return self._prepared(raw, seed, self.requests)
+            if len(kept) >= wanted and not whole_window:
                 return self._prepared(raw.take(slice(kept[wanted - 1] + 1)), seed, None)
-            if self.window_s is not None and raw.span_s >= self.window_s[1]:
-                return self._prepared(raw, seed, wanted)  # which says how many there are
             if rows == most_rows:
                 raise TraceError(
                     f"profile {self.source!r} must yield {wanted} requests after the filters, "
                     f"got {len(kept)} of {rows} rows; relax the filters"
                 )
-            growth = 1.05 * wanted / max(len(kept), 1)
+            growth = 8.0 if whole_window else 1.05 * wanted / max(len(kept), 1)
             rows = min(int(rows * min(growth, 8.0)) + 64, most_rows)
 
     def _wanted(self, raw: Trace) -> NDArray[np.bool_]:

@@ -52,7 +52,7 @@ def left_out_notes(trace: Trace) -> None:
     for note in trace.notes:
         click.echo(f"Note: {note}", err=True)
     for rule, count in trace.left_out:
-        click.echo(f"Left out: {count} requests ({rule})", err=True)
+        click.echo(f"Left out: {count} ({rule})", err=True)
 
 
 def run_table(run: Run) -> str:

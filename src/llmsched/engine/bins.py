@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import cast
 
@@ -70,9 +71,13 @@ class BinStore(Store):
         if not self.someone_waits.triggered:
             self.someone_waits.succeed()
 
+    def a_gpu_waits(self) -> bool:
+        """Whether a GPU could take a batch at once."""
+        return bool(self.get_queue)
+
     def serve(self) -> None:
         """Give batches to waiting GPUs, lowest id first, as long as there are both."""
-        while self.get_queue:
+        while self.a_gpu_waits():
             batch = self.queue.take()
             if batch is None:
                 return
@@ -87,6 +92,36 @@ class BinStore(Store):
             self.queue.admit(now_s)
             self.serve()
             return
-        while self.get_queue and self.queue.next_s <= now_s:
+        while self.a_gpu_waits() and self.queue.next_s <= now_s:
             self.queue.admit_one()
             self.serve()
+
+
+class UnlimitedBinStore(BinStore):
+    """Bins in front of infinitely many GPUs: when all are busy, another one is there.
+
+    Ids are handed out in order, so the highest one says how many were ever busy at once.
+    """
+
+    def __init__(self, clock: Clock, queue: Queue, hire: Callable[[Pull], None]) -> None:
+        super().__init__(clock, queue)
+        self._hire = hire
+        self._n_gpus = 0
+
+    def a_gpu_waits(self) -> bool:
+        """Always: an idle GPU, or a new one that starts its life waiting."""
+        if not self.get_queue:
+            self._hire(_NewPull(self, self._n_gpus))
+            self._n_gpus += 1
+        return True
+
+
+class _NewPull(Pull):
+    """The first pull of a new GPU: it waits, and leaves what has arrived to `serve`."""
+
+    def __init__(self, bins: BinStore, gpu_id: int) -> None:
+        self.env = bins._env
+        self.callbacks = []
+        self.resource = bins
+        self.gpu_id = gpu_id
+        bins.wait(self)

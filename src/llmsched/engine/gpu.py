@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from simpy.events import ProcessGenerator
 
 from llmsched.batching import Batcher
-from llmsched.engine.bins import BinStore
+from llmsched.engine.bins import BinStore, Pull
 from llmsched.engine.clock import Clock
 from llmsched.engine.log import BatchLog
 from llmsched.latency import LatencyModel
@@ -20,11 +20,16 @@ def gpu(
     latency: LatencyModel,
     batchers: Sequence[Batcher],
     log: BatchLog,
+    pull: Pull,
 ) -> ProcessGenerator:
-    """One GPU's life: pull a batch, serve it for T(b, L), report back, repeat."""
+    """One GPU's life: pull a batch, serve it for T(b, L), report back, repeat.
+
+    `pull` is its first one, made when the GPU was there and nothing had arrived.
+    """
     while True:
-        batch = yield bins.pull(gpu_id)  # asleep while every bin is empty
+        batch = yield pull  # asleep while every bin is empty
         service_s = latency.service_s(batch)
         finish_s = log.record(batch, gpu_id, clock.now, service_s)
         yield clock.at(finish_s)
         batchers[batch.bin].observe(batch, service_s)
+        pull = bins.pull(gpu_id)

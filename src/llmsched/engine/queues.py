@@ -55,6 +55,8 @@ class Columns:
         self.arrival_s = np.append(trace.arrival_s[accepted], math.inf)  # in order of arrival
         self.last_arrival_s = float(trace.arrival_s[-1]) if len(trace) else 0.0
         self._squares_before: memoryview[Any] | None = None
+        drawn = None if trace.service_s is None else trace.service_s[self.request]
+        self.service_view = None if drawn is None else drawn.data
 
     def __len__(self) -> int:
         return len(self.request)
@@ -88,22 +90,36 @@ class Batch:
     @property
     def max_total_tokens(self) -> int:
         """Largest prompt + output of one member."""
-        return self._largest(self.columns.total_view)
+        largest: int = self._largest(self.columns.total_view)
+        return largest
 
     @property
     def max_prompt_tokens(self) -> int:
         """Largest prompt of one member."""
-        return self._largest(self.columns.prompt_view)
+        largest: int = self._largest(self.columns.prompt_view)
+        return largest
 
     @property
     def max_output_tokens(self) -> int:
         """Largest output of one member."""
-        return self._largest(self.columns.output_view)
+        largest: int = self._largest(self.columns.output_view)
+        return largest
 
-    def _largest(self, column: memoryview[Any]) -> int:
+    @property
+    def max_service_s(self) -> float:
+        """Longest drawn service time of one member [s]."""
+        if self.columns.service_view is None:
+            raise ValueError(
+                "the latency model needs a workload with drawn service times; "
+                "take another --latency, or a workload that has them"
+            )
+        largest: float = self._largest(self.columns.service_view)
+        return largest
+
+    def _largest(self, column: memoryview[Any]) -> Any:
         if self.size == 1:
-            return column[self.first]  # type: ignore[no-any-return]
-        return max(column[self.first : self.first + self.size])  # type: ignore[no-any-return]
+            return column[self.first]
+        return max(column[self.first : self.first + self.size])
 
     @property
     def mean_tokens(self) -> float:

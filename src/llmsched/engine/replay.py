@@ -16,7 +16,7 @@ def replay(clock: Clock, bins: BinStore, *, one_by_one: bool) -> ProcessGenerato
     An arrival comes before everything else at its instant, hence the urgent priority.
     """
     while bins.queue.next_s < math.inf:
-        if not bins.get_queue:
+        if not bins.a_gpu_waits():
             bins.someone_waits = clock.event()
             yield bins.someone_waits
             continue

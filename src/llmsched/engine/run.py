@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from llmsched.engine.bins import BinStore
+from simpy.events import ProcessGenerator
+
+from llmsched.engine.bins import BinStore, Pull, UnlimitedBinStore
 from llmsched.engine.clock import Clock
 from llmsched.engine.gpu import gpu
 from llmsched.engine.log import BatchLog
@@ -26,7 +28,7 @@ def run_engine(
     n_bins: int,
     scheduler: Scheduler,
     *,
-    n_gpus: int,
+    n_gpus: float,
     latency: LatencyModel,
     admission: Admission = "together",
     predicted_tokens: IntArray | None = None,
@@ -44,8 +46,8 @@ def run_engine(
         Number of bins.
     scheduler : Scheduler
         Fresh policy objects; they are used up by the run.
-    n_gpus : int
-        GPUs, each one SimPy process.
+    n_gpus : int, or infinity
+        GPUs, each one SimPy process; with infinitely many no batch ever waits for one.
     latency : LatencyModel
         Service time of a batch [s].
     admission : {"together", "one-by-one"}
@@ -58,21 +60,29 @@ def run_engine(
     Raises
     ------
     ValueError
-        If `n_gpus` is below 1, or the admission is unknown.
+        If `n_gpus` is below 1 or not whole, or the admission is unknown.
     """
-    if n_gpus < 1:
-        raise ValueError(f"n_gpus must be >= 1, got {n_gpus}")
+    if not n_gpus >= 1 or (n_gpus != math.inf and n_gpus != int(n_gpus)):
+        raise ValueError(f"n_gpus must be a whole number >= 1 or infinity, got {n_gpus}")
     if admission not in ("together", "one-by-one"):
         raise ValueError(f"admission must be 'together' or 'one-by-one', got {admission!r}")
     columns = Columns(trace, bins, n_bins, scheduler.capacity_tokens)
     queue_type = WaitingBins if scheduler.release is None else FormedBatches
     queue = queue_type(columns, n_bins, scheduler)
     clock = Clock(-math.inf)  # every GPU waits already when the first request arrives, at 0
-    store = BinStore(clock, queue)
     log = BatchLog(progress)
-    lives = [gpu(clock, i, store, latency, queue.batchers, log) for i in range(n_gpus)]
-    for life in lives:
-        clock.process(life)
+    lives: list[ProcessGenerator] = []
+
+    def live(pull: Pull) -> None:
+        lives.append(gpu(clock, pull.gpu_id, store, latency, queue.batchers, log, pull))
+        clock.process(lives[-1])
+
+    if n_gpus == math.inf:
+        store: BinStore = UnlimitedBinStore(clock, queue, hire=live)
+    else:
+        store = BinStore(clock, queue)
+        for gpu_id in range(int(n_gpus)):
+            live(store.pull(gpu_id))
     clock.process(replay(clock, store, one_by_one=admission == "one-by-one"))
     clock.run()
     # GPUs wait for ever, in reference cycles: let go of the columns now, not at a collection.
