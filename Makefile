@@ -31,10 +31,10 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
 test: $(ALL) lint types  ## Lint, types and every test; installs all extras
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu" src/llmsched tests
 
 check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --doctest-modules src/llmsched tests
 
 lint: $(ALL)  ## Format and lint, without changing anything
 	$(BIN)/ruff format --check .

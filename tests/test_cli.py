@@ -241,7 +241,7 @@ def test_left_out__requests_are_counted_on_stderr(command, trace):
 
 def test_note__of_a_warning_is_printed_once(trace):
     trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "0,9,9\n" * 40)
-    result = run("compare", "--trace", trace, "--predictor", "oracle", "--seeds", "2")
+    result = run("compare", "--trace", trace, "--predictor", "bin-error:0.1", "--seeds", "2")
     notes = [line for line in result.stderr.splitlines() if line.startswith("Note: ")]
     assert len(notes) == 1
     assert "4 equal-mass bins asked for, 1 hold requests" in notes[0]
@@ -263,7 +263,7 @@ def test_tables__recompute_the_figures(scheduler, suffix, trace, tmp_path):
     requests_out, batches_out = tmp_path / f"r{suffix}", tmp_path / f"b{suffix}"
     memory = SMALL_MEMORY if "dynamic" in scheduler else ()
     tables = ("--requests-out", requests_out, "--batches-out", batches_out)
-    found = figures(scheduler, "--trace", trace, "--gpus", "2", *memory, *tables)
+    found = figures(scheduler, "--trace", trace, "--gpus", "2", "--sla", "0.4", *memory, *tables)
     requests, batches = frame(requests_out), frame(batches_out)
     assert list(requests.columns) == REQUEST_COLUMNS
     assert requests["request"].tolist() == list(range(120))
@@ -362,6 +362,17 @@ def test_compare__json_has_every_scheduler_its_intervals_and_the_differences(tra
     assert differences["dynamic_no_bins", "goodput_rps"]["mean"] == pytest.approx(
         goodput[1] - goodput[0]
     )
+
+
+def test_compare__reads_a_file_once(trace, monkeypatch):
+    from llmsched import formats
+
+    reads, read_trace = [], formats.read_trace
+    monkeypatch.setattr(
+        formats, "read_trace", lambda *a, **k: reads.append(a) or read_trace(*a, **k)
+    )
+    assert run("compare", "--trace", trace, "--seeds", "3").exit_code == 0
+    assert len(reads) == 1
 
 
 def test_compare__each_scheduler_is_the_one_that_runs_alone(trace):

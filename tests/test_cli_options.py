@@ -312,7 +312,8 @@ def _server(contents: dict[str, bytes]) -> Iterator[str]:
 @pytest.fixture
 def run(places, tmp_path, monkeypatch):
     """Runs one command with more arguments: its result, and the files that it wrote."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
     runs = 0
 
     def invoke(command: str, case: Case, more: str, *, full: bool) -> tuple[Result, dict[str, str]]:

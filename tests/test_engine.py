@@ -16,8 +16,8 @@ import pytest
 import simpy
 from scipy import stats
 
-from llmsched.engine import run_engine
 from llmsched.engine import run as run_module
+from llmsched.engine import run_engine
 from llmsched.engine.bins import BinStore
 from llmsched.engine.clock import NORMAL, URGENT, Clock
 from llmsched.engine.queues import Columns, WaitingBins
@@ -223,7 +223,7 @@ def test_dynamic__a_small_request_does_not_overtake_a_large_one() -> None:
     trace = asked((0, 600), (0, 600), (0, 100))
     tables = serve(trace, "dynamic_no_bins", capacity_tokens=1000.0, service=CONSTANT)
     # then the 100 does not slip into the first batch
-    assert [members for *_, members in served(tables)][0] == [0]
+    assert served(tables)[0] == (0, 1, 0, [0])
 
 
 def test_dynamic__feedback_comes_before_the_same_gpus_next_pull() -> None:
@@ -317,9 +317,7 @@ def test_error_in_a_policy__ends_the_run() -> None:
 
 @pytest.mark.parametrize("n_gpus", [0, -1, 1.5, float("nan")])
 def test_n_gpus__must_be_positive(n_gpus: float) -> None:
-    with pytest.raises(
-        ValueError, match=f"n_gpus must be a whole number >= 1 or infinity, got {n_gpus}"
-    ):
+    with pytest.raises(ValueError, match=f"n_gpus must be a whole .*, got {n_gpus}"):
         serve(asked((0, 1)), n_gpus=n_gpus)
 
 

@@ -1,4 +1,4 @@
-"""Tables in files: floats that read back exactly, empty cells for what never was, all or nothing."""
+"""Tables in files: floats read back exactly, what never was is empty, and all or nothing."""
 
 from __future__ import annotations
 

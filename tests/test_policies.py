@@ -186,11 +186,11 @@ def test_choices__are_what_their_names_say() -> None:
         "buffer": BufferLimit,
         "clt": CltLimit,
     }
-    assert BIN_CHOICES == {"round-robin": RoundRobin, "longest-queue": LongestQueue}
+    assert dict(BIN_CHOICES) == {"round-robin": RoundRobin, "longest-queue": LongestQueue}
 
 
 def test_scheduler__unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="static_fifo, dynamic_no_bins.*got 'static-fifo'"):
+    with pytest.raises(ValueError, match=r"static_fifo, dynamic_no_bins.*got 'static-fifo'"):
         make_scheduler("static-fifo")
     assert {"static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only"} <= {
         *SCHEDULERS

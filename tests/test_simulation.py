@@ -182,7 +182,7 @@ def test_one_queue__is_not_touched_by_predictor_or_bins(name: str) -> None:
         {"binning": 1},
         {"binning": Binning(edges=(64.0, 256.0), by="total")},
     ):
-        run = simulate(workload, name, **options)  # type: ignore[arg-type]
+        run = simulate(workload, name, **options)
         assert run.metrics == base.metrics
         assert content(run.batches) == content(base.batches)
         assert run.metrics.bins == 1
@@ -234,7 +234,7 @@ def test_trace__empty_is_refused() -> None:
     ("options", "message"),
     [
         ({"scheduler": "fifo"}, "scheduler must be one of static_fifo, .* got 'fifo'"),
-        ({"n_gpus": 0}, "n_gpus must be >= 1, got 0"),
+        ({"n_gpus": 0}, "n_gpus must be .*>= 1.*, got 0"),
         ({"latency": "a100"}, "latency must be a known name or a grid CSV file, got 'a100'"),
         ({"predictor": "magic"}, "predictor must be one of .* got 'magic'"),
         ({"binning": 0}, r"n_bins must be in \[1, 64\], got 0"),

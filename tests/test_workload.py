@@ -111,7 +111,7 @@ def test_file__is_read_once_by_a_loader(file: str, monkeypatch: pytest.MonkeyPat
 
 def test_file__its_format_can_be_named(file: str) -> None:
     assert len(Workload(source=file, trace_format="burstgpt").load()) == 3
-    with pytest.raises(TraceError, match="mooncake|line 1"):
+    with pytest.raises(TraceError, match="the file looks like burstgpt"):
         Workload(source=file, trace_format="mooncake").load()
 
 
@@ -121,7 +121,7 @@ def test_file__fewer_requests_than_asked_for_are_a_warning(file: str) -> None:
 
 
 def test_source__that_is_neither_file_nor_profile_lists_the_profiles() -> None:
-    with pytest.raises(TraceError, match="chatbot: no such file, nor .*burstgpt-like"):
+    with pytest.raises(TraceError, match=r"chatbot: no such file, nor .*burstgpt-like"):
         Workload(source="chatbot").load()
 
 

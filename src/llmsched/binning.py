@@ -1,15 +1,16 @@
-"""Bins: which lengths belong together, by equal-mass or fixed edges.
+"""Bins: which lengths belong together, by equal-mass, optimal or fixed edges.
 
 The exact semantics of the project: the edges are the i/K quantiles (numpy, linear) of what is
 binned, over the requests being run; a request's bin is the number of edges <= its value; equal
-edges merge.  The K-bin batching they serve is Guldogan et al., arXiv:2412.04504, Algorithm 1.
+edges merge.  The K-bin batching they serve is Guldogan et al., arXiv:2412.04504, Algorithm 1;
+optimal edges, which go beyond it, are in `optimal_edges`.
 """
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from llmsched.latency import LatencyModel
 
 BinBy = Literal["output", "total", "service"]
+EdgeRule = Literal["equal-mass", "optimal"]
 DEFAULT_BINS = 4
 MAX_BINS = 64
+# Batch that optimal edges are made for where the batcher is dynamic: about what it forms in
+# saturation, and any from 4 to 128 does nearly as well (docs/decisions/002-optimal-edges.md).
+DYNAMIC_BATCH_SIZE = 16
 
 
 def equal_mass_edges(values: FloatArray | IntArray, n_bins: int) -> FloatArray:
@@ -50,7 +55,7 @@ def equal_mass_edges(values: FloatArray | IntArray, n_bins: int) -> FloatArray:
     UserWarning
         If fewer bins hold a request than were asked for, as with many tied lengths.
     """
-    _check_n_bins(n_bins)
+    check_n_bins(n_bins)
     if n_bins == 1:
         return np.empty(0)
     if not len(values):
@@ -87,22 +92,31 @@ class Binning:
         What is binned: predicted output [tokens], prompt + predicted output [tokens], or the
         latency model's predicted service time of the request alone [s].
     edges : tuple of float, optional
-        Fixed edges, positive and increasing, in the unit of `by`; None for equal mass.
+        Fixed edges, positive and increasing, in the unit of `by`; None where `rule` finds them.
+    rule : {"equal-mass", "optimal"}
+        How edges that are not fixed follow from the values: bins of equal mass, or of least
+        expected batch maximum (`optimal_edges`).
+    batch_size : int, optional
+        Batch that optimal edges are made for [requests]; None for the scheduler's own, which
+        `simulate` fills in (`for_batches_of`).
 
     Raises
     ------
     ValueError
-        If a field is out of range or `n_bins` contradicts `edges`.
+        If a field is out of range or two contradict each other.
     """
 
     n_bins: int = DEFAULT_BINS
     by: BinBy = "output"
     edges: tuple[float, ...] | None = None
+    rule: EdgeRule = "equal-mass"
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        _check_n_bins(self.n_bins)
+        check_n_bins(self.n_bins)
         if self.by not in get_args(BinBy):
             raise ValueError(f"by must be one of {', '.join(get_args(BinBy))}; got {self.by!r}")
+        self._check_rule()
         if self.edges is None:
             return
         _check_edges(self.edges)
@@ -114,9 +128,30 @@ class Binning:
             )
         object.__setattr__(self, "n_bins", n_bins)
 
+    def _check_rule(self) -> None:
+        rules = get_args(EdgeRule)
+        if self.rule not in rules:
+            raise ValueError(f"rule must be one of {', '.join(rules)}; got {self.rule!r}")
+        if self.rule == "optimal" and self.edges is not None:
+            raise ValueError(
+                f"optimal edges must not be fixed as well, got {len(self.edges)} edges; leave one "
+                "of the two out"
+            )
+        if self.batch_size is None:
+            return
+        if self.rule != "optimal":
+            raise ValueError(
+                f"batch_size must be left out unless edges are optimal, got {self.batch_size}"
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size of optimal edges must be >= 1, got {self.batch_size}")
+
     @classmethod
     def parse(cls, spec: str, *, n_bins: int | None = None, by: BinBy = "output") -> Binning:
-        """The binning that a text asks for: `equal-mass`, or edges such as `64,256,1024`.
+        """The binning that a text asks for.
+
+        `equal-mass`; `optimal`, or `optimal:B` for batches of B requests; or edges such as
+        `64,256,1024`.
 
         Examples
         --------
@@ -124,14 +159,22 @@ class Binning:
         4
         >>> Binning.parse("equal-mass", n_bins=8).edges is None
         True
+        >>> Binning.parse("optimal:16").batch_size
+        16
         """
+        rule, colon, size = spec.strip().partition(":")
+        asked = DEFAULT_BINS if n_bins is None else n_bins
+        if rule == "optimal":
+            return cls(
+                n_bins=asked, by=by, rule="optimal", batch_size=_batch_size(size) if colon else None
+            )
         if spec.strip() == "equal-mass":
-            return cls(by=by) if n_bins is None else cls(n_bins=n_bins, by=by)
+            return cls(n_bins=asked, by=by)
         try:
             edges = tuple(float(edge) for edge in spec.split(","))
         except ValueError:
             raise ValueError(
-                "bin edges must be equal-mass or increasing numbers such as 64,256,1024; "
+                "bin edges must be equal-mass, optimal or increasing numbers such as 64,256,1024; "
                 f"got {spec!r}"
             ) from None
         if n_bins is not None and n_bins != len(edges) + 1:
@@ -161,14 +204,45 @@ class Binning:
         )
         return cast(FloatArray, latency.service_s(alone))
 
+    def for_batches_of(self, batch_size: int) -> Binning:
+        """This binning, its optimal edges made for batches of this size unless one was given."""
+        if self.rule != "optimal" or self.batch_size is not None:
+            return self
+        return replace(self, batch_size=batch_size)
+
     def edges_of(self, values: FloatArray | IntArray) -> FloatArray:
-        """The edges these values are binned at: the fixed ones, or those of equal mass."""
-        if self.edges is None:
+        """The edges these values are binned at: the fixed ones, or those of the rule.
+
+        Raises
+        ------
+        ValueError
+            If edges are optimal and the batch size is not known yet.
+        """
+        if self.edges is not None:
+            return np.asarray(self.edges, dtype=np.float64)
+        if self.rule == "equal-mass":
             return equal_mass_edges(values, self.n_bins)
-        return np.asarray(self.edges, dtype=np.float64)
+        if self.batch_size is None:
+            raise ValueError(
+                "optimal edges must know the batch size, got none; give batch_size, or use "
+                "for_batches_of"
+            )
+        from llmsched.optimal_edges import optimal_edges
+
+        return optimal_edges(values, self.n_bins, batch_size=self.batch_size)
 
 
-def _check_n_bins(n_bins: int) -> None:
+def _batch_size(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"optimal:B must have a whole number of requests after the colon, got {text!r}"
+        ) from None
+
+
+def check_n_bins(n_bins: int) -> None:
+    """Fail unless this many bins can be asked for."""
     if not 1 <= n_bins <= MAX_BINS:
         raise ValueError(
             f"n_bins must be in [1, {MAX_BINS}], got {n_bins}; use 1 for a single FIFO queue"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsched.binning import Binning, assign_bins
+from llmsched.binning import DYNAMIC_BATCH_SIZE, Binning, assign_bins
 from llmsched.engine import Admission, run_engine
 from llmsched.latency import LatencyModel, Shape, load_latency, warn_outside
 from llmsched.load import LoadLabel, load_label, memory_best_batch, offered_load
@@ -180,6 +180,9 @@ def _binned(
     """Predicted tokens and bin of every request, and the edges between the bins."""
     if not policy.binned:
         binning = Binning(n_bins=1)
+    full = policy.release  # batches of exactly this size; a dynamic batcher's are seldom full
+    batch_size = full.batch_size if full else min(policy.batch_max, DYNAMIC_BATCH_SIZE)
+    binning = binning.for_batches_of(batch_size)
     prediction = predictor.predict(trace, binning, Streams.of_seed(seed).prediction)
     if not policy.binned:
         return prediction.tokens, np.zeros(len(trace), dtype=np.int32), np.empty(0)

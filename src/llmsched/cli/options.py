@@ -211,8 +211,9 @@ BINS: Sequence[Any] = (
         "--bin-edges",
         default="equal-mass",
         show_default=True,
-        metavar="equal-mass|A,B,...",
-        help="Where the second bin, the third, ... begin.",
+        metavar="equal-mass|optimal[:B]|A,B,...",
+        help="Where the second bin, the third, ... begin; optimal: where the longest of a batch "
+        "of B is shortest on average (B by default the fixed batch size, or 16).",
     ),
 )
 
