@@ -112,10 +112,44 @@ def test_binning__parses_both_forms():
     assert fixed.edges_of(ints(1)).tolist() == [64.0, 256.0, 1024.0]
 
 
+def test_binning__parses_optimal_edges_with_and_without_their_batch():
+    assert Binning.parse("optimal") == Binning(n_bins=4, rule="optimal")
+    asked = Binning.parse(" optimal:16 ", n_bins=8, by="total")
+    assert asked == Binning(n_bins=8, by="total", rule="optimal", batch_size=16)
+
+
+def test_binning__finds_optimal_edges_for_the_batch_it_knows():
+    # given 1, 5, 5, 5 and 8: pairs want the edge at 5, batches of 8 at 8 (test_optimal_edges)
+    lengths, optimal = ints(8, 1, 5, 5, 5), Binning(n_bins=2, rule="optimal")
+    with pytest.raises(ValueError, match="must know the batch size, got none"):
+        optimal.edges_of(lengths)
+    assert optimal.for_batches_of(2).edges_of(lengths).tolist() == [5.0]
+    assert optimal.for_batches_of(8).edges_of(lengths).tolist() == [8.0]
+    # and a batch size that was asked for stays, as do edges that know no batch
+    assert optimal.for_batches_of(2).for_batches_of(8).batch_size == 2
+    for binning in (Binning(n_bins=2), Binning(edges=(10.0, 20.0))):
+        assert binning.for_batches_of(8) == binning
+
+
+def test_binning__refuses_fields_that_contradict_each_other():
+    with pytest.raises(ValueError, match="rule must be one of equal-mass, optimal; got 'best'"):
+        Binning(rule="best")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must not be fixed as well, got 2 edges"):
+        Binning(edges=(10.0, 20.0), rule="optimal")
+    with pytest.raises(ValueError, match=r"batch_size must be left out unless .* got 8"):
+        Binning(batch_size=8)
+    with pytest.raises(ValueError, match="batch_size of optimal edges must be >= 1, got 0"):
+        Binning(rule="optimal", batch_size=0)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("equal", "got 'equal'"),
+        ("optimal:", "optimal:B must have a whole number .* got ''"),
+        ("optimal:8.5", "optimal:B must have a whole number .* got '8.5'"),
+        ("optimal:0", "batch_size of optimal edges must be >= 1, got 0"),
+        ("optimal,64", "got 'optimal,64'"),
         ("64,,256", "got '64,,256'"),
         ("256,64", "strictly increasing, got 256,64"),
         ("64,64", "strictly increasing, got 64,64"),

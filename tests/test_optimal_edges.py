@@ -175,7 +175,7 @@ def test_optimal_edges__beyond_the_kept_law_cost_what_a_finer_one_finds():
         assert cost == pytest.approx(finer, rel=2.5e-4)
 
 
-def test_optimal_edges__of_large_batches_are_finite_and_isolate_the_tail():
+def test_optimal_edges__of_huge_batches_do_not_underflow():
     # given ratios (m/m')^B that underflow: every batch holds the bin's longest
     values = np.arange(1.0, 1_001.0)
     edges = optimal_edges(values, 4, batch_size=10**6)
@@ -254,7 +254,7 @@ def test_expected_batch_max__is_the_server_time_that_the_engine_measures():
     means = []
     for _ in range(20):
         run = simulate(
-            saturated(rng.choice(law, 2_000)),
+            saturated(rng.choice(law, 10_000)),
             "multi_bin_only",
             n_gpus=1,
             latency="multi-bin-paper",
@@ -270,8 +270,10 @@ def test_expected_batch_max__is_the_server_time_that_the_engine_measures():
     expected = 0.0366 * expected_batch_max(law, edges, batch_size=4)
     error = np.std(means, ddof=1) / math.sqrt(len(means))
     assert abs(np.mean(means) - expected) < 4 * error
-    # and the error is small enough for a wrong weight to show
-    assert 4 * error < 0.02 * expected
+    # and the error is small enough to tell batches of 4 from batches of 3 or 5
+    for other in (3, 5):
+        wrong = 0.0366 * expected_batch_max(law, edges, batch_size=other)
+        assert abs(np.mean(means) - wrong) > 8 * error
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class Comparison:
 
     results: tuple[SchedulerResult, ...]
     seeds: tuple[int, ...]
-    n_gpus: int
+    n_gpus: float
     latency: LatencyModel
     baseline: str
 
@@ -102,7 +102,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """The comparison as one JSON object."""
         return {
-            "gpus": self.n_gpus,
+            "gpus": _finite(self.n_gpus),
             "seeds": list(self.seeds),
             "confidence": 0.95,
             "latency_model": self.latency.name,
@@ -145,7 +145,7 @@ def compare(
     trace: Trace | Workload | str = "burstgpt-like",
     schedulers: Sequence[str] = DEFAULT_SCHEDULERS,
     *,
-    n_gpus: int = 4,
+    n_gpus: float = 4,
     latency: LatencyModel | str = "reference",
     predictor: Predictor | str = "noisy",
     binning: Binning | int = 4,

@@ -176,8 +176,9 @@ def batch_server(arrival_rate_per_s: float, *, service_s: ArrayLike) -> BatchSer
 
     Notes
     -----
-    Numerical, to about 1e-9 of the wait: the number left behind by a batch is a Markov chain, solved on the
-    states that are not rarer than e^-40; means over time follow from those over batches.
+    Numerical, to about 1e-9 of the wait: the number left behind by a batch is a Markov chain,
+    solved on the states that are not rarer than e^-40; means over time follow from those over
+    batches.
     """
     times_s = np.asarray(service_s, dtype=np.float64)
     if times_s.ndim != 1 or not len(times_s):

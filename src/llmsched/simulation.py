@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +123,12 @@ def simulate(
     policy = make_scheduler(scheduler, settings)
     if isinstance(binning, int):
         binning = Binning(n_bins=binning)
+    if policy.release is not None and admission != "together":
+        warnings.warn(
+            f"admission makes no difference to {scheduler}: arrivals form its batches, whatever a "
+            "GPU sees",
+            stacklevel=2,
+        )
     predicted, bins, edges = _binned(trace, policy, believer, binning, model, seed)
     n_bins = len(edges) + 1
     requests, batches = run_engine(

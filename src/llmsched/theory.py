@@ -176,7 +176,8 @@ def exponential_makespan_bound_s(edges_s: ArrayLike, batch_size: int, *, mean_s:
     """The paper's upper bound on E[t_service,k] for exponential times: Appendix A.4 [s].
 
     A batch of any bin but the last is taken to last as long as the bin's upper edge:
-    sum over i < k of Pr(bin i) l_i + Pr(bin k)(l_{k-1} + H_B/mu).  `makespans.mean_makespan_s` is exact.
+    sum over i < k of Pr(bin i) l_i + Pr(bin k)(l_{k-1} + H_B/mu).
+    `makespans.mean_makespan_s` is exact.
 
     Parameters
     ----------

@@ -113,3 +113,13 @@ def window(
         message = f"must be START:END seconds with 0 <= START < END, got {text!r}"
         raise click.BadParameter(message, ctx=context, param=option)
     return start_s, end_s
+
+
+def gpu_count(context: click.Context, option: click.Parameter, text: str) -> float:
+    """A whole number of GPUs, or infinitely many."""
+    if text == "inf":
+        return math.inf
+    if not text.isdecimal() or int(text) < 1:
+        message = f"must be a whole number >= 1 or inf, got {text!r}"
+        raise click.BadParameter(message, ctx=context, param=option)
+    return int(text)

@@ -11,7 +11,6 @@ import click
 
 from llmsched.cli.common import OneLineErrors, progress_bar, scheduler_name
 from llmsched.cli.options import (
-    ADMISSION,
     BIN_CHOICE,
     BINS,
     DYNAMIC,
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Replications, with seeds --seed, --seed + 1, ...; intervals need 2.",
 )
-@with_options(WORKLOAD, SERVING, ADMISSION, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
+@with_options(WORKLOAD, SERVING, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--figure",

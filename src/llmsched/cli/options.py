@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmsched.cli.common import not_negative, positive, window
+from llmsched.cli.common import gpu_count, not_negative, positive, window
 
 if TYPE_CHECKING:
     from llmsched.binning import Binning
@@ -80,10 +80,10 @@ WORKLOAD: Sequence[Any] = (
 SERVING: Sequence[Any] = (
     click.option(
         "--gpus",
-        type=_positive,
-        default=4,
+        callback=gpu_count,
+        default="4",
         show_default=True,
-        metavar="N",
+        metavar="N|inf",
         help="Identical GPUs, each serving one batch at a time.",
     ),
     click.option(
@@ -112,6 +112,13 @@ SERVING: Sequence[Any] = (
         "prompt-power-law.",
     ),
     click.option(
+        "--admission",
+        type=click.Choice(["together", "one-by-one"]),
+        default="together",
+        show_default=True,
+        help="What a waiting GPU sees of arrivals at one instant.",
+    ),
+    click.option(
         "--llm",
         default="qwen3-1.7b",
         show_default=True,
@@ -125,17 +132,6 @@ SERVING: Sequence[Any] = (
         show_default=True,
         metavar="N",
         help="Of the synthetic workload, the jitter and the predictor's noise.",
-    ),
-)
-
-# Batches that the arrivals form, as those of multi_bin_only, are the same either way.
-ADMISSION: Sequence[Any] = (
-    click.option(
-        "--admission",
-        type=click.Choice(["together", "one-by-one"]),
-        default="together",
-        show_default=True,
-        help="What a waiting GPU sees of arrivals at one instant.",
     ),
 )
 

@@ -10,7 +10,6 @@ import click
 
 from llmsched.cli.common import OneLineErrors, progress_bar
 from llmsched.cli.options import (
-    ADMISSION,
     BIN_CHOICE,
     BINS,
     DYNAMIC,
@@ -41,12 +40,12 @@ OUTPUT = (
     ),
 )
 GROUPS: dict[str, tuple[Any, ...]] = {
-    "static_fifo": (ADMISSION, FIXED),
-    "dynamic_no_bins": (ADMISSION, DYNAMIC),
-    "multi_bin_dynamic": (ADMISSION, DYNAMIC, BINS, BIN_CHOICE),
+    "static_fifo": (FIXED,),
+    "dynamic_no_bins": (DYNAMIC,),
+    "multi_bin_dynamic": (DYNAMIC, BINS, BIN_CHOICE),
     "multi_bin_only": (FIXED, BINS, FORMING),
 }
-ALL_GROUPS = (ADMISSION, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
+ALL_GROUPS = (FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
 
 
 def scheduler_command(scheduler: str) -> click.Command:
@@ -104,7 +103,7 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
             predictor=predictor,
             binning=binning,
             settings=settings,
-            admission=values.get("admission", "together"),
+            admission=values["admission"],
             seed=seed,
             llm=llm,
             progress=progress,

@@ -1,0 +1,1 @@
+"""Published papers, reproduced: one subpackage each, on the public simulation and theory."""
