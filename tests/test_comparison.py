@@ -14,6 +14,7 @@ from scipy import stats
 from llmsched import Run, Settings, Trace, Workload, compare, formats, simulate
 from llmsched.comparison import Comparison, Difference, SchedulerResult
 from llmsched.latency import PerTokenModel
+from llmsched.memory import MODELS
 from llmsched.stats import Interval
 
 THREE = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")
@@ -269,6 +270,7 @@ def test_options__reach_every_run() -> None:
         "binning": 3,
         "settings": Settings(sla_s=3.0, batch_size=5, controller="window"),
         "admission": "one-by-one",
+        "llm": MODELS["llama-2-7b"],
     }
     comparison = compare(BUSY, THREE, replications=2, seed=6, **options)
     for result in comparison.results:

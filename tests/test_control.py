@@ -178,6 +178,14 @@ def test_window__by_hand_grows_when_fast() -> None:
     ]
 
 
+def test_window__shares_are_of_the_floored_mean_batch() -> None:
+    # given a mean batch of 0.2 x 8 + 0.8 x 6 = 6.4, floored to 6, and a service that is too slow
+    controller = WindowController(1.0)
+    walk(controller, (2.0, 6), (2.0, 8))
+    # then low = floor(0.8 x 6) = 4, not floor(0.8 x 6.4) = 5
+    assert (controller.low, controller.high) == (4, 6)
+
+
 @pytest.mark.parametrize(
     ("bounds", "observed", "state"),
     [

@@ -6,6 +6,7 @@ expected instants come from paper and pencil.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -218,6 +219,17 @@ def test_dynamic__takes_the_longest_prefix_that_fits_the_memory() -> None:
     ]
 
 
+def test_dynamic__a_prefix_that_fits_exactly_is_taken_whole() -> None:
+    # given room for 4,000 tokens (b_mem = 7 at first) and a prefix of just that before a small one
+    trace = asked((0, 2000), (0, 2000), (0, 100))
+    tables = serve(trace, "dynamic_no_bins", capacity_tokens=4000.0, service=CONSTANT)
+    assert served(tables) == [(0, 1, 0, [0, 1]), (1, 2, 0, [2])]
+    # and with less of room, by however little, it is one shorter
+    for capacity_tokens in (3999.0, 3999.9):
+        tables = serve(trace, "dynamic_no_bins", capacity_tokens=capacity_tokens, service=CONSTANT)
+        assert served(tables) == [(0, 1, 0, [0]), (1, 2, 0, [1, 2])]
+
+
 def test_dynamic__a_small_request_does_not_overtake_a_large_one() -> None:
     # given 1,000 tokens of room, and a 600 behind a 600 with a 100 after it
     trace = asked((0, 600), (0, 600), (0, 100))
@@ -238,6 +250,18 @@ def test_dynamic__feedback_comes_before_the_same_gpus_next_pull() -> None:
         trace, "dynamic_no_bins", batch_max=5, sla_s=10.0, controller="window", service=CONSTANT
     )
     assert [len(members) for *_, members in served(fast)] == [3, 4, 1]
+
+
+def test_dynamic__feedback_stays_in_its_bin() -> None:
+    # given two bins that begin with a limit of 3, one of them too slow for the SLA of 3 s
+    # (window rule: slow at 3 gives 2..3 and so 2; fast at 3 gives 3..5 and so 4)
+    trace = asked(*[(0, 4), (0, 1)] * 7)
+    tables = serve(
+        trace, "multi_bin_dynamic", bins=[0, 1] * 7, batch_max=5, sla_s=3.0, controller="window"
+    )
+    # then the fast bin grows and the slow one does not
+    sizes = {bin_index: tables[1].size[tables[1].bin == bin_index].tolist() for bin_index in (0, 1)}
+    assert sizes == {0: [3, 2, 2], 1: [3, 4]}
 
 
 def test_rejection__is_on_arrival_and_never_silent() -> None:
@@ -291,6 +315,39 @@ def test_multi_bin_only__waits_for_a_full_batch_and_flushes_remainders_in_bin_or
     assert served(tables) == [(2, 3, 0, [2]), (3, 4, 0, [1]), (4, 5, 0, [0])]
 
 
+def test_multi_bin_only__at_one_instant_arrivals_come_before_timers() -> None:
+    # given bin 0, whose oldest has waited 4 s at 4 s, when bin 1 gets its second request
+    trace = asked((0, 1), (3, 1), (4, 1), (50, 1))
+    tables = serve(trace, "multi_bin_only", bins=[0, 1, 1, 1], batch_size=2, max_forming_wait_s=4.0)
+    assert served(tables) == [(4, 5, 0, [1, 2]), (5, 6, 0, [0]), (50, 51, 0, [3])]
+    # and a request that arrives with the end of its own bin's wait is taken along
+    trace = asked((0, 1), (4, 1), (50, 1))
+    tables = serve(trace, "multi_bin_only", batch_size=3, max_forming_wait_s=4.0)
+    assert served(tables) == [(4, 5, 0, [0, 1]), (50, 51, 0, [2])]
+
+
+def test_multi_bin_only__a_last_arrival_that_fills_a_batch_comes_before_the_remainders() -> None:
+    trace = asked((0, 1), (1, 1), (2, 1))
+    tables = serve(trace, "multi_bin_only", bins=[0, 1, 1], batch_size=2)
+    assert served(tables) == [(2, 3, 0, [1, 2]), (3, 4, 0, [0])]
+
+
+def test_multi_bin_only__is_the_same_under_both_admissions() -> None:
+    # given bins that fill at one instant, with one GPU waiting and one about to
+    rng = np.random.default_rng(8)
+    instants = np.sort(rng.integers(0, 60, 300)).astype(float).tolist()
+    trace = asked(*zip(instants, rng.integers(1, 5, 300).tolist(), strict=True))
+    bins = rng.integers(0, 3, 300).tolist()
+    for wait_s in (None, 2.0):
+        options: dict[str, Any] = {"bins": bins, "n_gpus": 3, "batch_size": 3}
+        options["max_forming_wait_s"] = wait_s
+        together, one_by_one = (
+            serve(trace, "multi_bin_only", admission=admission, **options)
+            for admission in ADMISSIONS
+        )
+        assert served(together) == served(one_by_one)
+
+
 def test_multi_bin_only__a_forming_wait_releases_the_oldest_early() -> None:
     trace = asked((0, 1), (1, 1), (9, 1))
     tables = serve(trace, "multi_bin_only", batch_size=3, max_forming_wait_s=4.0)
@@ -327,13 +384,13 @@ def test_admission__unknown_is_refused() -> None:
 
 
 def test_progress__counts_the_requests_served_so_far() -> None:
-    # given 10,000 lone requests, and a report every 4,096 batches
+    # given 20,000 requests in pairs, and a report every 4,096 batches
     seen: list[int] = []
-    trace = asked(*[(float(i), 0) for i in range(10_000)])
-    bins = np.zeros(10_000, np.int32)
-    scheduler = make_scheduler("static_fifo")
+    trace = asked(*[(0.0, 0)] * 20_000)
+    bins = np.zeros(20_000, np.int32)
+    scheduler = make_scheduler("static_fifo", Settings(batch_size=2))
     run_engine(trace, bins, 1, scheduler, n_gpus=1, latency=CONSTANT, progress=seen.append)  # type: ignore[arg-type]
-    assert seen == [4096, 8192]
+    assert seen == [8192, 16384]
 
 
 # ----------------------------------------------------------------------------- SimPy traps
@@ -456,9 +513,12 @@ def test_pull__cancelled_gives_the_next_batch_to_another_gpu() -> None:
 
 def test_pull__cancelling_one_of_many_keeps_the_lowest_id_first() -> None:
     n = 7
-    for cancelled in range(n):
+    # (taking 0 off the heap 0 4 1 5 6 2 3 leaves 4 in front, unless the heap is put right)
+    for cancelled, order in itertools.product(
+        range(n), ((3, 1, 6, 0, 5, 2, 4), (0, 4, 1, 5, 6, 2, 3))
+    ):
         clock, bins = bin_store(asked(*[(0, 1)] * n))
-        pulls = {gpu_id: bins.pull(gpu_id) for gpu_id in (3, 1, 6, 0, 5, 2, 4)}
+        pulls = {gpu_id: bins.pull(gpu_id) for gpu_id in order}
         pulls[cancelled].cancel()
         clock.at(0.0)
         clock.run()

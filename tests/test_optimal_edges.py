@@ -116,12 +116,15 @@ def test_optimal_edges__of_uniform_values_are_equal_mass_exactly_where_every_val
     batch_size=st.sampled_from([2, 8, 128]),
     sigma=st.sampled_from([0.1, 1.0, 2.0]),
     whole=st.booleans(),
+    grid=st.sampled_from([16, 512]),
 )
-@settings(deadline=None, max_examples=40)
-def test_optimal_edges__are_never_worse_than_equal_mass(seed, n, n_bins, batch_size, sigma, whole):
+@settings(deadline=None, max_examples=60)
+def test_optimal_edges__are_never_worse_than_equal_mass(
+    seed, n, n_bins, batch_size, sigma, whole, grid
+):
     values = np.random.default_rng(seed).lognormal(4.0, sigma, n)
     values = np.rint(values) if whole else values
-    ours = quiet_optimal_edges(values, n_bins, batch_size)
+    ours = quiet_optimal_edges(values, n_bins, batch_size, grid=grid)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         equal_mass = equal_mass_edges(values, n_bins)
@@ -144,6 +147,37 @@ def test_optimal_edges__of_a_long_tail_are_much_better_than_equal_mass():
     # and equal mass (log 2 and log 2 + H_B at an half each) above it
     median = equal_mass_edges(values, 2)
     assert expected_batch_max(values, median, batch_size=128) > 1.15 * bound
+
+
+@pytest.mark.parametrize("n_bins", [3, 5, 7])
+def test_optimal_edges__on_a_coarse_grid_are_no_worse_than_equal_mass_of_tied_lengths(n_bins):
+    # given half of the requests tied in thirties: i/K of the requests is neither on a grid of 16
+    # nor i/K of the distinct lengths
+    lengths = np.concatenate([np.repeat(np.arange(100.0), 30), np.linspace(100.01, 200, 3_000)])
+    ours = optimal_edges(lengths, n_bins, batch_size=8, grid=16)
+    cost, limit = (
+        expected_batch_max(lengths, edges, batch_size=8)
+        for edges in (ours, equal_mass_edges(lengths, n_bins))
+    )
+    assert cost <= limit * (1 + 1e-12)
+
+
+def test_optimal_edges__at_a_tied_length_open_its_bin():
+    # given 400 lengths below 1, 300 times 50, and 300 lengths just above; the median is 50
+    lengths = np.concatenate(
+        [np.linspace(0.0, 1.0, 400), np.full(300, 50.0), np.linspace(50.1, 51.0, 300)]
+    )
+    # when little but the median is a candidate, then the 50 go up with the long ones
+    assert optimal_edges(lengths, 2, batch_size=8, grid=2).tolist() == [50.0]
+
+
+def test_optimal_edges__see_a_tail_rarer_than_a_step_of_the_grid():
+    # given 3 of 100,000 requests a thousand times as long as the others
+    lengths = np.concatenate([np.linspace(1.0, 2.0, 99_997), [1_000.0, 1_001.0, 1_002.0]])
+    # then they get the second bin: among the others they would slow down 24 batches in 100,000
+    # requests by 1,000, more than any edge between 1 and 2 is worth
+    edges = optimal_edges(lengths, 2, batch_size=8)
+    assert edges.tolist() == [1_000.0]
 
 
 @pytest.mark.parametrize("values", ["few", "many"])
@@ -279,7 +313,7 @@ def test_expected_batch_max__is_the_server_time_that_the_engine_measures():
 @pytest.mark.parametrize(
     ("scheduler", "spec", "batch_size"),
     [
-        ("multi_bin_only", "optimal", 6),  # the size of its batches
+        ("multi_bin_only", "optimal", 40),  # the size of its batches
         ("multi_bin_dynamic", "optimal", 16),  # not the 128 that it may form
         ("multi_bin_dynamic", "optimal:3", 3),
         ("multi_bin_only", "optimal:3", 3),
@@ -292,11 +326,12 @@ def test_simulate__asks_for_the_edges_of_its_own_batches(scheduler, spec, batch_
         scheduler,
         predictor="oracle",
         binning=Binning.parse(spec, n_bins=3),
-        settings=Settings(batch_size=6),
+        settings=Settings(batch_size=40),
     )
     assert run.edges.tolist() == optimal_edges(lengths, 3, batch_size=batch_size).tolist()
     # and another batch size would have given others
-    assert run.edges.tolist() != optimal_edges(lengths, 3, batch_size=40).tolist()
+    for other in {3, 16, 40} - {batch_size}:
+        assert run.edges.tolist() != optimal_edges(lengths, 3, batch_size=other).tolist()
 
 
 def test_simulate__never_makes_edges_for_batches_larger_than_a_dynamic_batcher_may_form():

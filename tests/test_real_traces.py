@@ -47,6 +47,7 @@ pytestmark = [
     # real lengths tie, and leave the range where a latency model was measured
     pytest.mark.filterwarnings("ignore:.*equal-mass bins asked for.*:UserWarning"),
     pytest.mark.filterwarnings("ignore::llmsched.latency.CalibrationWarning"),
+    pytest.mark.filterwarnings("ignore:admission makes no difference:UserWarning"),
 ]
 every_file = pytest.mark.parametrize("name", sorted(FILES))
 

@@ -104,6 +104,7 @@ def test_scar_2__the_run_goes_on_until_nothing_waits(name: str) -> None:
 
 @every_scheduler
 @pytest.mark.parametrize("admission", ["together", "one-by-one"])
+@pytest.mark.filterwarnings("ignore:admission makes no difference:UserWarning")
 def test_scar_2__all_at_time_zero_in_trace_order(name: str, admission: Any) -> None:
     run = simulate(
         trace_of(np.zeros(50), np.full(50, 10), np.arange(50) % 7),
@@ -235,6 +236,7 @@ def modes() -> list[dict[str, Any]]:
 
 @every_scheduler
 @pytest.mark.filterwarnings("ignore:.*equal-mass bins asked for.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:admission makes no difference:UserWarning")
 def test_scar_5__every_mode_has_been_run(name: str) -> None:
     trace = Workload(requests=80, rps_scale=2000.0, failures="keep").load()
     for options in modes():

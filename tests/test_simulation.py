@@ -205,6 +205,32 @@ def test_oracle__puts_every_request_into_its_true_bin() -> None:
     assert run.requests.bin.tolist() == true_bin
 
 
+def test_predictor_of_a_bin__mistakes_bins_and_leaves_the_edges_alone() -> None:
+    # given a predictor that takes a bin for its neighbour
+    trace = Workload(requests=400).load()
+    exact, mistaken = (simulate(trace, predictor=spec) for spec in ("oracle", "bin-error:0.4"))
+    # then the edges are those of the true lengths, and some requests are in a neighbouring bin
+    assert mistaken.edges.tolist() == exact.edges.tolist()
+    off = np.abs(mistaken.requests.bin - exact.requests.bin)
+    assert set(off.tolist()) == {0, 1}
+    # and with no mistakes all are where they belong
+    right = simulate(trace, predictor="bin-error:0")
+    assert right.requests.bin.tolist() == exact.requests.bin.tolist()
+
+
+@pytest.mark.parametrize("name", ["static_fifo", "dynamic_no_bins"])
+def test_predictor_of_a_bin__has_nothing_to_mistake_in_one_queue(name: str) -> None:
+    # given a predictor and bins that do not go together where there are bins
+    options: dict[str, Any] = {
+        "predictor": "confusion:bert",
+        "binning": Binning(n_bins=3, by="total"),
+    }
+    run = simulate(Workload(requests=100), name, **options)
+    assert run.requests.predicted_tokens.tolist() == run.requests.output_tokens.tolist()
+    with pytest.raises(ValueError, match=r"confusion:bert"):
+        simulate(Workload(requests=100), "multi_bin_dynamic", **options)
+
+
 # ------------------------------------------------------------------------- what it takes
 
 
@@ -245,6 +271,13 @@ def test_trace__empty_is_refused() -> None:
 def test_options__that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         simulate(hand_trace((0, 1, 1), (1, 1, 2), (2, 1, 3), (3, 1, 4)), **options)
+
+
+def test_admission__that_makes_no_difference_is_said() -> None:
+    trace = hand_trace((0, 1, 1), (0, 1, 2))
+    with pytest.warns(UserWarning, match="admission makes no difference to multi_bin_only") as said:
+        simulate(trace, "multi_bin_only", admission="one-by-one", binning=1)
+    assert Path(said[0].filename) == Path(__file__)
 
 
 def test_settings__of_the_dynamic_schedulers_change_the_run() -> None:

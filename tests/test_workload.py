@@ -93,6 +93,14 @@ def test_file__is_the_same_for_every_seed_unless_it_is_jittered(file: str) -> No
     assert content(jittered.load(1)) != content(jittered.load(2))
 
 
+def test_file__jitter_has_random_numbers_of_its_own(file: str) -> None:
+    # given the stream that a seed keeps for jitter, and no other
+    shift_s = Streams.of_seed(1).jitter.uniform(0.0, 2.0, 3)
+    expected = np.array([5.0, 45.0, 205.0]) - 5.0 + shift_s
+    trace = Workload(source=file, jitter_s=2.0, rps_scale=1.0).load(1)
+    assert trace.arrival_s.tolist() == (expected - expected[0]).tolist()
+
+
 def test_file__is_read_once_by_a_loader(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a count of the reads
     reads = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def write_table(table: RequestTable | BatchTable, path: str | os.PathLike[str]) 
         partial.unlink(missing_ok=True)
 
 
-def _write(table: object, path: Path, suffix: str) -> None:
+def _write(table: Any, path: Path, suffix: str) -> None:
     if suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -62,4 +63,8 @@ def _write(table: object, path: Path, suffix: str) -> None:
     else:
         from pyarrow import csv
 
-        csv.write_csv(table, path, csv.WriteOptions(quoting_style="needed"))
+        with path.open("wb") as file:  # arrow would quote the names in the header
+            file.write((",".join(table.column_names) + "\n").encode())
+            csv.write_csv(
+                table, file, csv.WriteOptions(include_header=False, quoting_style="needed")
+            )
