@@ -179,26 +179,13 @@ class Exponential(ServiceLaw):
         return -self.mean_s * np.log1p(-level)
 
     def _mean_maximum_s(self, batch_size: int, low_s: float, high_s: float) -> float:
-        """Closed form; with q the probability that an exponential falls short of the bin's width.
-
-        The last bin: low + H_B/mu.  A bin of width w = x/mu: high - (1/mu) * sum over j >= 1 of
-        q^j/(B+j), a 2F1; where q is so near 1 that its digits are gone, the same as the finite sum
-        low + (1/mu) * (sum over j <= B of q^j/j - x*(1 - q^B)) / q^B.
-        """
+        """The last bin in closed form, low + H_B/mu; any other by `_levels_of_maximum`."""
         low_s = max(low_s, 0.0)
         if math.isinf(high_s):
             return low_s + self.mean_s * harmonic_number(batch_size)
-        from scipy.special import hyp2f1
-
         width = (high_s - low_s) / self.mean_s
-        q = -math.expm1(-width)
-        log_power = batch_size * math.log1p(-math.exp(-width))  # of q^B
-        if log_power < -0.7:
-            tail = q / (batch_size + 1) * hyp2f1(1, batch_size + 1, batch_size + 2, q)
-            return float(high_s - self.mean_s * tail)
-        head = math.fsum(q**j / j for j in range(1, batch_size + 1))
-        largest = (head + width * math.expm1(log_power)) / math.exp(log_power)
-        return low_s + self.mean_s * largest
+        above, weight = _levels_of_maximum(batch_size, 1.0, math.exp(-width))
+        return low_s - self.mean_s * float(weight @ np.log(above))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,20 +234,12 @@ class Lognormal(ServiceLaw):
         return np.exp(self.log_mean + self.sigma * np.asarray(ndtri(level)))
 
     def _mean_maximum_s(self, batch_size: int, low_s: float, high_s: float) -> float:
-        """Quadrature: the mean over s ~ Exp(1) of the bin's quantile at level e^(-s/B).
-
-        With s = e^y the integrand is smooth on the whole line and falls off at both ends, where
-        the trapezoidal rule is exact to round-off.  Levels are counted from above, so that the
-        tail keeps its digits.
-        """
+        """By `_levels_of_maximum`."""
         from scipy.special import ndtr, ndtri
 
-        step = 1 / 16
-        y = np.arange(-160.0, 5.0, step)
         above_low, above_high = (float(ndtr(-self._z(edge))) for edge in (low_s, high_s))
-        above = above_high + (above_low - above_high) * -np.expm1(-np.exp(y) / batch_size)
-        time_s = np.exp(self.log_mean - self.sigma * np.asarray(ndtri(above)))
-        return float(step * np.sum(np.exp(y - np.exp(y)) * time_s))
+        above, weight = _levels_of_maximum(batch_size, above_low, above_high)
+        return float(weight @ np.exp(self.log_mean - self.sigma * np.asarray(ndtri(above))))
 
     def _z(self, time_s: ArrayLike) -> FloatArray:
         """Standard score of the logarithm; -inf at 0 and before."""
@@ -350,6 +329,28 @@ def check_batch_size(batch_size: int) -> None:
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}; use 1 for no batching")
+
+
+def _levels_of_maximum(
+    batch_size: int, above_low: float, above_high: float
+) -> tuple[FloatArray, FloatArray]:
+    """Levels of the largest of B draws from a bin, counted from above, and weights that sum to 1.
+
+    The largest is the bin's quantile at level e^(-s/B), s ~ Exp(1).  With s = e^y, its mean is an
+    integral over the whole line of something smooth that falls off at both ends, where the
+    trapezoidal rule is exact to round-off.  Counted from above, the tail keeps its digits.
+
+    Parameters
+    ----------
+    batch_size : int
+        Draws (B).
+    above_low, above_high : float
+        Mass of the law above either edge of the bin.
+    """
+    step = 1 / 16
+    y = np.arange(-160.0, 5.0, step)
+    above = above_high + (above_low - above_high) * -np.expm1(-np.exp(y) / batch_size)
+    return above, step * np.exp(y - np.exp(y))
 
 
 def _check_mean(name: str, mean_s: float) -> None:

@@ -37,7 +37,7 @@ def mg1_wait_s(arrival_rate_per_s: ArrayLike, *, mean_s: float, variance_s2: flo
 
     References
     ----------
-    .. [1] Kleinrock, "Queueing Systems", vol. 1, Wiley 1975, Eq. (5.70): Pollaczek-Khinchine.
+    .. [1] Kleinrock, "Queueing Systems", vol. 1, Wiley 1975, ch. 5: Pollaczek-Khinchine.
     """
     if not (mean_s > 0 and variance_s2 >= 0):
         raise ValueError(f"M/G/1 needs mean > 0 and variance >= 0, got {mean_s:g}, {variance_s2:g}")
@@ -70,7 +70,7 @@ def erlang_c(offered_load: ArrayLike, n_servers: int) -> FloatArray:
 
     References
     ----------
-    .. [1] Kleinrock, "Queueing Systems", vol. 1, Wiley 1975, Eq. (3.40).
+    .. [1] Kleinrock, "Queueing Systems", vol. 1, Wiley 1975, ch. 3.
     """
     if n_servers < 1:
         raise ValueError(f"n_servers must be >= 1, got {n_servers}")
@@ -227,7 +227,7 @@ def linear_batch_latency_bound_s(
     References
     ----------
     .. [1] Inoue, "Queueing analysis of GPU-based inference servers with dynamic batching: a
-       closed-form characterization", Perform. Eval. 147 (2021), arXiv:1912.06322, Theorem 2.
+       closed-form characterization", Perform. Eval. 147 (2021), arXiv:1912.06322.
     """
     if not (per_request_s > 0 and setup_s > 0):
         raise ValueError(
