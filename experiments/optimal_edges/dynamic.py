@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path(__file__).parent / "out")
     parser.add_argument("--requests", type=int, default=10_000, metavar="N")
-    parser.add_argument("--replications", type=int, default=10, metavar="N")
+    parser.add_argument("--replications", type=int, default=20, metavar="N")
     parser.add_argument("--seed", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes")
     options = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
         frame = pd.DataFrame(list(itertools.chain.from_iterable(rows)))
     table = []
     for key, case in frame.groupby(["load", "predictor", "choice"], sort=False):
-        wide = case.pivot(index="seed", columns="edges", values=MEASURED)
+        wide = case.pivot(index="seed", columns="edges", values=list(MEASURED))
         for edges in EDGES[1:]:
             row = dict(zip(("load", "predictor", "choice"), key, strict=True)) | {"edges": edges}
             for name in MEASURED[:2]:

@@ -25,7 +25,7 @@ EdgeRule = Literal["equal-mass", "optimal"]
 DEFAULT_BINS = 4
 MAX_BINS = 64
 # Batch that optimal edges are made for where the batcher is dynamic: about what it forms in
-# saturation, and any from 4 to 128 does nearly as well (docs/decisions/002-optimal-edges.md).
+# saturation, and any from 4 to 128 does nearly as well (docs/decisions/003-optimal-edges.md).
 DYNAMIC_BATCH_SIZE = 16
 
 
