@@ -11,7 +11,7 @@ ALL := $(VENV)/.all
 
 help:  ## List every target
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
-	  awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	  awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,13 @@ format: $(ALL)  ## Format the code in place
 bench: $(CORE)  ## Speed and memory, as ratios on this machine
 	$(BIN)/python experiments/bench/bench.py $(ARGS)
 
+paper: $(ALL)  ## Redo the Multi-Bin paper: figures, REPORT.md, and the tests at its own sizes
+	$(BIN)/python experiments/multibin/reproduce.py $(ARGS)
+	$(BIN)/python -m pytest -m paper tests/test_paper_multibin.py
+
+mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
+	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
+
 constraints: $(ALL)  ## Pin what is installed now into constraints.txt
 	$(BIN)/python experiments/pin_constraints.py > constraints.txt.new
 	mv constraints.txt.new constraints.txt
@@ -57,4 +64,4 @@ constraints: $(ALL)  ## Pin what is installed now into constraints.txt
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install compare test check lint types format bench constraints clean
+.PHONY: help install compare test check lint types format bench paper mutants constraints clean
