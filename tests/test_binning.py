@@ -104,8 +104,9 @@ def test_equal_mass_edges__refuse_no_values_and_nan():
 
 
 def test_binning__parses_both_forms():
-    assert Binning.parse("equal-mass") == Binning(n_bins=4)
-    assert Binning.parse("equal-mass", n_bins=8, by="total") == Binning(n_bins=8, by="total")
+    assert Binning.parse("equal-mass") == Binning(n_bins=4, rule="equal-mass")
+    asked = Binning(n_bins=8, by="total", rule="equal-mass")
+    assert Binning.parse("equal-mass", n_bins=8, by="total") == asked
     fixed = Binning.parse("64,256,1024")
     assert (fixed.n_bins, fixed.edges) == (4, (64.0, 256.0, 1024.0))
     assert Binning.parse("100").n_bins == 2
@@ -132,7 +133,9 @@ def test_binning__finds_optimal_edges_for_the_batch_it_knows():
 
 
 def test_binning__refuses_fields_that_contradict_each_other():
-    with pytest.raises(ValueError, match="rule must be one of equal-mass, optimal; got 'best'"):
+    with pytest.raises(
+        ValueError, match="rule must be one of equal-mass, optimal, rolling; got 'best'"
+    ):
         Binning(rule="best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must not be fixed as well, got 2 edges"):
         Binning(edges=(10.0, 20.0), rule="optimal")

@@ -41,6 +41,7 @@ class Case:
     plain: bool = False  # without --json and the tables: the option is about the output itself
     change_exit: int = 0
     bad_exit: int = 2
+    same: bool = False  # only the time may change: the result must not
     note: str = ""  # what stderr says where an option that all commands share cannot matter
 
 
@@ -111,6 +112,13 @@ BINS = {
         ),
     ),
 }
+ADAPTIVE = {
+    **{name: case for name, case in DYNAMIC.items() if name not in ("--controller", "--batch-min")},
+    **BINS,
+    # under the reference formula service times are in the order of the totals
+    "--bin-by": replace(BINS["--bin-by"], change="--bin-by output"),
+    "--bin-edges": replace(BINS["--bin-edges"], change="--bin-edges equal-mass"),
+}
 BIN_CHOICE = {"--bin-choice": Case("--bin-choice longest-queue", bad=("--bin-choice best",))}
 FORMING = {
     "--max-forming-wait": Case(
@@ -155,6 +163,31 @@ COMPARE = {
     "--json": OUTPUT["--json"],
 }
 
+CAPACITY = {
+    **{name: COMPARE[name] for name in ("--seeds", "--json")},
+    "--schedulers": replace(COMPARE["--schedulers"], change="--schedulers dynamic-no-bins"),
+    "--search": Case("--search gpus", bad=("--search speed", "--search gpus --gpus 2")),
+    "--target-violations": Case(
+        "--target-violations 0.5", bad=tuple(f"--target-violations {x}" for x in (1, -0.1, "nan"))
+    ),
+    **{
+        option: Case(
+            f"{option} 0.9",
+            bad=(f"{option} -1", f"{option} inf", f"--target-violations 0.1 {option} 1"),
+        )
+        for option in ("--target-p95", "--target-p99")
+    },
+    "--tolerance": Case("--tolerance 0.02", bad=("--tolerance 0", "--tolerance 1")),
+    "--jobs": Case(
+        "--jobs 2", base="--schedulers static-fifo,dynamic-no-bins", same=True, bad=("--jobs 0",)
+    ),
+    "--capacity-curve": replace(
+        COMPARE["--figure"],
+        change="--capacity-curve {out}/c.svg",
+        bad=tuple(bad.replace("--figure", "--capacity-curve") for bad in COMPARE["--figure"].bad),
+    ),
+}
+
 
 def _on(base: str, options: dict[str, Case]) -> dict[str, Case]:
     """The same options, where both runs get more arguments."""
@@ -184,6 +217,7 @@ TABLE: dict[str, dict[str, Case]] = {
         **FORMING,
         **OUTPUT,
     },
+    "multi-bin-adaptive": {**WORKLOAD, **SERVING, **ADAPTIVE, **OUTPUT},
     "compare": {
         **WORKLOAD,
         **SERVING,
@@ -193,6 +227,20 @@ TABLE: dict[str, dict[str, Case]] = {
         **BIN_CHOICE,
         **_on("--schedulers multi-bin-only", FORMING),
         **COMPARE,
+    },
+    "capacity": {
+        # the rate is what is searched for: where it matters is the search for GPUs
+        **WORKLOAD,
+        "--rps-scale": replace(WORKLOAD["--rps-scale"], base="--search gpus"),
+        "--real-timestamps": replace(WORKLOAD["--real-timestamps"], base="--search gpus"),
+        **SERVING,
+        "--gpus": replace(SERVING["--gpus"], bad=(*SERVING["--gpus"].bad, "--gpus inf")),
+        "--admission": replace(SERVING["--admission"], base="--target-violations 0.5"),
+        **_on("--schedulers static-fifo", FIXED),
+        **_on("--target-violations 0.5", {**DYNAMIC, **BINS, **BIN_CHOICE}),
+        "--batch-min": replace(DYNAMIC["--batch-min"], base="--sla 0.05 --target-p95 0.5"),
+        **_on("--schedulers multi-bin-only", FORMING),
+        **CAPACITY,
     },
     "trace info": {
         **TRACE_OPTIONS,
@@ -210,6 +258,16 @@ TABLE: dict[str, dict[str, Case]] = {
         "--seed": Case("--seed 1", base="--jitter 1", bad=("--seed -1",)),
         "--to": Case("--to burstgpt", bad=("--to excel",)),
     },
+    "paper multibin": {
+        "--figure": Case("--figure 1b", base="--figure table-1", bad=("--figure 2",)),
+        "--quick": Case("--quick", base="--figure 7 --checks --jobs 1"),
+        "--out": Case("--out {out}/multibin", base="--figure table-1", bad=("--out {trace}",)),
+        "--seed": Case("--seed 1", base="--figure 7 --quick --checks --jobs 1", bad=("--seed -1",)),
+        "--jobs": Case(
+            "--jobs 2", base="--figure 7 --quick --checks", same=True, bad=("--jobs 0",)
+        ),
+        "--checks": Case("--checks", base="--figure table-1"),
+    },
     # a failed download is a failed run, not a wrong argument: exit code 1
     "trace fetch": {
         "--url": Case("--url {url}/other", change_exit=1, bad=("--url nowhere",), bad_exit=1),
@@ -221,21 +279,27 @@ BASE = {
     **dict.fromkeys(TABLE, "--trace {trace} --gpus 3"),
     "compare": "--trace {trace} --gpus 3 --seeds 1 --schedulers "
     "static-fifo,dynamic-no-bins,multi-bin-dynamic",
+    "capacity": "--trace {trace} --seeds 1 --jobs 1 --tolerance 0.1 --sla 0.5 "
+    "--schedulers multi-bin-dynamic",
     "trace info": "{file}",
     "trace convert": "{file} {out}/converted",
     "trace fetch": "burstgpt --url {url}/right --sha256 {sha}",
+    "paper multibin": "",
 }
 TABLES = "--json --requests-out {out}/requests.csv --batches-out {out}/batches.csv"
 IN_FULL = {
     **dict.fromkeys(TABLE, TABLES),
     "compare": "--json",
+    "capacity": "--json",
     "trace info": "--json",
     "trace convert": "",
     "trace fetch": "",
+    "paper multibin": "",
 }
 ECHOES = {
     *("scheduler", "gpus", "bins", "sla_s", "seed", "seeds", "trace", "predictor", "name"),
-    *("latency_model", "latency_kind", "latency_description", "bin_edges", "left_out"),
+    *("latency_model", "latency_kind", "latency_description", "bin_edges", "left_out", "config"),
+    *("search", "target_metric", "target_at_most", "tolerance"),
 }
 CASES = [(command, option) for command, options in TABLE.items() for option in options]
 BAD = [
@@ -406,6 +470,8 @@ def test_option__changes_something(command, option, run):
     if case.note:
         assert case.note in after[0].stderr
         assert case.note not in before[0].stderr
+    elif case.same:
+        assert outcome(*before) == outcome(*after)
     else:
         assert outcome(*before) != outcome(*after)
 

@@ -478,11 +478,15 @@ def test_clock__run_is_simpys_own_loop() -> None:
         clock.run()
 
 
+def _nobody(pull: Pull) -> None:
+    raise AssertionError("a store of no GPUs hires none")
+
+
 def bin_store(trace: Trace) -> tuple[Clock, BinStore]:
     scheduler = make_scheduler("static_fifo", Settings(batch_size=1))
     columns = Columns(trace, np.zeros(len(trace), np.int32), 1, math.inf)
     clock = Clock(-math.inf)
-    return clock, BinStore(clock, WaitingBins(columns, 1, scheduler))
+    return clock, BinStore(clock, WaitingBins(columns, 1, scheduler), 0, hire=_nobody)
 
 
 def test_bin_store__is_a_simpy_store_and_a_pull_is_an_event() -> None:
@@ -586,8 +590,8 @@ def test_events__do_not_grow_with_idle_gpus(
         events = [count_events(trace, n_gpus=n)[0] for n in (4, 100)]
         return events[1] - events[0]
 
-    # then they cost their own beginnings, whatever the number of requests
-    assert extra(20) == extra(500) <= 2 * 96
+    # then they cost nothing: a GPU begins when it is first needed
+    assert extra(20) == extra(500) == 0
 
 
 def test_events__of_lone_requests_are_a_few_each(
@@ -596,9 +600,9 @@ def test_events__of_lone_requests_are_a_few_each(
     # given 1,000 requests that each find an idle GPU
     trace = asked(*[(2.0 * i, 1) for i in range(1000)])
     events, batches = count_events(trace, n_gpus=100)
-    # then each is an arrival, a pull and a completion; 100 GPUs and the replay begin once
+    # then each is an arrival, a pull and a completion; the one GPU and the replay begin once
     assert batches == 1000
-    assert events <= 3 * batches + 2 * 100 + 10
+    assert events <= 3 * batches + 10
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

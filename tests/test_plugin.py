@@ -144,7 +144,7 @@ def test_package__that_cannot_be_loaded_is_one_line_and_disturbs_no_other(
     assert_refused(run("compare", "--schedulers", "static-fifo,mine"), *whose, *texts)
     with pytest.raises(ValueError, match="scheduler 'mine' of package"):
         make_scheduler("mine")
-    assert f"mine               Of package {name}." in run("--help").stdout
+    assert f"mine                Of package {name}." in run("--help").stdout
     assert run("static-fifo", "--requests", "5").exit_code == 0
 
 

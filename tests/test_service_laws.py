@@ -20,7 +20,9 @@ CONTINUOUS = [
 ]
 LAWS = [law for law, _ in CONTINUOUS] + [Empirical(VALUES_S)]
 by_name = pytest.mark.parametrize("law", LAWS, ids=str)
-against_scipy = pytest.mark.parametrize(("law", "scipy_law"), CONTINUOUS, ids=str)
+against_scipy = pytest.mark.parametrize(
+    ("law", "scipy_law"), CONTINUOUS, ids=[str(law) for law, _ in CONTINUOUS]
+)
 
 
 @against_scipy

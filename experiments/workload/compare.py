@@ -2,8 +2,8 @@
 
     python experiments/workload/compare.py --data ../shared/data/burstgpt
 
-The real side is the published aggregates (`aggregates.REAL`) and three files of counts; with no
-`--data` folder only the table is made. The generated side is several traces of the real one's size:
+The real side is the published aggregates (`aggregates.REAL`) and three files of counts, in the
+`--data` folder or its subfolder `burstgpt`; with no such folder only the table is made. The generated side is several traces of the real one's size:
 the table and the figure show their median and their range over the seeds.
 """
 
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from plotnine import ggplot
 
 PROFILE = "burstgpt-like"
+DAYS, SESSIONS, CLOCK = (
+    "burstgpt_1_daily.csv",
+    "burstgpt_1_hourly_sessions_gap15m.csv.gz",
+    "burstgpt_1_hour_of_day.csv",
+)
 LEVELS = np.linspace(0.02, 0.98, 49)
 QUARTILES = (0.25, 0.5, 0.75)
 PANELS = (
@@ -57,6 +62,7 @@ def main() -> None:
     parser.add_argument("--replications", type=int, default=9)
     parser.add_argument("--requests", type=int, default=1_429_737, help="rows per trace")
     options = parser.parse_args()
+    data = None if options.data is None else real_folder(parser, options.data)
 
     profile = load_profile(PROFILE)
     hour = profile.start_hour
@@ -67,8 +73,8 @@ def main() -> None:
     table = comparison(traces, hour)
     print(table.to_string(index=False, float_format=lambda x: f"{x:,.3f}"))
     table.to_csv(options.out / "burstgpt_like.csv", index=False)
-    if options.data is not None:
-        frame, real_hours = quantile_frame(traces, hour, options.data)
+    if data is not None:
+        frame, real_hours = quantile_frame(traces, hour, data)
         figure = quantile_figure(frame)
         figure.save(options.out / "burstgpt_like.png", width=11, height=6.6, dpi=130, verbose=False)
         over_time = rate_figure(traces, hour, real_hours)
@@ -76,6 +82,14 @@ def main() -> None:
             options.out / "rate_over_time.png", width=11, height=6, dpi=130, verbose=False
         )
     (options.out / "provenance.json").write_text(json.dumps(provenance(options), indent=2) + "\n")
+
+
+def real_folder(parser: argparse.ArgumentParser, folder: Path) -> Path:
+    """The folder of the real counts, here or one below; ends with one line if there is none."""
+    for candidate in (folder, folder / "burstgpt"):
+        if all((candidate / name).is_file() for name in (DAYS, SESSIONS, CLOCK)):
+            return candidate
+    parser.error(f"--data must hold {DAYS}, {SESSIONS} and {CLOCK}, got {str(folder)!r}")
 
 
 def comparison(traces: list[Trace], start_hour: float) -> pd.DataFrame:
@@ -106,13 +120,13 @@ def quantile_frame(
     """Quantiles (or the clock) of each panel, real and generated; and the real hourly counts."""
     import pandas as pd
 
-    days = pd.read_csv(data / "burstgpt_1_daily.csv")["requests"].to_numpy()
-    sessions = pd.read_csv(data / "burstgpt_1_hourly_sessions_gap15m.csv.gz")
+    days = pd.read_csv(data / DAYS)["requests"].to_numpy()
+    sessions = pd.read_csv(data / SESSIONS)
     hours = np.zeros(61 * 24)
     hours[(sessions["time_bin"] // 3600).to_numpy()] = (
         sessions["avg_turns"] * sessions["session_count"]
     ).to_numpy()
-    clock = pd.read_csv(data / "burstgpt_1_hour_of_day.csv")["mean_requests_per_hour"].to_numpy()
+    clock = pd.read_csv(data / CLOCK)["mean_requests_per_hour"].to_numpy()
 
     real = {
         PANELS[0]: (LEVELS, np.quantile(days, LEVELS)),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from llmsched.trace import Trace, TraceError
     from llmsched.workload import Workload
 
+__version__ = "0.1.0"
+
 _HOME = {
     "BatchTable": "tables",
     "Binning": "binning",

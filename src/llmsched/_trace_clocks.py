@@ -28,6 +28,10 @@ class Clock(Protocol):
         """What it can hold, for a warning."""
 
     @property
+    def step_s(self) -> float:
+        """Between two neighbouring times that it can hold [s]; 0 where doubles decide."""
+
+    @property
     def code(self) -> Literal["d", "q"]:
         """The `array` type code of its file times."""
 
@@ -60,6 +64,10 @@ class NumberClock:
     step: str = "float64 seconds"
     code: Literal["d", "q"] = "d"
 
+    @property
+    def step_s(self) -> float:
+        return 1 / self.per_s if self.whole else 0.0
+
     def parse(self, text: str) -> float:
         return instant(number(text))
 
@@ -89,6 +97,7 @@ class StampClock:
     """
 
     step: str = "steps of 100 ns"
+    step_s: float = 1e-7
     code: Literal["d", "q"] = "q"
 
     def parse(self, text: str) -> float:
@@ -101,7 +110,8 @@ class StampClock:
         return pa.timestamp("ns", "UTC" if zoned else None)
 
     def seconds(self, time: NDArray[Any]) -> FloatArray:
-        since: FloatArray = (time - time[0]) / _NS
+        # the years 1678 to 2261 are up to 2**64 ns apart: more than int64 holds, not uint64
+        since: FloatArray = (time - time[0]).view(np.uint64) / _NS
         return since
 
     def from_seconds(self, arrival_s: FloatArray) -> NDArray[Any]:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._trace_files import Place, TraceFile
-from llmsched.trace import IntArray, Labels, Trace
+from llmsched.trace import LONGEST_S, IntArray, Labels, Trace
 
 MAX_TOKENS = 1_000_000_000  # prompt + output still fit int32
-MAX_TIME = 1e15  # in the file's unit; beyond it a float64 no longer resolves a millisecond of it
+MAX_TIME = 1e15  # in the file's unit, from its own zero; the span has the limit of `Trace`
 MAX_NAMES = 32_767  # what an int16 code can tell apart
 _LONG_RUN = 10  # rows; shorter sorted runs are disorder, not a second recording
 _NEAR_START = 0.1  # share of what was seen so far
@@ -148,11 +148,14 @@ def to_trace(
     seconds: Callable[[NDArray[Any]], NDArray[np.float64]],
     file: TraceFile,
     locate: Callable[[int], Place],
+    *,
+    column: str,
 ) -> Trace:
     """The trace of a file's columns: sorted by time, stably, from the first arrival on.
 
     `seconds` turns the file's times into seconds since the first of them, `locate` turns a row
-    (from 0) into the `line` or `row` that an error names. The columns are emptied on the way.
+    (from 0) into the `line` or `row` that an error names, and `column` is that of the times. The
+    columns are emptied on the way.
     """
     if not len(columns):
         raise file.error("must hold at least one request, got only a header", line=1)
@@ -160,15 +163,16 @@ def to_trace(
     order: NDArray[np.intp] | None = None
     notes: tuple[str, ...] = ()
     if (time[1:] < time[:-1]).any():
-        restart = clock_restart(time)
-        if restart is not None:
-            message = "time must not start again, got a time near the first one of the rows above"
-            advice = "two recordings in one file? split them, or put them on one clock and sort"
-            raise file.error(f"{message} ({advice})", **locate(restart))
+        _refuse_restart(time, file, locate)
         late = int((time < np.maximum.accumulate(time)).sum())
         notes = (f"{late} of {len(time)} rows were out of order and were sorted by time",)
         order = np.argsort(time, kind="stable")
     arrival_s = seconds(_ordered(time, order))
+    if arrival_s[-1] > LONGEST_S:
+        stray = _stray_row(time)
+        message = f"time must lie within {LONGEST_S:g} s of the others, the file spans"
+        message += f" {arrival_s[-1]:g} s; mend this row or the unit"
+        raise file.error(message, **locate(stray), column=column)
     del time
     labels = {name: builder.labels() for name, builder in columns.labels.items()}
     return Trace(
@@ -180,6 +184,18 @@ def to_trace(
         name=file.path.name,
         notes=notes,
     )
+
+
+def _refuse_restart(time: NDArray[Any], file: TraceFile, locate: Callable[[int], Place]) -> None:
+    restart = clock_restart(time)
+    if restart is None:
+        return
+    if restart > 1 and time[restart - 2] <= time[restart]:  # without one row, nothing goes back
+        message = "time must not leap ahead of the next row, which goes on from the one before"
+        raise file.error(f"{message}; mend this one", **locate(restart - 1))
+    message = "time must not start again, got a time near the first one of the rows above"
+    advice = "two recordings in one file? split them, or put them on one clock and sort"
+    raise file.error(f"{message} ({advice})", **locate(restart))
 
 
 def clock_restart(time: NDArray[Any]) -> int | None:
@@ -197,6 +213,12 @@ def clock_restart(time: NDArray[Any]) -> int | None:
     last = np.maximum.accumulate(time)[rows - 1]
     again = rows[np.abs(time[rows] - first) <= _NEAR_START * (last - first)]
     return int(again[0]) if len(again) else None
+
+
+def _stray_row(time: NDArray[Any]) -> int:
+    """The row whose time lies furthest from the median, shape (n,) in."""
+    distance = np.abs(time.astype(np.float64) - float(np.median(time)))
+    return int(np.argmax(distance))
 
 
 def _drain(blocks: list[Any]) -> Any:

@@ -79,7 +79,7 @@ class CsvFormat:
         def locate(row: int) -> Place:
             return {"line": next(islice(_records(file), row + 1, None))[0]}
 
-        return to_trace(columns, self.clock.seconds, file, locate)
+        return to_trace(columns, self.clock.seconds, file, locate, column=self.time)
 
     def _roles(self, file: TraceFile) -> dict[str, int]:
         """The position of each column of interest in this file."""

@@ -9,11 +9,12 @@ import gzip
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
+from llmsched._whole_files import whole_file
 from llmsched.trace import TraceError
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -97,6 +98,8 @@ def open_trace_file(path: str | os.PathLike[str]) -> TraceFile:
     TraceError
         If it is missing, a folder, not a regular file or unreadable.
     """
+    if not os.fspath(path):
+        raise TraceError("a trace must be the name of a file or a profile, got ''")
     path = Path(path)
     file = TraceFile(path)
     if not path.exists():
@@ -130,18 +133,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Whatever goes wrong, `path` is either as it was or complete. Its suffix chooses the compression.
     """
-    if path.exists() and not path.is_file():
-        raise TraceError(f"{path}: must be a file that can be replaced")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as raw, _compressed(raw, _SUFFIXES.get(path.suffix.lower())) as out:
-            yield out
-        os.replace(part, path)
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    compression = _SUFFIXES.get(path.suffix.lower())
+    with whole_file(path) as part, part.open("wb") as raw, _compressed(raw, compression) as out:
+        yield out
 
 
 @contextmanager

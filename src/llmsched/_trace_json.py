@@ -66,7 +66,7 @@ class JsonLinesFormat:
         def locate(row: int) -> Place:
             return {"line": next(islice(_lines(file), row, None))[0]}
 
-        return to_trace(columns, self.clock.seconds, file, locate)
+        return to_trace(columns, self.clock.seconds, file, locate, column=_KEYS["time"])
 
     def write(self, trace: Trace, out: BinaryIO) -> None:
         """Write a trace, its times in whole milliseconds."""

@@ -72,7 +72,9 @@ class ParquetFormat:
             reason = str(error).splitlines()[0]
             message = f"must be a complete parquet file ({reason}); get the file again"
             raise file.error(message) from error
-        return to_trace(columns, self.clock.seconds, file, lambda row: {"row": row + 1})
+        return to_trace(
+            columns, self.clock.seconds, file, lambda row: {"row": row + 1}, column="arrival_s"
+        )
 
     def write(self, trace: Trace, out: BinaryIO) -> None:
         """Write a trace, every column exactly."""

@@ -3,7 +3,8 @@
 The exact semantics of the project: the edges are the i/K quantiles (numpy, linear) of what is
 binned, over the requests being run; a request's bin is the number of edges <= its value; equal
 edges merge.  The K-bin batching they serve is Guldogan et al., arXiv:2412.04504, Algorithm 1;
-optimal edges, which go beyond it, are in `optimal_edges`.
+optimal edges, which go beyond it, are in `optimal_edges`.  Rolling edges are equal-mass ones over
+recent arrivals only: what a scheduler can know that has not seen the whole run.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
     from llmsched.latency import LatencyModel
 
 BinBy = Literal["output", "total", "service"]
-EdgeRule = Literal["equal-mass", "optimal"]
+EdgeRule = Literal["equal-mass", "optimal", "rolling"]
 DEFAULT_BINS = 4
 MAX_BINS = 64
 # Batch that optimal edges are made for where the batcher is dynamic: about what it forms in
 # saturation, and any from 4 to 128 does nearly as well (docs/decisions/003-optimal-edges.md).
 DYNAMIC_BATCH_SIZE = 16
+# Rolling edges: the quantiles of the last so many arrivals, found anew every so many; before that,
+# after 16 arrivals and whenever their number has doubled.
+ROLLING_WINDOW = 2048
+ROLLING_EVERY = 512
+ROLLING_FIRST = 16
 
 
 def equal_mass_edges(values: FloatArray | IntArray, n_bins: int) -> FloatArray:
@@ -88,14 +94,16 @@ class Binning:
     n_bins : int
         Bins (K), in [1, 64]; with fixed edges it becomes their number plus one, and a value
         other than the default must agree with them.
-    by : {"output", "total", "service"}
+    by : {"output", "total", "service"}, optional
         What is binned: predicted output [tokens], prompt + predicted output [tokens], or the
-        latency model's predicted service time of the request alone [s].
+        latency model's predicted service time of the request alone [s]. None leaves it to the
+        scheduler: output, unless it says otherwise.
     edges : tuple of float, optional
         Fixed edges, positive and increasing, in the unit of `by`; None where `rule` finds them.
-    rule : {"equal-mass", "optimal"}
-        How edges that are not fixed follow from the values: bins of equal mass, or of least
-        expected batch maximum (`optimal_edges`).
+    rule : {"equal-mass", "optimal", "rolling"}, optional
+        How edges that are not fixed follow from the values: bins of equal mass, of least
+        expected batch maximum (`optimal_edges`), or of equal mass over recent arrivals
+        (`rolling_bins`). None leaves it to the scheduler: equal mass, unless it says otherwise.
     batch_size : int, optional
         Batch that optimal edges are made for [requests]; None for the scheduler's own, which
         `simulate` fills in (`for_batches_of`).
@@ -107,14 +115,14 @@ class Binning:
     """
 
     n_bins: int = DEFAULT_BINS
-    by: BinBy = "output"
+    by: BinBy | None = None
     edges: tuple[float, ...] | None = None
-    rule: EdgeRule = "equal-mass"
+    rule: EdgeRule | None = None
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check_n_bins(self.n_bins)
-        if self.by not in get_args(BinBy):
+        if self.by is not None and self.by not in get_args(BinBy):
             raise ValueError(f"by must be one of {', '.join(get_args(BinBy))}; got {self.by!r}")
         self._check_rule()
         if self.edges is None:
@@ -130,12 +138,12 @@ class Binning:
 
     def _check_rule(self) -> None:
         rules = get_args(EdgeRule)
-        if self.rule not in rules:
+        if self.rule is not None and self.rule not in rules:
             raise ValueError(f"rule must be one of {', '.join(rules)}; got {self.rule!r}")
-        if self.rule == "optimal" and self.edges is not None:
+        if self.rule in ("optimal", "rolling") and self.edges is not None:
             raise ValueError(
-                f"optimal edges must not be fixed as well, got {len(self.edges)} edges; leave one "
-                "of the two out"
+                f"{self.rule} edges must not be fixed as well, got {len(self.edges)} edges; leave "
+                "one of the two out"
             )
         if self.batch_size is None:
             return
@@ -147,11 +155,13 @@ class Binning:
             raise ValueError(f"batch_size of optimal edges must be >= 1, got {self.batch_size}")
 
     @classmethod
-    def parse(cls, spec: str, *, n_bins: int | None = None, by: BinBy = "output") -> Binning:
-        """The binning that a text asks for.
+    def parse(
+        cls, spec: str | None, *, n_bins: int | None = None, by: BinBy | None = None
+    ) -> Binning:
+        """The binning that a text asks for; without one, the scheduler's own edges.
 
-        `equal-mass`; `optimal`, or `optimal:B` for batches of B requests; or edges such as
-        `64,256,1024`.
+        `equal-mass`; `rolling`; `optimal`, or `optimal:B` for batches of B requests; or edges
+        such as `64,256,1024`.
 
         Examples
         --------
@@ -162,20 +172,22 @@ class Binning:
         >>> Binning.parse("optimal:16").batch_size
         16
         """
-        rule, colon, size = spec.strip().partition(":")
         asked = DEFAULT_BINS if n_bins is None else n_bins
+        if spec is None:
+            return cls(n_bins=asked, by=by)
+        rule, colon, size = spec.strip().partition(":")
         if rule == "optimal":
             return cls(
                 n_bins=asked, by=by, rule="optimal", batch_size=_batch_size(size) if colon else None
             )
-        if spec.strip() == "equal-mass":
-            return cls(n_bins=asked, by=by)
+        if not colon and rule in ("equal-mass", "rolling"):
+            return cls(n_bins=asked, by=by, rule=cast(EdgeRule, rule))
         try:
             edges = tuple(float(edge) for edge in spec.split(","))
         except ValueError:
             raise ValueError(
-                "bin edges must be equal-mass, optimal or increasing numbers such as 64,256,1024; "
-                f"got {spec!r}"
+                "bin edges must be equal-mass, rolling, optimal or increasing numbers such as "
+                f"64,256,1024; got {spec!r}"
             ) from None
         if n_bins is not None and n_bins != len(edges) + 1:
             raise ValueError(
@@ -188,9 +200,9 @@ class Binning:
         self, trace: Trace, predicted_tokens: IntArray, latency: LatencyModel
     ) -> FloatArray | IntArray:
         """What is binned, one value per request [tokens, or s for `by="service"`], shape (n,)."""
-        if self.by == "output":
+        if self.by in (None, "output"):
             return predicted_tokens
-        total_tokens = trace.prompt_tokens + predicted_tokens
+        total_tokens = trace.prompt_tokens.astype(np.int64) + predicted_tokens
         if self.by == "total":
             return total_tokens
         from llmsched.latency import Shape
@@ -203,6 +215,11 @@ class Binning:
             max_output_tokens=predicted_tokens.astype(np.int64),
         )
         return cast(FloatArray, latency.service_s(alone))
+
+    def or_else(self, by: BinBy, rule: EdgeRule) -> Binning:
+        """This binning, with these in place of what it leaves to the scheduler."""
+        chosen = self.rule or ("equal-mass" if self.edges is not None else rule)
+        return replace(self, by=self.by or by, rule=chosen)
 
     def for_batches_of(self, batch_size: int) -> Binning:
         """This binning, its optimal edges made for batches of this size unless one was given."""
@@ -220,7 +237,7 @@ class Binning:
         """
         if self.edges is not None:
             return np.asarray(self.edges, dtype=np.float64)
-        if self.rule == "equal-mass":
+        if self.rule != "optimal":
             return equal_mass_edges(values, self.n_bins)
         if self.batch_size is None:
             raise ValueError(
@@ -230,6 +247,54 @@ class Binning:
         from llmsched.optimal_edges import optimal_edges
 
         return optimal_edges(values, self.n_bins, batch_size=self.batch_size)
+
+    def bins_of(self, values: FloatArray | IntArray) -> tuple[IntArray, FloatArray]:
+        """The bin of each value, and the edges; of rolling ones, those in force at the end."""
+        if self.rule == "rolling":
+            return rolling_bins(values, self.n_bins)
+        edges = self.edges_of(values)
+        return assign_bins(values, edges), edges
+
+
+def rolling_bins(
+    values: FloatArray | IntArray,
+    n_bins: int,
+    *,
+    window: int = ROLLING_WINDOW,
+    every: int = ROLLING_EVERY,
+) -> tuple[IntArray, FloatArray]:
+    """Equal-mass bins whose edges follow the traffic: no request is binned by later ones.
+
+    The edges are the i/K quantiles of the last `window` values. They are found anew after 16
+    values, after 32, 64, ... up to `every`, and then after every `every`; the first 16 values all
+    go to bin 0. Equal edges do not merge: the bin between them is empty for a while.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+        What is binned, in order of arrival.
+    n_bins : int
+        Bins (K), in [1, 64].
+
+    Returns
+    -------
+    bins : ndarray of shape (n,)
+    edges : ndarray of shape (n_bins - 1,)
+        The last ones; none where at most 16 values came.
+    """
+    check_n_bins(n_bins)
+    bins = np.zeros(len(values), dtype=np.int32)
+    edges = np.empty(0)
+    if n_bins == 1:
+        return bins, edges
+    first = ROLLING_FIRST
+    while first < len(values):
+        end = first + min(first, every)
+        recent = values[max(0, first - window) : first]
+        edges = np.quantile(recent, np.arange(1, n_bins) / n_bins)
+        bins[first:end] = assign_bins(values[first:end], edges)
+        first = end
+    return bins, edges
 
 
 def _batch_size(text: str) -> int:

@@ -59,6 +59,7 @@ class Difference:
     baseline: str
     metric: str
     interval: Interval  # of scheduler - baseline
+    rounding: float = 0.0  # a difference up to this is that of the last digits of two sums
 
     @property
     def verdict(self) -> str:
@@ -66,7 +67,7 @@ class Difference:
         if math.isnan(self.interval.low):
             reason = "one replication" if self.interval.n == 1 else "no value"
             return f"{reason}: no interval"
-        if self.interval.low == self.interval.high == 0:
+        if self.interval.low == self.interval.high and abs(self.interval.mean) <= self.rounding:
             return "equal"
         return "larger than the noise" if self.interval.significant else "within the noise"
 
@@ -93,6 +94,7 @@ class Comparison:
                 baseline=self.baseline,
                 metric=metric,
                 interval=paired_difference(result.samples(metric), base.samples(metric)),
+                rounding=1e-9 * abs(base.interval(metric).mean),
             )
             for result in self.results
             if result.scheduler != self.baseline
@@ -148,7 +150,7 @@ def compare(
     n_gpus: float = 4,
     latency: LatencyModel | str = "reference",
     predictor: Predictor | str = "noisy",
-    binning: Binning | int = 4,
+    binning: Binning | int | str = 4,
     settings: Settings | None = None,
     admission: Admission = "together",
     seed: int = 0,

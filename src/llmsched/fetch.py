@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -87,16 +88,16 @@ def fetch(
     Raises
     ------
     FetchError
-        If the name is unknown, the server cannot be reached or does not have the file, or the
-        checksum is wrong. A download with a wrong checksum is removed.
+        If an argument cannot be (see `check_request`), the server cannot be reached or does not
+        have the file, or the checksum is wrong. A download with a wrong checksum is removed.
     """
     import pooch
 
-    if name not in RELEASES:
-        raise FetchError(f"name must be one of {', '.join(RELEASES)}; got {name!r}")
+    check_request(name, url=url, sha256=sha256)
     release = RELEASES[name]
     accepted = release.sha256 if sha256 is None else (sha256.strip().lower(),)
-    target = Path(folder if folder is not None else pooch.os_cache("llmsched")) / release.file_name
+    kept_in = Path(folder if folder is not None else pooch.os_cache("llmsched")).absolute()
+    target = kept_in / release.file_name
     if target.exists():
         if _sha256(target) in accepted:
             return target
@@ -117,6 +118,24 @@ def fetch(
     except OSError as error:
         raise FetchError(f"{target}: cannot be written ({error.strerror or error})") from error
     return Path(found)
+
+
+def check_request(name: str, *, url: str | None = None, sha256: str | None = None) -> None:
+    """`FetchError` if `fetch` could not even begin: the name, the address or the checksum."""
+    from urllib.parse import urlsplit
+
+    if name not in RELEASES:
+        raise FetchError(f"name must be one of {', '.join(RELEASES)}; got {name!r}")
+    if url is not None:
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            known = False
+        if not known:
+            raise FetchError(f"url must be an address that begins with http(s)://, got {url!r}")
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256.strip().lower()):
+        raise FetchError(f"sha256 must be 64 hexadecimal digits, got {sha256!r}")
 
 
 class _Bar(Protocol):

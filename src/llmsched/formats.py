@@ -20,6 +20,7 @@ from llmsched._trace_csv import CsvFormat, header_of
 from llmsched._trace_files import TraceFile, inner_suffix, open_trace_file, replacing
 from llmsched._trace_json import JsonLinesFormat
 from llmsched._trace_parquet import ParquetFormat
+from llmsched._whole_files import check_output
 from llmsched.trace import Trace, TraceError
 
 ENTRY_POINTS = "llmsched.trace_formats"
@@ -75,7 +76,14 @@ CSV = CsvFormat(
 )
 _BUILT_IN = (BURSTGPT, AZURE, JsonLinesFormat(), CSV, ParquetFormat())
 FORMATS: dict[str, TraceFormat] = {known.name: known for known in _BUILT_IN}
-_BY_SUFFIX = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "mooncake"}
+_BY_SUFFIX = {
+    "": "csv",
+    ".csv": "csv",
+    ".txt": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "mooncake",
+}
 
 
 def read_trace(path: str | os.PathLike[str], *, trace_format: str | None = None) -> Trace:
@@ -126,31 +134,53 @@ def write_trace(
     trace
         At least one request.
     path
-        A suffix `.gz` or `.zst` compresses. The file appears only when it is complete.
+        A suffix `.gz` or `.zst` compresses. The file appears only when it is complete. A link is
+        followed.
     trace_format
-        A name in `all_formats()`; by default `parquet` for `.parquet`, `mooncake` for `.jsonl`,
-        and `csv` for anything else.
+        A name in `all_formats()`; by default `csv` for `.csv`, `.txt` or no suffix, `parquet` for
+        `.parquet` or `.pq`, and `mooncake` for `.jsonl`.
 
     Warns
     -----
     UserWarning
-        If the format cannot hold the arrivals exactly, or has no place for a label, with what is
-        lost. `csv`, `parquet` and `burstgpt` hold arrivals that begin at 0 to the last bit.
+        If the format has to round the arrivals, or has no place for a label, with what is lost.
+        `csv`, `parquet` and `burstgpt` hold arrivals that begin at 0 to the last bit.
 
     Raises
     ------
     TraceError
-        If there is no request, the format is not known or the file cannot be written.
+        If there is no request, the format is not known or cannot hold the arrivals, or no file can
+        be put there.
+    OutputError
+        If writing fails, an `OSError`.
     """
     path = Path(path)
-    name = trace_format or _BY_SUFFIX.get(inner_suffix(path), CSV.name)
+    name = check_trace_path(path, trace_format=trace_format)
     chosen = _format_named(name)
     if not len(trace):
         raise TraceError(f"{path}: a trace must have at least one request to be written, got none")
-    _warn_of_losses(trace, chosen)
+    _check_losses(trace, chosen)
     with replacing(path) as out:
         chosen.write(trace, out)
     return name
+
+
+def check_trace_path(path: str | os.PathLike[str], *, trace_format: str | None = None) -> str:
+    """The format in which `write_trace` would write that file; `TraceError` if it cannot."""
+    try:
+        check_output(path, "a trace file")
+    except ValueError as error:
+        raise TraceError(str(error)) from error
+    if trace_format is not None:
+        return _format_named(trace_format).name
+    suffix = inner_suffix(Path(path))
+    if suffix not in _BY_SUFFIX:
+        known = ", ".join(filter(None, _BY_SUFFIX))
+        raise TraceError(
+            f"a trace file must end in {known} (and .gz or .zst) where its format is not given, "
+            f"got {os.fspath(path)!r}"
+        )
+    return _BY_SUFFIX[suffix]
 
 
 def recognise(path: str | os.PathLike[str]) -> str:
@@ -217,11 +247,14 @@ def _unrecognised(file: TraceFile, head: bytes) -> TraceError:
     return file.error(f"must begin a trace: {expected}; got {given}", line=1)
 
 
-def _warn_of_losses(trace: Trace, chosen: TraceFormat) -> None:
-    """Warn of what a built-in format cannot hold; that of another package speaks for itself."""
+def _check_losses(trace: Trace, chosen: TraceFormat) -> None:
+    """Refuse ruined times and warn of losses, in the built-in formats.
+
+    A format of another package speaks for itself.
+    """
     for known in _BUILT_IN:
         if known is chosen:
-            _warn_of_rounding(trace, known.name, known.clock)
+            _check_rounding(trace, known.name, known.clock)
             for role in ("model", "log_type"):
                 place, given = getattr(known, role), getattr(trace, role) is not None
                 if given and place is None:
@@ -232,9 +265,15 @@ def _warn_of_losses(trace: Trace, chosen: TraceFormat) -> None:
                     warnings.warn(message, stacklevel=3)
 
 
-def _warn_of_rounding(trace: Trace, name: str, clock: Clock) -> None:
+def _check_rounding(trace: Trace, name: str, clock: Clock) -> None:
     since_s = trace.arrival_s - trace.arrival_s[0]
-    error_s = np.abs(clock.seconds(clock.from_seconds(trace.arrival_s)) - since_s)
+    with np.errstate(invalid="ignore"):  # what int64 cannot hold shows in the error
+        error_s = np.abs(clock.seconds(clock.from_seconds(trace.arrival_s)) - since_s)
+    if not (error_s <= clock.step_s + np.spacing(since_s)).all():
+        raise TraceError(
+            f"{name} holds times in {clock.step} of 64 bits, which must span the arrivals, got "
+            f"{trace.arrival_s[0]:g} to {trace.arrival_s[-1]:g} s; write csv or parquet"
+        )
     if changed := int(np.count_nonzero(error_s)):
         warnings.warn(
             f"{name} holds times in {clock.step}: {changed} of {len(trace)} arrivals are rounded, "

@@ -83,13 +83,13 @@ def fit_grid(grid: LatencyGrid, *, form: str = "best") -> LatencyFit:
     ValueError
         If `form` is none of these.
     CalibrationError
-        If the grid cannot identify the parameters.
+        If the grid cannot identify the parameters, or the fit is no better than a constant.
 
     Warns
     -----
     CalibrationWarning
         If the residuals vanish or every std is the same share of its mean (a formula's output,
-        not a measurement), or the fit is worse than a constant.
+        not a measurement).
     """
     if form == "best":
         fit = _best(grid)
@@ -97,6 +97,11 @@ def fit_grid(grid: LatencyGrid, *, form: str = "best") -> LatencyFit:
         fit = _fit(grid, FORMS[form], chosen="asked for")
     else:
         raise ValueError(f"form must be one of best, {', '.join(FORMS)}; got {form!r}")
+    if not fit.r_squared > 0:
+        raise CalibrationError(
+            f"grid {grid.name!r} (form {fit.form}) must be fitted better than by its mean, R² > 0, "
+            f"got R² {fit.r_squared:.2f}; check its columns, or measure it again"
+        )
     for doubt in _doubts(grid, fit):
         warnings.warn(f"grid {grid.name!r}: {doubt}", CalibrationWarning, stacklevel=2)
     return fit
@@ -277,7 +282,7 @@ def _inverse_information(jacobian: FloatArray, free: NDArray[np.bool_]) -> Float
 
 
 def _doubts(grid: LatencyGrid, fit: LatencyFit) -> list[str]:
-    """What speaks against taking this grid for a measurement, or this fit for a description."""
+    """What speaks against taking this grid for a measurement."""
     doubts = []
     if fit.max_relative_error < EXACT:
         doubts.append(
@@ -289,6 +294,4 @@ def _doubts(grid: LatencyGrid, fit: LatencyFit) -> list[str]:
         doubts.append(
             f"std is {shares[0]:.1%} of the mean in every cell: this is not a spread of trials"
         )
-    if fit.r_squared < 0:
-        doubts.append(f"R² is {fit.r_squared:.2f}: form {fit.form} is worse than a constant")
     return doubts

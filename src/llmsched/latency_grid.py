@@ -140,16 +140,26 @@ def _rows(path: Path, raw: bytes) -> Iterator[tuple[int, list[str]]]:
         raise CalibrationError(f"{path}: must be a CSV file, got: {error}") from None
 
 
+_MOST = 1_000_000_000  # of a count, and of seconds
+
+
 def _count(value: float) -> bool:
-    return value >= 1 and value == int(value)
+    return 1 <= value <= _MOST and value == int(value)
 
 
+_A_COUNT = f"a whole number >= 1 and <= {_MOST}"
 _RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "batch_size": ("a whole number >= 1", _count),
-    "max_seq_len": ("a whole number >= 1", _count),
-    "mean_latency_sec": ("a finite number > 0", lambda value: value > 0),
-    "std_latency_sec": ("a finite number >= 0, or empty", lambda value: value >= 0),
-    "num_trials": ("a whole number >= 1", _count),
+    "batch_size": (_A_COUNT, _count),
+    "max_seq_len": (_A_COUNT, _count),
+    "mean_latency_sec": (
+        "a number of seconds from 1e-09 to 1e+09",
+        lambda value: 1e-9 <= value <= _MOST,
+    ),
+    "std_latency_sec": (
+        "a number of seconds from 0 to 1e+09, or empty",
+        lambda value: 0 <= value <= _MOST,
+    ),
+    "num_trials": (_A_COUNT, _count),
 }
 
 

@@ -25,9 +25,10 @@ DRAIN_SHARE = 0.1  # of the arrival span: a longer drain means that the backlog 
 MEMORY_SHARE = 0.9  # of the KV capacity: what the dynamic batcher's buffer rule leaves to batches
 
 LABEL_RULE = (
-    "overloaded: ρ >= 1, or after the last arrival it took longer than the longest batch plus "
-    f"{DRAIN_SHARE:.0%} of the arrival span to finish; backlogged: otherwise, if requests wait "
-    "longer on average than they are served; stable: the rest"
+    "overloaded: ρ >= 1 (infinite when all arrive at once), or nothing was served, or after the "
+    f"last arrival it took longer than the longest batch plus {DRAIN_SHARE:.0%} of the arrival "
+    "span to finish; backlogged: otherwise, if requests wait longer on average than they are "
+    "served; stable: the rest. Rejected requests are not in ρ"
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmsched._whole_files import check_output, whole_file
 from llmsched.tables import BatchTable, RequestTable
 
 SUFFIXES = (".csv", ".parquet")
@@ -19,15 +20,12 @@ def check_table_path(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     ValueError
-        If the suffix is not one of ours or the folder does not exist.
+        If the suffix is not one of ours or no file can be put there.
     """
     target = Path(path)
-    if target.suffix not in SUFFIXES:
+    if target.suffix.lower() not in SUFFIXES:
         raise ValueError(f"a table file must end in {' or '.join(SUFFIXES)}, got {str(path)!r}")
-    if not target.parent.is_dir():
-        raise ValueError(f"folder of {str(path)!r} must exist; create it first")
-    if target.is_dir():
-        raise ValueError(f"a table file must not be a folder, got {str(path)!r}")
+    check_output(path, "a table file")
     return target
 
 
@@ -35,7 +33,14 @@ def write_table(table: RequestTable | BatchTable, path: str | os.PathLike[str]) 
     """Write a table, all at once: a reader never sees half a file.
 
     The first column numbers the rows (`request` or `batch`). A rejected request has empty cells
-    for what never happened.
+    for what never happened. A link is followed.
+
+    Raises
+    ------
+    ValueError
+        If the path cannot be that of a table.
+    OutputError
+        If writing fails, an `OSError`.
     """
     import pyarrow as pa
 
@@ -47,12 +52,8 @@ def write_table(table: RequestTable | BatchTable, path: str | os.PathLike[str]) 
     for name in table.__slots__:
         never = missing if name in ("start_s", "finish_s", "gpu", "batch") else None
         columns[name] = pa.array(getattr(table, name), mask=never)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        _write(pa.table(columns), partial, target.suffix)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        _write(pa.table(columns), partial, target.suffix.lower())
 
 
 def _write(table: Any, path: Path, suffix: str) -> None:

@@ -269,7 +269,7 @@ def _predict_bins(
     if binning.n_bins == 1:  # no bins, nothing to mistake
         return Prediction(tokens=true_tokens, service_s=drawn_s)
     by_service = binning.by == "service" and drawn_s is not None
-    if binning.by != "output" and not by_service:
+    if binning.by not in (None, "output") and not by_service:
         raise ValueError(
             f"{name} predicts a bin of output tokens, so bins must be by output, got "
             f"{binning.by!r}; bin by output, or use noisy:SIGMA"

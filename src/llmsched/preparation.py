@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from llmsched.trace import FloatArray, IntArray, Labels, Trace, TraceError
 
 DEFAULT_RPS_SCALE = 200.0
+RPS_SCALES = (1e-6, 1e9)  # least and most; beyond them no trace keeps its gaps
+LONGEST_JITTER_S = 1e6
 _BURST_WINDOW_S = 1200.0
 _BURST_WINDOW_REQUESTS = 31
 
@@ -52,9 +54,10 @@ def prepare(
         What to do with requests without any output token: a failed request has none.
     rps_scale
         Divide the times by this, so that requests come so many times as fast; 1 for real time.
+        Within `RPS_SCALES`.
     jitter_s
         Move each arrival later by a uniform random part of this [s], and sort again, stably: 1.0
-        undoes the rounding of whole-second stamps.
+        undoes the rounding of whole-second stamps. At most `LONGEST_JITTER_S`.
     rng
         The source of the jitter.
 
@@ -120,10 +123,12 @@ def _check(
         raise ValueError(f"window must be START:END with 0 <= START < END seconds, got {given}")
     if failures not in ("drop", "keep"):
         raise ValueError(f"failures must be 'drop' or 'keep', got {failures!r}")
-    if not (math.isfinite(rps_scale) and rps_scale > 0):
-        raise ValueError(f"RPS scale must be finite and > 0, got {rps_scale:g}; 1 is real time")
-    if not (math.isfinite(jitter_s) and jitter_s >= 0):
-        raise ValueError(f"jitter must be finite and >= 0 seconds, got {jitter_s:g}")
+    least, most = RPS_SCALES
+    if not least <= rps_scale <= most:
+        given = f"{rps_scale:g}; 1 is real time"
+        raise ValueError(f"RPS scale must be from {least:g} to {most:g}, got {given}")
+    if not 0 <= jitter_s <= LONGEST_JITTER_S:
+        raise ValueError(f"jitter must be from 0 to {LONGEST_JITTER_S:g} s, got {jitter_s:g}")
     if jitter_s and rng is None:
         raise ValueError(f"jitter of {jitter_s:g} s must have a random generator; pass rng")
 

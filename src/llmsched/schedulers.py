@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from llmsched._registry import Registry
+from llmsched.adaptive import AdaptiveChoice
 from llmsched.batching import Batcher, DynamicBatcher, FixedBatcher
-from llmsched.bin_choice import BinChoice, LongestQueue, RoundRobin
+from llmsched.bin_choice import BinChoice, LongestQueue, RoundRobin, Waits
+from llmsched.binning import BinBy, EdgeRule
 from llmsched.control import NoController, PaperController, SlaController, WindowController
 from llmsched.memory import (
     DEFAULT_GPU,
@@ -124,20 +126,27 @@ class Scheduler:
         Which bin a free GPU serves.
     binned : bool
         Whether requests are spread over bins by predicted length.
+    bin_by, bin_edges : str
+        What its bins are by, and how their edges are found, where the user leaves it open.
     batch_max : int
         The largest batch it ever forms [requests]; the offered load is stated at this size.
     capacity_tokens : float
         Tokens that a batch may hold; a request larger than that alone is rejected on arrival.
     release : FullBatches, optional
         Form batches as requests arrive, instead of when a GPU asks.
+    waits : Waits
+        What the engine tells of ages, for a choice that holds it.
     """
 
     batcher: Callable[[], Batcher]
     choice: BinChoice = field(default_factory=RoundRobin)
     binned: bool = False
+    bin_by: BinBy = "output"
+    bin_edges: EdgeRule = "equal-mass"
     batch_max: int = 128
     capacity_tokens: float = math.inf
     release: FullBatches | None = None
+    waits: Waits = field(default_factory=Waits)
 
 
 def static_fifo(settings: Settings) -> Scheduler:
@@ -167,6 +176,23 @@ def multi_bin_dynamic(settings: Settings) -> Scheduler:
     )
 
 
+def multi_bin_adaptive(settings: Settings) -> Scheduler:
+    """Bins by predicted service time that follow the traffic; ages and learned costs decide."""
+    choice = AdaptiveChoice(
+        settings.sla_s, partial(MEMORY_RULES[settings.memory], settings), settings.batch_max
+    )
+    return Scheduler(
+        batcher=choice.batcher,
+        choice=choice,
+        binned=True,
+        bin_by="service",
+        bin_edges="rolling",
+        batch_max=settings.batch_max,
+        capacity_tokens=settings.capacity_tokens,
+        waits=choice.waits,
+    )
+
+
 def multi_bin_only(settings: Settings) -> Scheduler:
     """The multi-bin paper: bins by predicted length, batches of exactly `batch_size`."""
     return Scheduler(
@@ -185,7 +211,16 @@ SchedulerFactory = Callable[[Settings], Scheduler]
 SCHEDULERS: Registry[SchedulerFactory] = Registry(
     "scheduler",
     "llmsched.schedulers",
-    {f.__name__: f for f in (static_fifo, dynamic_no_bins, multi_bin_dynamic, multi_bin_only)},
+    {
+        factory.__name__: factory
+        for factory in (
+            static_fifo,
+            dynamic_no_bins,
+            multi_bin_dynamic,
+            multi_bin_only,
+            multi_bin_adaptive,
+        )
+    },
 )
 
 
@@ -195,6 +230,12 @@ def make_scheduler(name: str, settings: Settings | None = None) -> Scheduler:
     Raises
     ------
     ValueError
-        If no scheduler has that name.
+        If no scheduler has that name, or its factory does not make one.
     """
-    return SCHEDULERS.named(name)(settings or Settings())
+    scheduler = SCHEDULERS.named(name)(settings or Settings())
+    if not isinstance(scheduler, Scheduler):
+        raise ValueError(
+            f"scheduler {name!r} must be made as a llmsched.Scheduler, got "
+            f"{type(scheduler).__name__}; return one from its factory"
+        )
+    return scheduler

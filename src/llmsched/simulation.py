@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,15 @@ from llmsched.workload import Streams, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BinnedPrediction:
+    """What the scheduler believes of every request, and the bin that follows from it."""
+
+    tokens: IntArray  # (n,) predicted output length
+    bins: IntArray  # (n,) in [0, len(edges)]
+    edges: FloatArray  # between the bins, in the unit of what was binned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Run:
     """What one simulation was, and what came out of it."""
 
@@ -38,6 +47,7 @@ class Run:
     load_label: LoadLabel
     latency: LatencyModel
     predictor: str
+    config: Mapping[str, Any]  # settings, bins, workload: what it takes to run it again
 
     def to_dict(self) -> dict[str, Any]:
         """The run as one JSON object: figures of merit, load, and what produced them."""
@@ -54,6 +64,7 @@ class Run:
             "predictor": self.predictor,
             "trace": self.trace_name,
             "seed": self.seed,
+            "config": dict(self.config),
         }
 
 
@@ -64,11 +75,12 @@ def simulate(
     n_gpus: float = 4,
     latency: LatencyModel | str = "reference",
     predictor: Predictor | str = "noisy",
-    binning: Binning | int = 4,
+    binning: Binning | int | str = 4,
     settings: Settings | None = None,
     admission: Admission = "together",
     seed: int = 0,
     llm: ModelSpec = DEFAULT_MODEL,
+    prediction: BinnedPrediction | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Run:
     """Serve a workload with one scheduler and measure it.
@@ -85,8 +97,9 @@ def simulate(
         Service time of a batch: a model, a name, or a grid file.
     predictor : Predictor or str
         What the scheduler believes about output lengths.
-    binning : Binning or int
-        Bins of the schedulers that have them; an int asks for so many of equal mass.
+    binning : Binning, int or str
+        Bins of the schedulers that have them; an int asks for so many of equal mass, a text is
+        what `Binning.parse` takes.
     settings : Settings, optional
         SLA, batch sizes, controller and memory rule.
     admission : {"together", "one-by-one"}
@@ -95,6 +108,9 @@ def simulate(
         Root seed of the workload and of the predictor's noise.
     llm : ModelSpec
         Model that is served; its KV bytes per token turn tokens into bytes.
+    prediction : BinnedPrediction, optional
+        What `predict_bins` gave for this trace, scheduler, predictor, binning and seed, so that
+        many runs can share it; by default it is made here.
     progress : callable, optional
         Called now and then with the number of requests whose service has begun.
 
@@ -123,14 +139,17 @@ def simulate(
     policy = make_scheduler(scheduler, settings)
     if isinstance(binning, int):
         binning = Binning(n_bins=binning)
+    elif isinstance(binning, str):
+        binning = Binning.parse(binning)
     if policy.release is not None and admission != "together":
         warnings.warn(
             f"admission makes no difference to {scheduler}: arrivals form its batches, whatever a "
             "GPU sees",
             stacklevel=2,
         )
-    predicted, bins, edges = _binned(trace, policy, believer, binning, model, seed)
-    n_bins = len(edges) + 1
+    if prediction is None:
+        prediction = predict_bins(trace, policy, believer, binning, model, seed)
+    bins, n_bins = prediction.bins, len(prediction.edges) + 1
     requests, batches = run_engine(
         trace,
         bins,
@@ -139,7 +158,7 @@ def simulate(
         n_gpus=n_gpus,
         latency=model,
         admission=admission,
-        predicted_tokens=predicted,
+        predicted_tokens=prediction.tokens,
         progress=progress,
     )
     warn_outside(model, _shapes(batches), stacklevel=3)
@@ -158,12 +177,35 @@ def simulate(
             n_bins=n_bins,
             kv_bytes_per_token=llm.kv_bytes_per_token,
         ),
-        edges=edges,
+        edges=prediction.edges,
         offered_load=rho,
         load_label=load_label(rho, requests, batches),
         latency=model,
         predictor=believer.name,
+        config=_config(trace, settings, policy, binning, admission, llm),
     )
+
+
+def _config(
+    trace: Trace,
+    settings: Settings,
+    policy: Scheduler,
+    binning: Binning,
+    admission: Admission,
+    llm: ModelSpec,
+) -> dict[str, Any]:
+    """What a result must say of its making, beside the names that it carries anyway."""
+    from llmsched import __version__
+
+    return {
+        "version": __version__,
+        "admission": admission,
+        **asdict(settings),
+        "binning": asdict(binning) if policy.binned else None,
+        "llm": llm.name,
+        "workload": trace.recipe,
+        "left_out": [list(rule) for rule in trace.left_out],
+    }
 
 
 def _loaded(trace: Trace | Workload | str, seed: int) -> Trace:
@@ -176,23 +218,30 @@ def _loaded(trace: Trace | Workload | str, seed: int) -> Trace:
     return trace
 
 
-def _binned(
+def scheduler_binning(policy: Scheduler, binning: Binning) -> Binning:
+    """The binning that a scheduler makes of the one asked for: one bin if it has none."""
+    if not policy.binned:
+        binning = Binning(n_bins=1)
+    binning = binning.or_else(policy.bin_by, policy.bin_edges)
+    full = policy.release  # batches of exactly this size; a dynamic batcher's are seldom full
+    batch_size = full.batch_size if full else min(policy.batch_max, DYNAMIC_BATCH_SIZE)
+    return binning.for_batches_of(batch_size)
+
+
+def predict_bins(
     trace: Trace,
     policy: Scheduler,
     predictor: Predictor,
     binning: Binning,
     latency: LatencyModel,
     seed: int,
-) -> tuple[IntArray, IntArray, FloatArray]:
+) -> BinnedPrediction:
     """Predicted tokens and bin of every request, and the edges between the bins."""
-    if not policy.binned:
-        binning = Binning(n_bins=1)
-    full = policy.release  # batches of exactly this size; a dynamic batcher's are seldom full
-    batch_size = full.batch_size if full else min(policy.batch_max, DYNAMIC_BATCH_SIZE)
-    binning = binning.for_batches_of(batch_size)
+    binning = scheduler_binning(policy, binning)
     prediction = predictor.predict(trace, binning, Streams.of_seed(seed).prediction)
     if not policy.binned:
-        return prediction.tokens, np.zeros(len(trace), dtype=np.int32), np.empty(0)
+        one_bin = np.zeros(len(trace), dtype=np.int32)
+        return BinnedPrediction(tokens=prediction.tokens, bins=one_bin, edges=np.empty(0))
     if binning.by == "service" and trace.service_s is not None:
         if prediction.service_s is None:
             raise ValueError(
@@ -202,8 +251,11 @@ def _binned(
         values: FloatArray | IntArray = prediction.service_s
     else:
         values = binning.values(trace, prediction.tokens, latency)
-    edges = binning.edges_of(values) if prediction.edges is None else prediction.edges
-    return prediction.tokens, assign_bins(values, edges), edges
+    if prediction.edges is None:
+        bins, edges = binning.bins_of(values)
+    else:
+        bins, edges = assign_bins(values, prediction.edges), prediction.edges
+    return BinnedPrediction(tokens=prediction.tokens, bins=bins, edges=edges)
 
 
 def _shapes(batches: BatchTable) -> Shape:

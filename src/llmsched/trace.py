@@ -6,7 +6,9 @@ Reading files is in `formats`, making synthetic ones in `arrivals`; nothing here
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int32]
 
 _MOST_TOKENS = 2**31 - 1
+LONGEST_S = 1e9  # 30 years; a double still resolves 0.1 us there
 
 
 class TraceError(ValueError):
@@ -59,6 +62,7 @@ class Trace:
     name: str = "trace"
     left_out: tuple[tuple[str, int], ...] = ()  # (rule, requests it left out)
     notes: tuple[str, ...] = ()  # what a reader had to put right, for the user to see
+    recipe: Mapping[str, Any] | None = None  # the `Workload` it came from, for the results to say
 
     def __post_init__(self) -> None:
         n = len(self.arrival_s)
@@ -73,6 +77,11 @@ class Trace:
             raise TraceError(f"arrival_s must be finite in trace {self.name!r}")
         if n and np.diff(self.arrival_s).min(initial=0.0) < 0:
             raise TraceError(f"arrival_s must not decrease in trace {self.name!r}; sort it first")
+        if n and max(-self.arrival_s[0], self.arrival_s[-1]) > LONGEST_S:
+            raise TraceError(
+                f"arrivals must lie within {LONGEST_S:g} s, or doubles lose service times; "
+                f"trace {self.name!r} reaches {self.arrival_s[-1]:g} s; check its unit, scale"
+            )
         if n and min(int(self.prompt_tokens.min()), int(self.output_tokens.min())) < 0:
             raise TraceError(f"token counts must be >= 0 in trace {self.name!r}")
         if n and int(self.prompt_tokens.max()) + int(self.output_tokens.max()) > _MOST_TOKENS:

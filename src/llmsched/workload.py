@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -109,7 +109,7 @@ class Workload:
     def _prepared(self, raw: Trace, seed: int, requests: int | None) -> Trace:
         from llmsched.preparation import prepare
 
-        return prepare(
+        prepared = prepare(
             raw,
             requests=requests,
             window_s=self.window_s,
@@ -120,6 +120,7 @@ class Workload:
             jitter_s=self.jitter_s,
             rng=Streams.of_seed(seed).jitter,
         )
+        return replace(prepared, recipe=asdict(self))
 
     def _generate(self, seed: int) -> Trace:
         """Requests of the profile, as many as asked for after the filters."""

@@ -10,7 +10,9 @@ from llmsched.cli.common import OneLineErrors
 
 # command -> (module, attribute, short help); the help is here so that --help imports nothing more
 COMMANDS = {
+    "capacity": ("llmsched.cli.capacity", "capacity", "Find the load, or the GPUs, within an SLA."),
     "compare": ("llmsched.cli.compare", "compare", "Compare schedulers on the same requests."),
+    "paper": ("llmsched.cli.paper", "paper", "Redo the figures of a published paper."),
     "trace": ("llmsched.cli.trace", "trace", "Look at trace files, convert them, get real ones."),
 }
 SCHEDULER_HELP = {
@@ -18,6 +20,7 @@ SCHEDULER_HELP = {
     "dynamic_no_bins": "One queue, batch = min(memory limit, SLA controller).",
     "multi_bin_dynamic": "Bins by predicted length, each with its own batcher.",
     "multi_bin_only": "The multi-bin paper: bins, batches of exactly B.",
+    "multi_bin_adaptive": "Bins by service time; ages and learned costs decide.",
 }
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
+
+from llmsched._whole_files import OutputError
+
+REQUEST_COUNT = click.IntRange(1, 1_000_000_000)
+BATCH_SIZE = click.IntRange(1, 1_000_000)
 
 
 class InputError(click.ClickException):
@@ -18,7 +25,10 @@ class InputError(click.ClickException):
 
 
 class OneLineErrors(click.Command):
-    """A command whose input errors end in one line and exit code 2, without a traceback."""
+    """A command whose errors end in one line, without a traceback.
+
+    Exit code 2 means that the input cannot be used, 1 that the run failed.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; show warnings as notes on stderr."""
@@ -27,16 +37,25 @@ class OneLineErrors(click.Command):
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise  # nobody reads on, as after `| head`: click ends quietly
+        except OutputError as error:
+            raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            message = "the run needs more memory than there is; ask for fewer --requests"
+            raise click.ClickException(message) from error
         except (ValueError, OSError) as error:
             raise InputError(" ".join(str(error).split())) from error
 
 
 @contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Print our warnings as `Note: ...` lines, each once."""
+    """Print our warnings as `Note: ...` lines, each once; others are faults and look like it."""
     shown: set[str] = set()
+    usual = warnings.showwarning
 
-    def show(message: Warning | str, *_details: object, **_more: object) -> None:
+    def show(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
+        if not issubclass(category, UserWarning):
+            usual(message, category, *details, **more)
+            return
         text = str(message)
         if text not in shown:
             shown.add(text)
@@ -64,6 +83,35 @@ def progress_bar(total: int, label: str) -> Iterator[Callable[[int], None] | Non
         yield lambda done: bar.update(task, completed=done)
 
 
+def keep_inputs(outputs: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Fail if an output would replace a file that the running command reads, under any name."""
+    for title, source in _inputs(click.get_current_context().params):
+        for output in outputs:
+            if output is not None and _same_file(os.fspath(output), source):
+                raise click.UsageError(f"the output would replace the {title} {source}")
+
+
+def _inputs(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a command reads, by what it is: its trace or profile, and its latency grid."""
+    from llmsched.profiles import profile_names
+
+    for name in ("file", "source"):
+        if (trace := params.get(name)) and trace not in profile_names():
+            yield "trace", trace
+    if latency := params.get("latency"):
+        grid, mark, _ = latency.rpartition("#")
+        yield "latency grid", grid if mark and not Path(latency).is_file() else latency
+
+
+def _same_file(output: str, source: str) -> bool:
+    if os.path.realpath(output) == os.path.realpath(source):
+        return True
+    try:
+        return os.path.samefile(output, source)
+    except OSError:  # one of them is not there, so they differ
+        return False
+
+
 def scheduler_name(text: str) -> str:
     """The registered scheduler that a text means; a command's spelling, with dashes, will do."""
     from llmsched.schedulers import SCHEDULERS
@@ -83,6 +131,33 @@ def not_negative(
 ) -> float | None:
     """A finite number, 0 or more."""
     return _checked(context, option, value, lambda number: number >= 0, ">= 0")
+
+
+def rate_factor(
+    context: click.Context, option: click.Parameter, value: float | None
+) -> float | None:
+    """A factor that arrival rates can be multiplied by."""
+    from llmsched.preparation import RPS_SCALES
+
+    return _within(context, option, value, RPS_SCALES)
+
+
+def jitter(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A jitter in seconds."""
+    from llmsched.preparation import LONGEST_JITTER_S
+
+    return _within(context, option, value, (0.0, LONGEST_JITTER_S))
+
+
+def _within(
+    context: click.Context,
+    option: click.Parameter,
+    value: float | None,
+    bounds: tuple[float, float],
+) -> float | None:
+    least, most = bounds
+    rule = f"from {least:g} to {most:g}"
+    return _checked(context, option, value, lambda number: least <= number <= most, rule)
 
 
 def _checked(

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmsched.cli.common import gpu_count, not_negative, positive, window
+from llmsched.cli.common import (
+    BATCH_SIZE,
+    REQUEST_COUNT,
+    gpu_count,
+    jitter,
+    not_negative,
+    positive,
+    rate_factor,
+    window,
+)
 
 if TYPE_CHECKING:
     from llmsched.binning import Binning
@@ -17,8 +26,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[F], F]
-
-_positive = click.IntRange(min=1)
 
 WORKLOAD: Sequence[Any] = (
     click.option(
@@ -31,7 +38,7 @@ WORKLOAD: Sequence[Any] = (
     ),
     click.option(
         "--requests",
-        type=_positive,
+        type=REQUEST_COUNT,
         metavar="N",
         show_default="all of a file, 10000 of a profile",
         help="First N requests.",
@@ -41,7 +48,7 @@ WORKLOAD: Sequence[Any] = (
         type=float,
         default=200.0,
         show_default=True,
-        callback=positive,
+        callback=rate_factor,
         metavar="FACTOR",
         help="Multiply the arrival rate.",
     ),
@@ -68,7 +75,7 @@ WORKLOAD: Sequence[Any] = (
         type=float,
         default=0.0,
         show_default=True,
-        callback=not_negative,
+        callback=jitter,
         metavar="SECONDS",
         help="Add U(0, SECONDS) to every stamp, before scaling: 1 undoes whole-second stamps.",
     ),
@@ -138,7 +145,7 @@ SERVING: Sequence[Any] = (
 FIXED: Sequence[Any] = (
     click.option(
         "--batch-size",
-        type=_positive,
+        type=BATCH_SIZE,
         default=8,
         show_default=True,
         metavar="N",
@@ -146,7 +153,7 @@ FIXED: Sequence[Any] = (
     ),
 )
 
-DYNAMIC: Sequence[Any] = (
+CONTROLLER: Sequence[Any] = (
     click.option(
         "--controller",
         type=click.Choice(["paper", "window", "none"]),
@@ -155,6 +162,17 @@ DYNAMIC: Sequence[Any] = (
         help="How the SLA limits dynamic batches.",
     ),
     click.option(
+        "--batch-min",
+        type=BATCH_SIZE,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Least that the controller may ask for.",
+    ),
+)
+
+MEMORY: Sequence[Any] = (
+    click.option(
         "--memory",
         type=click.Choice(["buffer", "clt"]),
         default="buffer",
@@ -162,16 +180,8 @@ DYNAMIC: Sequence[Any] = (
         help="How the memory limits dynamic batches.",
     ),
     click.option(
-        "--batch-min",
-        type=_positive,
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Least that the controller may ask for.",
-    ),
-    click.option(
         "--batch-max",
-        type=_positive,
+        type=BATCH_SIZE,
         default=128,
         show_default=True,
         metavar="N",
@@ -186,6 +196,8 @@ DYNAMIC: Sequence[Any] = (
     ),
 )
 
+DYNAMIC = (*CONTROLLER, *MEMORY)
+
 BINS: Sequence[Any] = (
     click.option(
         "--bins",
@@ -199,17 +211,16 @@ BINS: Sequence[Any] = (
     click.option(
         "--bin-by",
         type=click.Choice(["output", "total", "service"]),
-        default="output",
-        show_default=True,
+        show_default="output; service for multi-bin-adaptive",
         help="What is binned: predicted output, prompt + output, or service time alone.",
     ),
     click.option(
         "--bin-edges",
-        default="equal-mass",
-        show_default=True,
-        metavar="equal-mass|optimal[:B]|A,B,...",
-        help="Where the second bin, the third, ... begin; optimal: where the longest of a batch "
-        "of B is shortest on average (B by default the fixed batch size, or 16).",
+        show_default="equal-mass; rolling for multi-bin-adaptive",
+        metavar="equal-mass|rolling|optimal[:B]|A,B,...",
+        help="Where the second bin, the third, ... begin; rolling: equal mass of recent arrivals; "
+        "optimal: where the longest of a batch of B is shortest on average (B by default the "
+        "fixed batch size, or 16).",
     ),
 )
 

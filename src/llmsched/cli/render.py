@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmsched._whole_files import check_output, whole_file
+from llmsched.cli.common import keep_inputs
 from llmsched.load import LABEL_RULE
 
 if TYPE_CHECKING:
@@ -58,7 +59,14 @@ def left_out_notes(trace: Trace) -> None:
 def run_table(run: Run) -> str:
     """One run: figures of merit, then one line per bin."""
     summary = run.to_dict()
-    hidden = {"per_bin", "latency_description", "latency_model", "latency_kind", "bin_edges"}
+    hidden = {
+        "per_bin",
+        "latency_description",
+        "latency_model",
+        "latency_kind",
+        "bin_edges",
+        "config",
+    }
     rows = [[key, _number(value)] for key, value in summary.items() if key not in hidden]
     per_bin = [[_number(getattr(row, key)) for key in BIN_COLUMNS] for row in run.metrics.per_bin]
     edges = ", ".join(f"{edge:g}" for edge in run.edges) or "none (one queue)"
@@ -140,13 +148,18 @@ def _cell(result: SchedulerResult, metric: str) -> str:
     interval = result.interval(metric)
     if math.isnan(interval.low) or interval.low == interval.high:
         return _number(interval.mean)
-    return f"{_number(interval.mean)} ± {interval.half_width:.2g}"
+    return f"{_number(interval.mean)} ± {_digits(interval.half_width, 2)}"
 
 
 def _number(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return _digits(value, 4) if isinstance(value, float) else str(value)
+
+
+def _digits(value: float, digits: int) -> str:
+    """So many significant digits, but no powers of ten where a plain number is as short."""
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -163,18 +176,14 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def check_figure_path(path: Path) -> None:
     """Fail before the runs if the figure cannot be written."""
-    if path.suffix not in FIGURE_SUFFIXES:
+    if path.suffix.lower() not in FIGURE_SUFFIXES:
         raise ValueError(f"a figure must end in {', '.join(FIGURE_SUFFIXES)}; got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise ValueError(f"folder of {str(path)!r} must exist; create it first")
-    if path.is_dir():
-        raise ValueError(f"a figure must not be a folder, got {str(path)!r}")
+    check_output(path, "a figure")
+    keep_inputs([path])
 
 
 def save_comparison(result: Comparison, path: Path) -> None:
     """Draw the comparison and write it, all at once."""
-    import warnings
-
     from llmsched.figures import scheduler_comparison
 
     summary = result.results[0].summaries[0]
@@ -184,11 +193,13 @@ def save_comparison(result: Comparison, path: Path) -> None:
         f"SLA {summary['sla_s']:g} s. Latency model: {result.latency.name} ({result.latency.kind})."
     )
     figure = scheduler_comparison(result.to_frame(), title=title, caption=caption)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # plotnine's notes on saving
-            figure.save(partial, verbose=False, dpi=150)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a plotnine figure, all at once; `OutputError` if that fails."""
+    import warnings
+
+    with whole_file(path, suffix=path.suffix.lower()) as partial, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # plotnine's notes on saving
+        figure.save(partial, verbose=False, dpi=150)

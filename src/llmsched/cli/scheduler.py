@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llmsched.cli.common import OneLineErrors, progress_bar
+from llmsched.cli.common import OneLineErrors, keep_inputs, progress_bar
 from llmsched.cli.options import (
     BIN_CHOICE,
     BINS,
     DYNAMIC,
     FIXED,
     FORMING,
+    MEMORY,
     SERVING,
     WORKLOAD,
     take_binning,
@@ -44,6 +46,7 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "dynamic_no_bins": (DYNAMIC,),
     "multi_bin_dynamic": (DYNAMIC, BINS, BIN_CHOICE),
     "multi_bin_only": (FIXED, BINS, FORMING),
+    "multi_bin_adaptive": (MEMORY, BINS),
 }
 ALL_GROUPS = (FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
 
@@ -122,11 +125,9 @@ def _output_paths(values: dict[str, Any]) -> tuple[Path | None, Path | None]:
     """Where the tables go, checked before the run."""
     from llmsched.output import check_table_path
 
-    source = Path(values["source"]).resolve()
     requests_out, batches_out = values.pop("requests_out"), values.pop("batches_out")
-    chosen = [check_table_path(path).resolve() for path in (requests_out, batches_out) if path]
-    if len(set(chosen)) < len(chosen):
+    chosen = [check_table_path(path) for path in (requests_out, batches_out) if path is not None]
+    if len({os.path.realpath(path) for path in chosen}) < len(chosen):
         raise click.UsageError("--requests-out and --batches-out must be two different files")
-    if source in chosen:
-        raise click.UsageError(f"the output would replace the trace {values['source']}")
+    keep_inputs(chosen)
     return requests_out, batches_out

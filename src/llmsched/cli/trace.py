@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmsched.cli.common import OneLineErrors, window
+from llmsched.cli.common import (
+    REQUEST_COUNT,
+    OneLineErrors,
+    jitter,
+    keep_inputs,
+    rate_factor,
+    window,
+)
 
 if TYPE_CHECKING:
     from llmsched.preparation import TraceSummary
@@ -19,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def selection_options(command: F) -> F:
     """The options that choose requests of a trace, for any command that reads one."""
     options = (
-        click.option("--requests", type=click.IntRange(min=1), metavar="N", help="First N only."),
+        click.option("--requests", type=REQUEST_COUNT, metavar="N", help="First N only."),
         click.option(
             "--window",
             "window_s",
@@ -87,11 +94,12 @@ def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
 
 @trace.command()
 @click.argument("file")
-@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
 @selection_options
 @click.option(
     "--rps-scale",
     type=float,
+    callback=rate_factor,
     metavar="FACTOR",
     default=1.0,
     show_default=True,
@@ -101,22 +109,28 @@ def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
     "--jitter",
     "jitter_s",
     type=float,
+    callback=jitter,
     metavar="SECONDS",
     default=0.0,
     show_default=True,
     help="Move each arrival later by a random part of SECONDS: 1 undoes whole-second stamps.",
 )
-@click.option("--to", "out_format", metavar="FORMAT", help="Format of OUT; by suffix, else csv.")
+@click.option(
+    "--to", "out_format", metavar="FORMAT", help="Format of OUT; by default its suffix says."
+)
 def convert(file: str, out: Path, out_format: str | None, seed: int, **rules: Any) -> None:
     """Write the chosen requests of FILE, or of a synthetic profile, to OUT in any of the formats.
 
-    A suffix .gz or .zst compresses. OUT appears only when it is complete.
+    The suffix of OUT (.csv, .txt, .parquet, .pq or .jsonl) chooses the format; .gz or .zst after it
+    compresses. OUT appears only when it is complete.
 
     Example: llmsched trace convert BurstGPT_1.csv day9.parquet --window 777600:864000
     """
-    from llmsched.formats import write_trace
+    from llmsched.formats import check_trace_path, write_trace
     from llmsched.workload import Workload
 
+    check_trace_path(out, trace_format=out_format)
+    keep_inputs([out])
     chosen = Workload(source=file, **rules).load(seed)
     written = write_trace(chosen, out, trace_format=out_format)
     for note in chosen.notes:
@@ -141,12 +155,10 @@ def fetch(name: str, url: str | None, sha256: str | None, out: str | None) -> No
     """
     import sys
 
-    from llmsched.fetch import RELEASES, FetchError
+    from llmsched.fetch import FetchError, check_request
     from llmsched.fetch import fetch as fetch_file
 
-    if name not in RELEASES:
-        known = ", ".join(RELEASES)
-        raise click.BadParameter(f"must be one of {known}; got {name!r}", param_hint="NAME")
+    check_request(name, url=url, sha256=sha256)
     try:
         progress = sys.stderr.isatty()
         path = fetch_file(name, url=url, sha256=sha256, folder=out, progress=progress)

@@ -44,17 +44,32 @@ class Pull(StoreGet):
 class BinStore(Store):
     """A Store of waiting requests, one FIFO per bin; a get is a pull of one batch.
 
-    `get_queue` holds the GPUs that found every bin empty, as a heap: lowest id first, whatever
-    the number of idle GPUs. Requests come in lazily: a pull first admits everything that has
+    `get_queue` holds the GPUs that found every bin empty, as a heap: lowest id first. A GPU
+    becomes a process when it is first needed (`hire`), so that idle ones cost nothing and there
+    may be infinitely many. Requests come in lazily: a pull first admits everything that has
     arrived up to now, and only the replay process wakes a waiting GPU.
+
+    Parameters
+    ----------
+    clock : Clock
+    queue : Queue
+        What waits, and the next batch cut from it.
+    n_gpus : int, or infinity
+    hire : callable
+        Starts the life of a GPU, given its first pull.
     """
 
     get_queue: list[tuple[int, Pull]]
 
-    def __init__(self, clock: Clock, queue: Queue) -> None:
+    def __init__(
+        self, clock: Clock, queue: Queue, n_gpus: float, hire: Callable[[Pull], None]
+    ) -> None:
         super().__init__(clock)
         self.queue = queue
         self.someone_waits = clock.event()
+        self._n_gpus = n_gpus
+        self._n_hired = 0
+        self._hire = hire
 
     def pull(self, gpu_id: int) -> Pull:
         """Ask for a batch on behalf of a GPU."""
@@ -72,8 +87,18 @@ class BinStore(Store):
             self.someone_waits.succeed()
 
     def a_gpu_waits(self) -> bool:
-        """Whether a GPU could take a batch at once."""
-        return bool(self.get_queue)
+        """Whether a GPU could take a batch at once: an idle one, or one not needed before.
+
+        Ids are handed out in order and the lowest idle one serves, so a new GPU is the one that
+        would have been next, had all of them waited from the beginning.
+        """
+        if self.get_queue:
+            return True
+        if self._n_hired == self._n_gpus:
+            return False
+        self._hire(_FirstPull(self, self._n_hired))
+        self._n_hired += 1
+        return True
 
     def serve(self) -> None:
         """Give batches to waiting GPUs, lowest id first, as long as there are both."""
@@ -97,26 +122,7 @@ class BinStore(Store):
             self.serve()
 
 
-class UnlimitedBinStore(BinStore):
-    """Bins in front of infinitely many GPUs: when all are busy, another one is there.
-
-    Ids are handed out in order, so the highest one says how many were ever busy at once.
-    """
-
-    def __init__(self, clock: Clock, queue: Queue, hire: Callable[[Pull], None]) -> None:
-        super().__init__(clock, queue)
-        self._hire = hire
-        self._n_gpus = 0
-
-    def a_gpu_waits(self) -> bool:
-        """Always: an idle GPU, or a new one that starts its life waiting."""
-        if not self.get_queue:
-            self._hire(_NewPull(self, self._n_gpus))
-            self._n_gpus += 1
-        return True
-
-
-class _NewPull(Pull):
+class _FirstPull(Pull):
     """The first pull of a new GPU: it waits, and leaves what has arrived to `serve`."""
 
     def __init__(self, bins: BinStore, gpu_id: int) -> None:

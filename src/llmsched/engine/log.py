@@ -45,16 +45,26 @@ class BatchLog:
         self._finish_s.append(finish_s)
         self._gpu.append(gpu_id)
         self._first.append(batch.first)
-        if self._progress is not None:
-            self._served += batch.size
-            if len(self._gpu) % _REPORT_EVERY == 0:
-                self._progress(self._served)
+        self._served += batch.size
+        if self._progress is not None and len(self._gpu) % _REPORT_EVERY == 0:
+            self._progress(self._served)
         return finish_s
 
     def tables(
         self, trace: Trace, bins: IntArray, predicted_tokens: IntArray, columns: Columns
     ) -> tuple[RequestTable, BatchTable]:
-        """The run as two tables; every batch is a range of positions of its bin."""
+        """The run as two tables; every batch is a range of positions of its bin.
+
+        Raises
+        ------
+        ValueError
+            If the scheduler left requests waiting for ever.
+        """
+        if self._served != len(columns):
+            raise ValueError(
+                f"a scheduler must serve every request it takes, got {self._served} of "
+                f"{len(columns)}; its bin choice must not return None while requests wait"
+            )
         start_s = np.frombuffer(self._start_s, dtype=np.float64)
         finish_s = np.frombuffer(self._finish_s, dtype=np.float64)
         gpu = np.frombuffer(self._gpu, dtype=np.int32)
@@ -62,7 +72,7 @@ class BatchLog:
         by_position = np.argsort(first, kind="stable").astype(np.int32)
         # Batches are ranges that tile the positions, so the next one's first ends this one.
         members = np.diff(first[by_position], append=np.int32(len(columns)))
-        assert not len(columns) or (first[by_position[0]] == 0 and members.min() > 0)
+        assert not len(first) or (first[by_position[0]] == 0 and members.min() > 0)
         size = np.empty_like(members)
         size[by_position] = members
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from simpy.events import ProcessGenerator
 
-from llmsched.engine.bins import BinStore, Pull, UnlimitedBinStore
+from llmsched.engine.bins import BinStore, Pull
 from llmsched.engine.clock import Clock
 from llmsched.engine.gpu import gpu
 from llmsched.engine.log import BatchLog
@@ -69,7 +69,7 @@ def run_engine(
     columns = Columns(trace, bins, n_bins, scheduler.capacity_tokens)
     queue_type = WaitingBins if scheduler.release is None else FormedBatches
     queue = queue_type(columns, n_bins, scheduler)
-    clock = Clock(-math.inf)  # every GPU waits already when the first request arrives, at 0
+    clock = Clock(-math.inf)  # GPUs wait already when the first request arrives, at 0
     log = BatchLog(progress)
     lives: list[ProcessGenerator] = []
 
@@ -77,12 +77,7 @@ def run_engine(
         lives.append(gpu(clock, pull.gpu_id, store, latency, queue.batchers, log, pull))
         clock.process(lives[-1])
 
-    if n_gpus == math.inf:
-        store: BinStore = UnlimitedBinStore(clock, queue, hire=live)
-    else:
-        store = BinStore(clock, queue)
-        for gpu_id in range(int(n_gpus)):
-            live(store.pull(gpu_id))
+    store = BinStore(clock, queue, n_gpus, hire=live)
     clock.process(replay(clock, store, one_by_one=admission == "one-by-one"))
     clock.run()
     # GPUs wait for ever, in reference cycles: let go of the columns now, not at a collection.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from llmsched.papers.multibin.runs import Results, Study
 from llmsched.stats import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
-    from plotnine import ggplot
 
 Source = Literal["published", "read off", "theory"]
 
@@ -82,22 +80,28 @@ class FigureResult:
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
     caption: str = ""
+    provided: str = ""  # what `reproduced` rests on, where not on printed values alone
 
     @property
     def verdict(self) -> str:
         """The figure's verdict: the first one that is not `reproduced`, if any."""
         failed = [check.verdict for check in self.checks if not check.holds]
-        return failed[0] if failed else "reproduced"
+        if failed:
+            return failed[0]
+        return f"reproduced: {self.provided}" if self.provided else "reproduced"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """How one figure is made: what to run, what to make of it, how to draw it."""
+class Figure(Protocol):
+    """One figure or table of the paper: what to run, and what to make of it."""
 
-    title: str
-    study: Callable[[bool], Study | None]  # quick -> runs; None where there is nothing to run
-    result: Callable[[bool, Results], FigureResult]
-    draw: Callable[[FigureResult], ggplot] | None = None
+    @property
+    def study(self) -> Study | None:
+        """The runs it needs; None where a computation is enough."""
+        ...
+
+    def result(self, results: Results | None) -> FigureResult:
+        """Its table and checks, from the outcomes of its study."""
+        ...
 
 
 def standard_error(interval: Interval) -> float:

@@ -1,0 +1,285 @@
+"""`llmsched capacity`: the highest arrival rate, or the fewest GPUs, that meets a target."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmsched.cli.common import OneLineErrors, progress_bar
+from llmsched.cli.compare import _schedulers
+from llmsched.cli.options import (
+    BIN_CHOICE,
+    BINS,
+    DYNAMIC,
+    FIXED,
+    FORMING,
+    SERVING,
+    WORKLOAD,
+    given,
+    take_binning,
+    take_llm,
+    take_settings,
+    take_workload,
+    with_options,
+)
+
+if TYPE_CHECKING:
+    from llmsched.capacity import Capacity, Target
+
+TARGETS = {
+    "target_violations": "sla_violation_rate",
+    "target_p95": "latency_p95_s",
+    "target_p99": "latency_p99_s",
+}
+METRIC_TITLES = {
+    "sla_violation_rate": "SLA violations [share]",
+    "latency_p95_s": "Latency, 95th percentile [s]",
+    "latency_p99_s": "Latency, 99th percentile [s]",
+}
+AXIS_TITLES = {"rate": "Arrival rate [requests/s]", "gpus": "GPUs"}
+
+SEARCH = (
+    click.option(
+        "--schedulers",
+        default="static-fifo,dynamic-no-bins,multi-bin-dynamic",
+        show_default=True,
+        metavar="A,B,...",
+        help="Which schedulers, by name; the others are set against the first.",
+    ),
+    click.option(
+        "--search",
+        type=click.Choice(["rate", "gpus"]),
+        default="rate",
+        show_default=True,
+        help="The highest arrival rate on --gpus, or the fewest GPUs at the workload's rate.",
+    ),
+    click.option(
+        "--target-violations",
+        type=float,
+        metavar="SHARE",
+        show_default="0.01",
+        help="At most this share of requests later than --sla.",
+    ),
+    click.option(
+        "--target-p95", type=float, metavar="SECONDS", help="At most this latency, 95th percentile."
+    ),
+    click.option(
+        "--target-p99", type=float, metavar="SECONDS", help="At most this latency, 99th percentile."
+    ),
+    click.option(
+        "--seeds",
+        "replications",
+        type=click.IntRange(min=1),
+        default=5,
+        show_default=True,
+        metavar="N",
+        help="Replications, with seeds --seed, --seed + 1, ...; intervals need 2.",
+    ),
+    click.option(
+        "--tolerance",
+        type=float,
+        default=0.02,
+        show_default=True,
+        metavar="SHARE",
+        help="How far the failing rate may lie above the passing one.",
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        show_default="one per core",
+        help="Processes; the result does not depend on it.",
+    ),
+)
+
+
+@click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
+@with_options(SEARCH, WORKLOAD, SERVING, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--capacity-curve",
+    "curve",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the target's metric against the load (.png, .pdf, .svg).",
+)
+def capacity(**values: Any) -> None:
+    """Find the highest arrival rate, or the fewest GPUs, that keeps to a latency target.
+
+    By bracketing and bisection in every replication, on the same requests for all schedulers.
+
+    \b
+    Example: llmsched capacity --trace BurstGPT_1.csv --requests 10000 --target-violations 0.01
+    """
+    from llmsched.capacity import differences
+    from llmsched.cli.render import check_figure_path
+
+    as_json, curve = values.pop("as_json"), values.pop("curve")
+    if curve is not None:
+        check_figure_path(curve)
+    found = _found(values, _target(values))
+    if as_json:
+        click.echo(json.dumps(_json(found), indent=2, allow_nan=False))
+    else:
+        click.echo(_text(found, differences(found)))
+    if curve is not None:
+        _save_curve(found, curve)
+        click.echo(f"Figure: {curve}", err=True)
+
+
+def _target(values: dict[str, Any]) -> Target:
+    from llmsched.capacity import Target
+
+    asked = {name: value for name in TARGETS if (value := values.pop(name)) is not None}
+    if len(asked) > 1:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise click.UsageError(f"give one target, not {names}")
+    for name, at_most in asked.items():
+        return Target(metric=TARGETS[name], at_most=at_most)  # type: ignore[arg-type]
+    return Target()
+
+
+def _found(values: dict[str, Any], target: Target) -> tuple[Capacity, ...]:
+    """Everything is checked first, then the requests are read, then the search begins."""
+    from llmsched.capacity import capacities
+    from llmsched.cli.render import left_out_notes
+    from llmsched.latency import load_latency
+    from llmsched.prediction import predictor_from_spec
+
+    schedulers = _schedulers(values.pop("schedulers"))
+    if values["search"] == "gpus" and given("gpus"):
+        raise click.UsageError("--gpus is what --search gpus looks for; leave one of the two out")
+    workload, llm = take_workload(values), take_llm(values)
+    settings, binning = take_settings(values, llm), take_binning(values)
+    latency, predictor = load_latency(values["latency"]), predictor_from_spec(values["predictor"])
+    requests = workload.load(values["seed"])
+    left_out_notes(requests)
+    with progress_bar(100, "searches") as progress:
+        return capacities(
+            workload if workload.random else requests,
+            schedulers,
+            target=target,
+            search=values["search"],
+            n_gpus=values["gpus"],
+            latency=latency,
+            predictor=predictor,
+            binning=binning,
+            settings=settings,
+            admission=values["admission"],
+            seed=values["seed"],
+            replications=values["replications"],
+            tolerance=values["tolerance"],
+            jobs=values["jobs"],
+            on_progress=None if progress is None else lambda share: progress(int(100 * share)),
+        )
+
+
+def _json(found: tuple[Capacity, ...]) -> dict[str, Any]:
+    from llmsched.capacity import differences
+
+    first = found[0]
+    intervals = [(one, one.interval) for one in differences(found)]
+    return {
+        "search": first.search,
+        "target_metric": first.target.metric,
+        "target_at_most": first.target.at_most,
+        "gpus": None if math.isnan(first.n_gpus) else first.n_gpus,
+        "sla_s": first.sla_s,
+        "seeds": list(first.seeds),
+        "tolerance": first.tolerance,
+        "confidence": 0.95,
+        "trace": first.trace_name,
+        "requests": first.n_requests,
+        "predictor": first.predictor,
+        "latency_description": first.latency,
+        "schedulers": [one.to_dict() for one in found],
+        "differences": [
+            {
+                "scheduler": difference.scheduler,
+                "against": difference.baseline,
+                **{
+                    key: value if math.isfinite(value := getattr(interval, key)) else None
+                    for key in ("mean", "low", "high")
+                },
+                "verdict": difference.verdict,
+            }
+            for difference, interval in intervals
+        ],
+    }
+
+
+def _text(found: tuple[Capacity, ...], differences: list[Any]) -> str:
+    """A line per scheduler, what it says, and what differs by more than the noise."""
+    from llmsched.capacity_results import UNITS
+    from llmsched.cli.render import _aligned, _number
+
+    first = found[0]
+    what = "Highest arrival rate" if first.search == "rate" else "Fewest GPUs"
+    where = f" on {first.n_gpus} GPUs" if first.search == "rate" else ""
+    head = (
+        f"{what} with {first.target}{where}, by search on {first.n_requests} requests of "
+        f"{first.trace_name}\nSLA {first.sla_s:g} s, seeds {first.seeds[0]}..{first.seeds[-1]}, "
+        f"predictor {first.predictor}, tolerance {first.tolerance:g}"
+    )
+    unit = UNITS[first.search]
+    rows = [["scheduler", unit, "95 % low", "high", "load ρ", "assured", "runs"]]
+    for one in found:
+        interval = one.interval
+        numbers = (interval.mean, interval.low, interval.high, one.offered_load, one.assured)
+        rows.append([one.scheduler, *map(_number, numbers), str(one.n_runs)])
+    parts = [head, _aligned(rows)]
+    parts.append("\n".join(f"{one.scheduler}: {one.statement()}" for one in found))
+    notes = [note for one in found for note in one.messages()]
+    if notes:
+        parts.append("\n".join(f"Note: {note}" for note in notes))
+    if differences:
+        lines = [["scheduler", "difference", "verdict"]]
+        for difference in differences:
+            i = difference.interval
+            spread = "" if math.isnan(i.low) else f" [{i.low:+.4g}, {i.high:+.4g}]"
+            mean = "-" if math.isnan(i.mean) else f"{i.mean:+.4g}"
+            lines.append([difference.scheduler, f"{mean}{spread}", difference.verdict])
+        parts.append(f"Against {first.scheduler}, same requests [{unit}]\n" + _aligned(lines))
+    return "\n\n".join([*parts, f"Latency model: {first.latency}"])
+
+
+def _save_curve(found: tuple[Capacity, ...], path: Path) -> None:
+    """Draw the curves and write the figure, all at once."""
+    import os
+    import warnings
+
+    import pandas as pd
+
+    from llmsched.capacity_figure import capacity_curve
+
+    first = found[0]
+    columns = ["scheduler", "value", "offered_load"]
+    where = [(one.scheduler, one.interval.mean, one.offered_load) for one in found]
+    dashed = pd.DataFrame([row for row in where if 0 < row[1] < math.inf], columns=columns)
+    gpus = f" on {first.n_gpus} GPUs" if first.search == "rate" else ""
+    title = f"{first.n_requests} requests of {first.trace_name}{gpus}: {first.target}"
+    figure = capacity_curve(
+        pd.concat([one.to_frame() for one in found], ignore_index=True),
+        dashed,
+        axis=AXIS_TITLES[first.search],
+        metric=METRIC_TITLES[first.target.metric],
+        target=first.target.at_most,
+        title=title,
+        caption=(
+            f"Points: means over {len(first.seeds)} replications; bars: 95% intervals of the mean, "
+            "from 0 on.\nHorizontal line: the target; dashed: mean capacities. Points within a "
+            "factor of 3 of the capacities.\nρ is the load at each scheduler's own best batch."
+        ),
+    )
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # plotnine's notes on saving
+            figure.save(partial, verbose=False, dpi=150)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

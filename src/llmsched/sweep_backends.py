@@ -1,0 +1,213 @@
+"""Where the runs of a sweep are computed: this process, the cores of this machine, a Ray cluster.
+
+A backend maps `execute` over tasks and gives the outcomes as they finish; the numbers do not
+depend on it. Whoever calls it writes the results, so a cluster needs no shared disk for them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from logging import ERROR
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from llmsched.latency import LatencyModel, load_latency
+from llmsched.memory import MODELS
+from llmsched.prediction import predictor_from_spec
+from llmsched.schedulers import make_scheduler
+from llmsched.simulation import Run, predict_bins, scheduler_binning, simulate
+from llmsched.sweep_cache import Prepared, cached_prediction, cached_trace, recorded_warnings
+from llmsched.sweep_config import (
+    RunConfig,
+    content_key,
+    latency_content,
+    source_sha256,
+    workload_content,
+)
+from llmsched.trace import Trace, TraceError
+
+Backend = Literal["local", "ray"]
+N_QUANTILES = 201  # of latency: every half per cent, both ends included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One run to do, for a process that may be on another machine."""
+
+    key: str
+    config: RunConfig  # with absolute paths
+    cache: Path
+    source_sha256: str | None  # of the trace file, where the sweep was started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a task: the columns of a finished run, or why it failed."""
+
+    key: str
+    columns: Mapping[str, Any] | None
+    error: str | None
+    details: str | None  # the traceback
+    wall_s: float
+
+
+def execute(task: Task) -> Outcome:
+    """Do one run; whatever goes wrong in it is its outcome, and the sweep goes on."""
+    started_s = time.perf_counter()
+    columns: Mapping[str, Any] | None = None
+    error = details = None
+    try:
+        columns = _columns(task)
+    except Exception as problem:  # recorded with the run: the other runs still count
+        error = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+        details = traceback.format_exc()
+    wall_s = time.perf_counter() - started_s
+    return Outcome(key=task.key, columns=columns, error=error, details=details, wall_s=wall_s)
+
+
+def _columns(task: Task) -> dict[str, Any]:
+    config = task.config
+    trace = _trace(task)
+    policy = make_scheduler(config.scheduler, config.settings)
+    latency = _latency(config.latency)
+    predictor = predictor_from_spec(config.predictor)
+    binning = scheduler_binning(policy, config.binning)
+    by_service = latency_content(config.latency) if binning.by == "service" else None
+    prediction = cached_prediction(
+        task.cache,
+        content_key(
+            {
+                "trace": trace.sha256,
+                "predictor": predictor.name,
+                "seed": config.seed if predictor.random else None,
+                "binned": policy.binned,
+                "binning": {name: getattr(binning, name) for name in binning.__slots__},
+                "latency": by_service,
+            }
+        ),
+        lambda: predict_bins(trace.value, policy, predictor, config.binning, latency, config.seed),
+    )
+    with recorded_warnings() as notes:
+        run = simulate(
+            trace.value,
+            config.scheduler,
+            n_gpus=config.n_gpus,
+            latency=latency,
+            predictor=predictor,
+            binning=config.binning,
+            settings=config.settings,
+            admission=config.admission,
+            seed=config.seed,
+            llm=MODELS[config.llm],
+            prediction=prediction.value,
+        )
+    return {
+        **run.to_dict(),
+        "latency_quantiles_s": _latency_quantiles_s(run),
+        "batch_size_counts": np.bincount(run.batches.size).tolist(),
+        "notes": list(dict.fromkeys([*trace.notes, *prediction.notes, *notes])),
+        "trace_sha256": trace.sha256,
+    }
+
+
+def _latency(name: str) -> LatencyModel:
+    """The latency model; a grid file is fitted once per process."""
+    content = latency_content(name)
+    return load_latency(name) if isinstance(content, str) else _fitted(name, content["sha256"])
+
+
+@lru_cache(maxsize=8)
+def _fitted(name: str, _sha256: str) -> LatencyModel:
+    return load_latency(name)
+
+
+def _trace(task: Task) -> Prepared[Trace]:
+    workload, seed = task.config.workload, task.config.seed
+
+    def load() -> Trace:
+        here = source_sha256(workload)
+        if here != task.source_sha256:
+            raise TraceError(
+                f"{workload.source}: must be the file that the sweep was started with, got "
+                "another content on this machine; copy it there"
+            )
+        trace = workload.load(seed)
+        if not len(trace):
+            raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
+        return trace
+
+    content = {"workload": workload_content(workload), "seed": seed if workload.random else None}
+    return cached_trace(task.cache, content_key(content), load)
+
+
+def _latency_quantiles_s(run: Run) -> list[float]:
+    """Latency at the quantiles 0, 0.005, ..., 1 of the completed requests; empty if none."""
+    served = run.requests.completed
+    latency_s = run.requests.finish_s[served] - run.requests.arrival_s[served]
+    if not len(latency_s):
+        return []
+    levels = np.linspace(0.0, 1.0, N_QUANTILES)
+    values: list[float] = np.quantile(latency_s, levels, overwrite_input=True).tolist()
+    return values
+
+
+def run_local(tasks: Sequence[Task], *, jobs: int | None = None) -> Iterator[Outcome]:
+    """Over the cores of this machine; one job runs in this very process."""
+    import joblib
+
+    n_jobs = min(joblib.cpu_count() if jobs is None else jobs, len(tasks))
+    if n_jobs <= 1:
+        yield from map(execute, tasks)
+        return
+    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    parallel = joblib.Parallel(
+        n_jobs=n_jobs, backend="loky", return_as="generator_unordered", batch_size=1
+    )
+    try:
+        yield from parallel(joblib.delayed(execute)(task) for task in tasks)
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            f"{n_jobs} worker processes must live until the sweep is done, but one was killed, "
+            "most often for want of memory; finished runs are kept: go on with fewer jobs"
+        ) from error
+    finally:
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def run_ray(
+    tasks: Sequence[Task], *, jobs: int | None = None, address: str | None = None
+) -> Iterator[Outcome]:
+    """Over a Ray cluster, or a local one that is started here and stopped when done."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("backend 'ray' must have Ray; pip install 'llmsched[ray]'") from error
+    started = not ray.is_initialized()
+    if started and address is None:
+        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level=ERROR)
+    elif started:
+        ray.init(address=address, log_to_driver=False, logging_level=ERROR)
+    try:
+        remote = ray.remote(num_cpus=1, max_retries=0)(execute)
+        running = {remote.remote(task): task for task in tasks}
+        while running:
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            task = running.pop(reference)
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.RayError as error:  # the worker itself died
+                yield Outcome(
+                    key=task.key, columns=None, error=f"{error}", details=None, wall_s=math.nan
+                )
+    finally:
+        if started:
+            ray.shutdown()

@@ -1,0 +1,512 @@
+"""Sweeps: keys, resuming, failures, damaged files, the cache, and the same numbers anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmsched import Binning, Settings, Workload, simulate
+from llmsched import sweep as public
+from llmsched.cli.sweep_progress import run_line, sweep_progress
+from llmsched.prediction import predictor_from_spec
+from llmsched.sweep import (
+    TIMING_COLUMNS,
+    RunConfig,
+    RunRecord,
+    latency_quantiles_frame,
+    load_results,
+    pending,
+    per_bin_frame,
+    sweep,
+)
+
+SMALL = Workload(requests=60)
+IMPOSSIBLE = RunConfig(  # a predictor of bins of output tokens cannot bin by anything else
+    workload=SMALL,
+    scheduler="multi_bin_dynamic",
+    predictor="bin-error:0.1",
+    binning=Binning(by="total"),
+)
+
+
+GOLDEN_KEY = "e333f02652a019f4372302cd2b453444488beb2ea0404434d0a466c7a2a3e3dd"
+ORACLE = predictor_from_spec("oracle")
+
+
+def grid(n_seeds: int = 2) -> list[RunConfig]:
+    return [
+        RunConfig(workload=SMALL, scheduler=scheduler, n_gpus=n_gpus, seed=seed)
+        for scheduler in ("static_fifo", "multi_bin_dynamic")
+        for n_gpus in (1, math.inf)
+        for seed in range(n_seeds)
+    ]
+
+
+def in_bytes(results) -> bytes:
+    """A result table without its timing columns, every value in full, as bytes."""
+    import pyarrow as pa
+
+    table = pa.Table.from_pandas(results.drop(columns=list(TIMING_COLUMNS)))
+    return f"{table.schema}\n{json.dumps(table.to_pylist())}".encode()
+
+
+def run_files(out: Path) -> list[Path]:
+    return sorted((out / "runs").glob("*.parquet"))
+
+
+def write_trace(path: Path, first_output: int = 5) -> Path:
+    rows = [f"{i},ChatGPT,{10 + i},{first_output + i},{15 + 2 * i},API log" for i in range(20)]
+    header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+# Keys
+
+
+def test_key__is_the_same_everywhere_golden():
+    # a golden: it moves when a default or a profile changes, and then old results do not count
+    config = RunConfig(
+        workload=Workload(requests=1000, window_s=(0.0, math.inf)),
+        scheduler="multi_bin_dynamic",
+        settings=Settings(sla_s=0.1, capacity_tokens=69231.5),
+    )
+    assert config.key() == GOLDEN_KEY
+
+
+def test_key__tells_apart_whatever_changes_the_numbers():
+    config = RunConfig(workload=SMALL, scheduler="static_fifo")
+    others = [
+        replace(config, workload=replace(SMALL, rps_scale=100)),
+        replace(config, scheduler="dynamic_no_bins"),
+        replace(config, n_gpus=5),
+        replace(config, settings=Settings(sla_s=2)),
+        replace(config, binning=Binning(n_bins=5)),
+        replace(config, latency="reference-revised"),
+        replace(config, predictor="oracle"),
+        replace(config, admission="one-by-one"),
+        replace(config, seed=1),
+        replace(config, llm="qwen3-4b"),
+    ]
+    assert len({other.key() for other in [config, *others]}) == 11
+
+
+def test_key__is_of_values_not_of_spelling():
+    config = RunConfig(workload=SMALL, scheduler="static_fifo")
+    same = [
+        replace(config, n_gpus=4.0, predictor="noisy:0.674"),
+        replace(config, workload=replace(SMALL, rps_scale=200)),
+    ]
+    assert {other.key() for other in same} == {config.key()}
+
+
+def test_key__of_a_trace_file_follows_its_content_not_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    here, there = (write_trace(tmp_path / folder / "burst.csv") for folder in "ab")
+    keys = [
+        RunConfig(workload=Workload(source=str(path)), scheduler="static_fifo").key()
+        for path in (here, there)
+    ]
+    monkeypatch.chdir(tmp_path / "a")
+    config = RunConfig(workload=Workload(source="burst.csv"), scheduler="static_fifo")
+    keys += [config.key(), config.with_absolute_paths().key()]
+    assert len(set(keys)) == 1
+    write_trace(here, first_output=6)
+    assert config.key() != keys[0]
+
+
+def test_key__of_a_latency_grid_follows_its_content_and_form(tmp_path):
+    path = tmp_path / "grid.csv"
+    path.write_text("one\n")
+    config = RunConfig(workload=SMALL, scheduler="static_fifo", latency=str(path))
+    keys = {config.key(), replace(config, latency=f"{path}#four-term").key()}
+    path.write_text("another\n")
+    keys.add(config.key())
+    assert len(keys) == 3
+
+
+def test_key__of_a_file_that_is_not_there_says_so(tmp_path):
+    config = RunConfig(workload=Workload(source="nowhere.csv"), scheduler="static_fifo")
+    with pytest.raises(ValueError, match=r"nowhere\.csv: no such file"):
+        config.key()
+
+
+# What a sweep gives
+
+
+def test_sweep__gives_what_simulate_gives(tmp_path):
+    config = RunConfig(
+        workload=SMALL, scheduler="multi_bin_dynamic", n_gpus=2, seed=3, binning=Binning(n_bins=3)
+    )
+    row = sweep([config], tmp_path, jobs=1).iloc[0]
+    run = simulate(SMALL, "multi_bin_dynamic", n_gpus=2, seed=3, binning=3)
+    for name, value in run.to_dict().items():
+        if name not in ("per_bin", "bin_edges"):
+            assert row[name] == value, name
+    assert row["bin_edges"].tolist() == run.edges.tolist()
+    per_bin = per_bin_frame(load_results(tmp_path))
+    assert per_bin["latency_p99_s"].tolist() == [one.latency_p99_s for one in run.metrics.per_bin]
+    latency_s = run.requests.finish_s - run.requests.arrival_s
+    drawn = latency_quantiles_frame(load_results(tmp_path)).set_index("quantile")["latency_s"]
+    assert len(drawn) == 201
+    assert drawn[0.0] == latency_s.min()
+    assert drawn[0.5] == np.quantile(latency_s, 0.5)
+    assert drawn[1.0] == latency_s.max()
+    assert row["batch_size_counts"].sum() == len(run.batches)
+    assert row["workload_requests"] == 60
+    assert row["settings_sla_s"] == 1.0
+    assert (row["status"], row["error"]) == ("done", None)
+    assert len(row["trace_sha256"]) == 64
+    assert row["version"]
+    assert row["wall_s"] > 0
+
+
+@pytest.mark.parametrize("jobs", [2, pytest.param(None, marks=pytest.mark.slow)])
+def test_sweep__is_the_same_on_any_number_of_cores(tmp_path, jobs):
+    one = sweep(grid(), tmp_path / "one", jobs=1)
+    many = sweep(grid(), tmp_path / "many", jobs=jobs)
+    assert in_bytes(one) == in_bytes(many)
+    assert in_bytes(load_results(tmp_path / "one")) == in_bytes(load_results(tmp_path / "many"))
+    assert not (one["status"] != "done").any()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning:ray")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_sweep__is_the_same_on_ray(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    seen: list[RunRecord] = []
+    configs = [*grid(), IMPOSSIBLE]
+    local = sweep(configs, tmp_path / "local", jobs=1)
+    on_ray = sweep(configs, tmp_path / "ray", backend="ray", jobs=2, on_done=seen.append)
+    assert in_bytes(local) == in_bytes(on_ray)
+    assert len(seen) == len(configs)
+    assert not ray.is_initialized()
+
+
+def test_results__come_in_the_order_asked_and_by_key_from_the_folder(tmp_path):
+    configs = grid()
+    results = sweep([*configs, configs[0]], tmp_path, jobs=1)
+    assert results["key"].tolist() == [config.key() for config in configs]
+    assert load_results(tmp_path)["key"].tolist() == sorted(results["key"])
+    assert results["n_gpus"].tolist() == [config.n_gpus for config in configs]
+
+
+def test_results__keep_edges_windows_and_warnings(tmp_path):
+    config = RunConfig(
+        workload=Workload(requests=60, window_s=(0.0, 1e6)),
+        scheduler="multi_bin_dynamic",
+        binning=Binning(edges=(50.0, 200.0)),
+    )
+    ties = replace(config, workload=SMALL, predictor="oracle", binning=Binning(n_bins=60))
+    fixed, tied = (row for _, row in sweep([config, ties], tmp_path, jobs=1).iterrows())
+    assert fixed["binning_edges"].tolist() == [50.0, 200.0]
+    assert fixed["workload_window_s"].tolist() == [0.0, 1e6]
+    assert "60 equal-mass bins asked for" in tied["notes"][0]
+    # and a run that finds its bins in the cache has the same warning
+    other = sweep([replace(ties, n_gpus=9)], tmp_path, jobs=1).iloc[0]
+    assert other["notes"].tolist() == tied["notes"].tolist()
+
+
+# Again, and in parts
+
+
+def test_second_start__starts_nothing(tmp_path, monkeypatch):
+    first = sweep(grid(), tmp_path, jobs=1)
+    stamps = [path.stat().st_mtime_ns for path in run_files(tmp_path)]
+
+    def never(*_args: object, **_options: object) -> None:
+        raise AssertionError("a backend was started")
+
+    monkeypatch.setattr(public, "run_local", never)
+    monkeypatch.setattr(public, "run_ray", never)
+    assert pending(grid(), tmp_path) == []
+    for backend in ("local", "ray"):
+        again = sweep(grid(), tmp_path, backend=backend, on_done=never)
+        assert again.equals(first)
+    assert [path.stat().st_mtime_ns for path in run_files(tmp_path)] == stamps
+
+
+def test_steps__run_apart_add_up(tmp_path):
+    configs = grid()
+    sweep(configs[:3], tmp_path / "parts", jobs=1)
+    assert pending(configs, tmp_path / "parts") == configs[3:]
+    seen: list[RunRecord] = []
+    sweep(configs, tmp_path / "parts", jobs=1, on_done=seen.append)
+    assert {record.key for record in seen} == {config.key() for config in configs[3:]}
+    assert [record.n_done for record in seen] == list(range(1, len(configs) - 2))
+    assert seen[-1].work_done == pytest.approx(1)
+    whole = sweep(configs, tmp_path / "whole", jobs=1)
+    assert in_bytes(load_results(tmp_path / "parts")) == in_bytes(whole.sort_values("key"))
+
+
+def test_interrupted_sweep__keeps_what_was_finished(tmp_path):
+    def stop(record: RunRecord) -> None:
+        if record.n_done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(grid(), tmp_path, jobs=1, on_done=stop)
+    assert len(run_files(tmp_path)) == 2
+    assert len(pending(grid(), tmp_path)) == len(grid()) - 2
+
+
+def test_other_version__is_kept_with_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(public, "_version", lambda: "0.0.1")
+    sweep(grid(), tmp_path, jobs=1)
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match=r"are of version 0\.0\.1"):
+        sweep(grid(), tmp_path, jobs=1)
+
+
+# Failures
+
+
+def test_failed_run__is_recorded_and_done_again_only_when_asked(tmp_path, monkeypatch):
+    configs = [IMPOSSIBLE, *grid(1)]
+    seen: list[RunRecord] = []
+    results = sweep(configs, tmp_path, jobs=1, on_done=seen.append)
+    # recorded, with its error, and the others are done
+    assert results["status"].tolist() == ["failed", *["done"] * (len(configs) - 1)]
+    assert "bins must be by output" in results["error"][0]
+    failure = json.loads((tmp_path / "failed" / f"{IMPOSSIBLE.key()}.json").read_text())
+    assert failure["scheduler"] == "multi_bin_dynamic"
+    assert "Traceback" in failure["traceback"]
+    assert [record.status for record in seen].count("failed") == 1
+    # not done again
+    assert pending(configs, tmp_path) == []
+    # unless asked for: with its cause gone, it succeeds and the failure is forgotten
+    seen.clear()
+    monkeypatch.setattr("llmsched.sweep_backends.predictor_from_spec", lambda _spec: ORACLE)
+    results = sweep(configs, tmp_path, jobs=1, retry_failed=True, on_done=seen.append)
+    assert [record.key for record in seen] == [IMPOSSIBLE.key()]
+    assert results["status"].tolist() == ["done"] * len(configs)
+    assert not list((tmp_path / "failed").glob("*.json"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs POSIX signals")
+@pytest.mark.slow
+def test_killed_worker__ends_the_sweep_with_advice_and_keeps_finished_runs(tmp_path):
+    from joblib.externals.loky import get_reusable_executor
+
+    def kill(_record: RunRecord) -> None:
+        for pid in list(get_reusable_executor()._processes):
+            os.kill(pid, signal.SIGKILL)
+
+    configs = grid(20)
+    with pytest.raises(ChildProcessError, match="finished runs are kept: go on with fewer jobs"):
+        sweep(configs, tmp_path, jobs=2, on_done=kill)
+    assert 0 < len(run_files(tmp_path)) < len(configs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scheduler": "fifo"}, "scheduler must be one of"),
+        ({"latency": "referense"}, "latency must be a known name or a grid CSV file"),
+        ({"predictor": "noisy:x"}, "noisy:SIGMA must have a number"),
+        ({"llm": "gpt-9"}, "llm must be one of"),
+        ({"n_gpus": 1.5}, "n_gpus must be a whole number"),
+        ({"seed": -1}, "seed must be >= 0, got -1"),
+    ],
+)
+def test_wrong_config__ends_before_the_first_run(tmp_path, change, message):
+    configs = [*grid(), replace(grid()[0], **change)]
+    with pytest.raises(ValueError, match=message):
+        sweep(configs, tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jobs": 0}, "jobs must be >= 1, got 0"),
+        ({"backend": "slurm"}, "backend must be one of local, ray; got 'slurm'"),
+        ({"address": "auto"}, "an address needs backend 'ray'"),
+    ],
+)
+def test_wrong_option__is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(grid(), tmp_path, **options)
+
+
+# Damaged files
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def without_footer(data: bytes) -> bytes:
+    return data[:-8]
+
+
+def flipped(data: bytes) -> bytes:
+    """One byte of the values changed: Parquet itself would not notice."""
+    place = data.index(b"stable") if b"stable" in data else data.index(b"overloaded")
+    return data[:place] + b"X" + data[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [half, without_footer, flipped, lambda _data: b"", lambda _data: b"PAR1garbagePAR1"]
+)
+def test_damaged_run_file__is_detected_and_redone(tmp_path, damage):
+    sweep(grid(), tmp_path, jobs=1)
+    before = in_bytes(load_results(tmp_path))
+    victim = run_files(tmp_path)[2]
+    victim.write_bytes(damage(victim.read_bytes()))
+    with pytest.warns(UserWarning, match="1 run files are damaged and left out"):
+        assert len(load_results(tmp_path)) == len(grid()) - 1
+    assert [config.key() for config in pending(grid(), tmp_path)] == [victim.stem]
+    seen: list[RunRecord] = []
+    with pytest.warns(
+        UserWarning, match=f"damaged and their runs are done again: {victim.stem[:12]}"
+    ):
+        sweep(grid(), tmp_path, jobs=1, on_done=seen.append)
+    assert [record.key for record in seen] == [victim.stem]
+    assert in_bytes(load_results(tmp_path)) == before
+
+
+def test_run_file__under_another_key_is_damaged(tmp_path):
+    sweep(grid(), tmp_path, jobs=1)
+    one, other = run_files(tmp_path)[:2]
+    one.write_bytes(other.read_bytes())
+    with pytest.warns(UserWarning, match="1 run files are damaged"):
+        sweep(grid(), tmp_path, jobs=1)
+
+
+def test_leftovers__of_killed_writers_are_no_results_and_go_when_old(tmp_path):
+    sweep(grid(), tmp_path, jobs=1)
+    old, young = (tmp_path / "runs" / f".{age}.parquet.1.partial" for age in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"PAR1")
+    os.utime(old, (0, 0))
+    assert len(sweep(grid(), tmp_path)) == len(load_results(tmp_path)) == len(grid())
+    assert not old.exists()
+    assert young.exists()
+
+
+# What runs share
+
+
+def entries(out: Path, kind: str) -> list[Path]:
+    return sorted((out / "cache").glob(f"{kind}-*"))
+
+
+def test_cache__has_each_workload_once_and_each_prediction_once(tmp_path):
+    configs = [*grid(), *(replace(config, n_gpus=8) for config in grid())]
+    sweep(configs, tmp_path, jobs=1)
+    assert len(entries(tmp_path, "trace")) == 2  # one per seed
+    assert len(entries(tmp_path, "bins")) == 4  # with and without bins
+
+
+def test_cache__of_a_trace_file_is_one_for_all_seeds(tmp_path):
+    workload = Workload(source=str(write_trace(tmp_path / "burst.csv")), rps_scale=1)
+    configs = [
+        RunConfig(workload=workload, scheduler="static_fifo", seed=seed, predictor=predictor)
+        for seed in (0, 1)
+        for predictor in ("noisy", "oracle")
+    ]
+    results = sweep(configs, tmp_path / "out", jobs=1)
+    assert len(entries(tmp_path / "out", "trace")) == 1
+    assert len(entries(tmp_path / "out", "bins")) == 3  # noisy ones differ by seed
+    assert results["trace_sha256"].nunique() == 1
+    assert (results["completed"] == 20).all()
+
+
+@pytest.mark.parametrize("damage", [half, lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_cache__that_is_damaged_is_made_again(tmp_path, monkeypatch, damage):
+    before = sweep(grid(), tmp_path / "whole", jobs=1)
+    sweep(grid()[:1], tmp_path / "out", jobs=1)
+    (trace,) = entries(tmp_path / "out", "trace")
+    column = trace / "output_tokens.npy"
+    column.write_bytes(damage(column.read_bytes()))
+    monkeypatch.setattr("llmsched.sweep_cache._open", type(public_open())())
+    assert in_bytes(sweep(grid(), tmp_path / "out", jobs=1)) == in_bytes(before)
+
+
+def public_open():
+    from llmsched.sweep_cache import _open
+
+    return _open
+
+
+def test_cache__may_be_deleted(tmp_path, monkeypatch):
+    import shutil
+
+    sweep(grid()[:2], tmp_path, jobs=1)
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr("llmsched.sweep_cache._open", type(public_open())())
+    assert len(sweep(grid(), tmp_path, jobs=1)) == len(grid())
+
+
+def test_cached_trace__is_a_read_only_map(tmp_path):
+    from llmsched.sweep_cache import cached_trace
+
+    made = cached_trace(tmp_path, "key", lambda: SMALL.load(0)).value
+    for column in (made.arrival_s, made.prompt_tokens, made.output_tokens):
+        assert isinstance(column.base, np.memmap)
+        assert not column.flags.writeable
+        assert type(column) is np.ndarray
+
+
+def test_trace_file__that_changes_under_a_running_sweep_is_a_failure(tmp_path, monkeypatch):
+    path = write_trace(tmp_path / "burst.csv")
+    config = RunConfig(workload=Workload(source=str(path), rps_scale=1), scheduler="static_fifo")
+    todo = public._todo
+
+    def then_change(*args, **options):
+        keys = todo(*args, **options)
+        monkeypatch.setattr(public, "source_sha256", lambda _workload: "0" * 64)
+        return keys
+
+    monkeypatch.setattr(public, "_todo", then_change)
+    results = sweep([config], tmp_path / "out", jobs=1)
+    assert "must be the file that the sweep was started with" in results["error"][0]
+
+
+# Progress
+
+
+def test_progress__is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+    ties = RunConfig(
+        workload=SMALL,
+        scheduler="multi_bin_dynamic",
+        predictor="oracle",
+        binning=Binning(n_bins=60),
+    )
+    with sweep_progress() as on_done:
+        sweep(
+            [*grid(1), IMPOSSIBLE, ties, replace(ties, n_gpus=9)], tmp_path, jobs=1, on_done=on_done
+        )
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert len(lines) == 8  # seven runs and one note, once
+    assert lines[0].startswith("[1/7] burstgpt-like, 60 requests, static_fifo, 1 GPUs, seed 0, ")
+    assert (
+        sum("FAILED multi_bin_dynamic, 4 GPUs, seed 0: ValueError" in line for line in lines) == 1
+    )
+    assert sum(line.startswith("Note: 60 equal-mass bins") for line in lines) == 1
+
+
+def test_progress__on_a_terminal_draws_a_bar_that_moves_by_requests(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    sizes = [replace(grid()[0], workload=Workload(requests=n)) for n in (10, 190)]
+    seen: list[RunRecord] = []
+    with sweep_progress() as on_done:
+        sweep(sizes, tmp_path, jobs=1, on_done=lambda run: (seen.append(run), on_done(run)))
+    assert [record.work_done for record in seen] == [0.95, 1.0]  # the longest first
+    assert run_line(seen[0]) in capsys.readouterr().err
