@@ -13,7 +13,7 @@ def configs() -> list[RunConfig]:
     """Many small runs on many small workloads, so that a kill meets every kind of writing."""
     return [
         RunConfig(workload=Workload(requests=40 + seed), scheduler=scheduler, n_gpus=1, seed=seed)
-        for seed in range(40)
+        for seed in range(24)
         for scheduler in ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")
     ]
 

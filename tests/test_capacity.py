@@ -166,6 +166,24 @@ def test_search__gives_up_on_what_is_out_of_reach_or_unbounded():
     assert found_by(lambda _: False, rate=False, start=3) == {3.0: False, math.inf: False}
 
 
+def test_rate_search__doubles_until_it_fails():
+    assert list(found_by(lambda rate: rate <= 9, rate=True, tolerance=0.9)) == [
+        1,
+        2,
+        4,
+        8,
+        16,
+        128**0.5,
+    ]
+
+
+def test_search__begins_at_the_given_rate_and_then_at_offered_load_1(pretend):
+    # given offered load rate / 10, and 60 requests at 60/59 per second
+    tested = pretend(lambda rate, _seed: float(rate > 12))
+    capacity(evenly(1.0), "static_fifo", replications=1, jobs=1)
+    assert [value for _, _, value in tested[:3]] == pytest.approx([60 / 59, 10, 20])
+
+
 def test_edge__counts_from_the_easy_end():
     passes = {1.0: True, 2.0: True, 3.0: False, 4.0: True}
     assert edge(passes, harder_upwards=True) == (2.0, 3.0)

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import click
@@ -102,9 +103,15 @@ def test_trace__that_cannot_be_used_is_one_line(command, tmp_path):
         ("static-fifo --latency h100", ["did you mean h100-", "'h100'"]),
         ("static-fifo --llm gpt-5", ["'--llm'", "qwen3-1.7b", "'gpt-5'"]),
         ("static-fifo --rps-scale 2 --real-timestamps", ["either --rps-scale or"]),
-        ("static-fifo --rps-scale 0", ["'--rps-scale'", "> 0, got 0"]),
+        ("static-fifo --rps-scale 0", ["'--rps-scale'", "from 1e-06 to 1e+09, got 0"]),
         ("static-fifo --rps-scale nan", ["'--rps-scale'", "got nan"]),
         ("static-fifo --rps-scale inf", ["'--rps-scale'", "got inf"]),
+        ("static-fifo --rps-scale 1e-7", ["'--rps-scale'", "from 1e-06 to 1e+09, got 1e-07"]),
+        ("static-fifo --jitter 1e7", ["'--jitter'", "from 0 to 1e+06, got 1e+07"]),
+        ("static-fifo --requests 99999999999", ["'--requests'", "1<=x<=1000000000"]),
+        ("static-fifo --batch-size 9223372036854775808", ["'--batch-size'", "1<=x<=1000000"]),
+        ("dynamic-no-bins --batch-min 1000001", ["'--batch-min'", "1<=x<=1000000"]),
+        ("dynamic-no-bins --batch-max 1000001", ["'--batch-max'", "1<=x<=1000000"]),
         ("static-fifo --sla -1", ["'--sla'", "> 0, got -1"]),
         ("static-fifo --sla nan", ["'--sla'", "got nan"]),
         ("static-fifo --sla inf", ["'--sla'", "got inf"]),
@@ -154,6 +161,70 @@ def test_table_path__never_replaces_the_trace_or_the_other_table(trace):
     assert_refused(run("static-fifo", "--trace", trace, *both), "two different files")
     assert trace.read_bytes() == before
     assert not table.exists()
+
+
+@pytest.mark.parametrize("option", ["--requests-out", "--batches-out"])
+def test_table_path__never_replaces_the_latency_grid_either(option, trace):
+    grid = trace.with_name("gr.csv")
+    cells = [f"{b},{n},{0.01 * b + 1e-4 * n * b},,1" for b in (1, 4, 8) for n in (100, 200, 400)]
+    header = "batch_size,max_seq_len,mean_latency_sec,std_latency_sec,num_trials"
+    grid.write_text("\n".join([header, *cells]))
+    before = grid.read_bytes()
+    link = trace.with_name("link.csv")
+    link.symlink_to(grid)
+    for latency in (grid, f"{grid}#four-term", link):
+        for out in (grid, link):
+            refused = run("static-fifo", "--trace", trace, "--latency", latency, option, out)
+            assert_refused(refused, "the output would replace the latency grid")
+    assert grid.read_bytes() == before
+
+
+def test_link__that_leads_to_itself_is_one_line(trace):
+    loop = trace.with_name("loop.csv")
+    loop.symlink_to(loop)
+    assert_refused(run("static-fifo", "--trace", loop), "loop.csv: no such file")
+    assert_refused(run("static-fifo", "--trace", loop, "--requests-out", trace), "no such file")
+    assert_refused(run("static-fifo", "--trace", trace, "--requests-out", loop), "link to itself")
+
+
+def test_trace__without_a_name_is_refused():
+    assert_refused(run("static-fifo", "--trace", ""), "name of a file or a profile, got ''")
+
+
+def test_memory__that_is_not_enough_is_a_failed_run(monkeypatch):
+    def starve(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Workload, "load", starve)
+    result = run("static-fifo")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: the run needs more memory than there is; ask for")
+    assert result.stderr.count("\n") == 1
+
+
+def test_table__that_cannot_be_written_after_all_is_a_failed_run(trace, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("llmsched.output._write", fail)
+    table = trace.with_name("o.csv")
+    result = run("static-fifo", "--trace", trace, "--requests-out", table)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: {table}: cannot be written (No space left on device)"
+    )
+    assert not table.exists()
+
+
+def test_fault__that_numpy_warns_of_is_no_note():
+    @click.command(cls=OneLineErrors)
+    def faulty() -> None:
+        warnings.warn("overflow encountered", RuntimeWarning, stacklevel=1)
+        warnings.warn("do take note", UserWarning, stacklevel=1)
+
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        result = CliRunner().invoke(faulty)
+    assert result.stderr == "Note: do take note\n"
 
 
 def test_checks__come_before_the_trace_is_read(tmp_path, monkeypatch):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from llmsched._data import data_folder
 from llmsched.cli.trace import trace
-from llmsched.formats import read_trace
+from llmsched.fetch import FetchError
+from llmsched.formats import CsvFormat, read_trace
 
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 ROWS = [
@@ -197,11 +199,11 @@ def test_bad_option__is_exit_code_2(file, tmp_path, options, expected):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--rps-scale", "0"], "RPS scale must be finite and > 0"),
-        (["--rps-scale", "inf"], "RPS scale must be finite and > 0"),
+        (["--rps-scale", "0"], "'--rps-scale': must be a finite number from 1e-06 to 1e+09, got 0"),
+        (["--rps-scale", "1e10"], "from 1e-06 to 1e+09, got 1e+10"),
         (["--rps-scale", "fast"], "'--rps-scale'"),
-        (["--jitter", "-1"], "jitter must be finite and >= 0"),
-        (["--jitter", "nan"], "jitter must be finite"),
+        (["--jitter", "-1"], "'--jitter': must be a finite number from 0 to 1e+06, got -1"),
+        (["--jitter", "nan"], "got nan"),
         (["--seed", "-1"], "'--seed'"),
         (["--to", "excel"], "got 'excel'"),
     ],
@@ -211,7 +213,59 @@ def test_convert__bad_option_is_exit_code_2(file, tmp_path, options, expected):
 
 
 def test_convert__to_a_folder_that_is_not_there_is_refused(file, tmp_path):
-    assert_refused(run("convert", file, tmp_path / "no" / "o.csv"), "cannot be written")
+    assert_refused(run("convert", file, tmp_path / "no" / "o.csv"), "create it first")
+
+
+def test_convert__never_replaces_what_it_reads(file, tmp_path, monkeypatch):
+    # given the file and a profile, under their names and behind links
+    monkeypatch.chdir(tmp_path)
+    profile = tmp_path / "p.toml"
+    profile.write_bytes((data_folder("workloads") / "poisson.toml").read_bytes())
+    (tmp_path / "link.csv").symlink_to(file)
+    (tmp_path / "here").symlink_to(tmp_path)
+    before = file.read_bytes(), profile.read_bytes()
+    # when / then
+    for source, out in (
+        *((file, file), ("b.csv", file), (file, "./b.csv"), (file, "link.csv")),
+        *(("link.csv", file), (file, "here/b.csv"), ("here/link.csv", "link.csv")),
+    ):
+        assert_refused(run("convert", source, out), f"the output would replace the trace {source}")
+    assert_refused(run("convert", profile, profile, "--to", "csv"), "would replace", "p.toml")
+    assert (file.read_bytes(), profile.read_bytes()) == before
+    assert (tmp_path / "link.csv").is_symlink()
+
+
+def test_convert__that_fails_at_the_end_is_a_failed_run(file, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CsvFormat, "write", fail)
+    result = run("convert", file, tmp_path / "o.csv")
+    assert result.exit_code == 1
+    expected = f"Error: {tmp_path / 'o.csv'}: cannot be written (No space left on device)\n"
+    assert result.stderr == expected
+
+
+def test_convert__checks_the_output_before_it_reads(file, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmsched.workload.Workload.load", lambda *_: pytest.fail("it was read"))
+    assert_refused(run("convert", file, tmp_path / "o.xlsx"), ".csv, .txt, .parquet, .pq, .jsonl")
+    assert_refused(run("convert", file, tmp_path), "must not be a folder")
+    assert_refused(run("convert", file, tmp_path / ("x" * 300)), "File name too long")
+    assert_refused(run("convert", file, ""), "must not be a folder")
+
+
+def test_convert__times_that_a_format_cannot_hold_are_refused(tmp_path):
+    # 40 years apart, which is more than a trace may span
+    path = tmp_path / "long.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n9e8,1,1\n")
+    for suffix in ("csv", "jsonl"):
+        out = tmp_path / f"o.{suffix}"
+        assert_refused(run("convert", path, out, "--rps-scale", "1e-3"), "within 1e+09 s")
+        assert not out.exists()
+
+
+def test_file__that_has_no_name_is_refused():
+    assert_refused(run("info", ""), "must be the name of a file or a profile, got ''")
 
 
 def test_fetch__hands_its_options_on_and_prints_the_path(monkeypatch, tmp_path):
@@ -222,13 +276,18 @@ def test_fetch__hands_its_options_on_and_prints_the_path(monkeypatch, tmp_path):
         return tmp_path / "x.csv"
 
     monkeypatch.setattr("llmsched.fetch.fetch", fetch)
-    options = ("--url", "http://mirror/x", "--sha256", "ab", "--out", tmp_path)
+    options = ("--url", "http://mirror/x", "--sha256", "ab" * 32, "--out", tmp_path)
     result = run("fetch", "burstgpt", *options)
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{tmp_path / 'x.csv'}\n", "")
     assert asked == [
         (
             "burstgpt",
-            {"url": "http://mirror/x", "sha256": "ab", "folder": str(tmp_path), "progress": False},
+            {
+                "url": "http://mirror/x",
+                "sha256": "ab" * 32,
+                "folder": str(tmp_path),
+                "progress": False,
+            },
         )
     ]
 
@@ -238,11 +297,20 @@ def test_fetch__an_unknown_name_is_refused():
 
 
 def test_fetch__a_failed_download_is_one_line_and_exit_code_1(monkeypatch, tmp_path):
-    result = run("fetch", "burstgpt", "--url", "not-an-address", "--out", tmp_path)
+    def fail(*_, **__):
+        raise FetchError("the server says 404")
+
+    monkeypatch.setattr("llmsched.fetch.fetch", fail)
+    result = run("fetch", "burstgpt", "--out", tmp_path)
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
-    assert result.stderr.startswith("Error: not-an-address: must be an address")
-    assert result.stderr.count("\n") == 1
+    assert result.stderr == "Error: the server says 404\n"
+
+
+def test_fetch__what_cannot_be_is_refused_before_connecting(monkeypatch):
+    monkeypatch.setattr("llmsched.fetch.fetch", lambda *_, **__: pytest.fail("it connected"))
+    assert_refused(run("fetch", "burstgpt", "--url", "nonsense"), "http(s)://", "'nonsense'")
+    assert_refused(run("fetch", "burstgpt", "--sha256", "zz"), "64 hexadecimal digits", "'zz'")
 
 
 @pytest.mark.parametrize("command", ["info", "convert", "fetch"])

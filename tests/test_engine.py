@@ -19,7 +19,7 @@ from scipy import stats
 
 from llmsched.engine import run as run_module
 from llmsched.engine import run_engine
-from llmsched.engine.bins import BinStore
+from llmsched.engine.bins import BinStore, Pull
 from llmsched.engine.clock import NORMAL, URGENT, Clock
 from llmsched.engine.queues import Columns, WaitingBins
 from llmsched.schedulers import Settings, make_scheduler

@@ -205,10 +205,29 @@ def test_refused_connection__says_what_to_do(server, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["not-an-address", "gopher://x/y"])
+@pytest.mark.parametrize("url", ["", "not-an-address", "gopher://x/y", "http://", "http://["])
 def test_address__that_is_none_is_refused(server, tmp_path, url):
     with pytest.raises(FetchError, match="must be an address"):
         get(server, tmp_path, url=url)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("sha256", ["", "zz", SHA256[:-1], SHA256 + "0", "g" * 64])
+def test_checksum__that_is_none_is_refused_before_connecting(server, tmp_path, sha256):
+    with pytest.raises(FetchError, match="sha256 must be 64 hexadecimal digits, got"):
+        get(server, tmp_path, sha256=sha256)
+    assert server.asked == []
+    assert names(tmp_path) == []
+
+
+def test_checksum__may_be_in_capitals(server, tmp_path):
+    assert get(server, tmp_path, sha256=f" {SHA256.upper()}\n").read_bytes() == CONTENT
+
+
+def test_path__is_absolute(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in ("downloaded", "there already"):
+        assert get(server, Path("data")) == tmp_path / "data" / FILE
 
 
 def test_name__unknown_is_refused_with_the_known_ones(tmp_path):

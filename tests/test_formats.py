@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import importlib.metadata
+import math
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import llmsched.trace
 from llmsched import formats
 from llmsched._trace_columns import buffer_of
 from llmsched.formats import read_trace, recognise, write_trace
@@ -233,6 +237,17 @@ def test_parquet__a_clock_that_starts_again_names_the_row(tmp_path):
     assert "row 11: time must not start again" in refusal(tmp_path / "x.parquet")
 
 
+def test_order__a_stray_row_ahead_is_named_and_not_the_one_after_it(tmp_path):
+    # given a sorted recording with one stamp far ahead, on line 32
+    times = [*range(30), 99999999, *range(30, 60)]
+    message = refusal(put(tmp_path, CSV + "".join(f"{t},1,1\n" for t in times)))
+    assert "line 32: time must not leap ahead of the next row" in message
+    # while a recording that starts again is still one
+    times = [*range(30), 99999999, *range(28, 60)]
+    message = refusal(put(tmp_path, CSV + "".join(f"{t},1,1\n" for t in times)))
+    assert "line 33: time must not start again" in message
+
+
 # --- what is refused, in every format ------------------------------------------------------------
 
 
@@ -263,6 +278,29 @@ def test_time__must_be_finite_and_of_the_format(tmp_path, name, bad):
     assert f"line {2 + bool(header)}" in message
     if not (name == "mooncake" and bad in ("", "soon", "2023-13-45 00:00:00")):
         assert f"column {column!r}: must be " in message
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("stray", [2, 0])
+def test_time__far_from_all_others_is_named(tmp_path, name, stray):
+    # given three rows a second apart, but one of them farther than a trace may span
+    header, row, _, column = GOOD[name]
+    times = {
+        "azure": [f"1999-01-01 00:00:0{s}" for s in (1, 2, 3)],
+        "mooncake": ["1000", "2000", "3000"],
+    }.get(name, ["1", "2", "3"])
+    far = {"azure": ("1679-01-01 00:00:00", "2261-12-31 00:00:00")}.get(name, ("-1e13", "1e13"))
+    times[stray] = far[stray > 0]
+    path = put(tmp_path, header + "".join(row.format(t=t, p=1, o=1) for t in times))
+    message = refusal(path)
+    assert f"line {stray + 1 + bool(header)}, column {column!r}: time must lie within" in message
+    assert "within 1e+09 s of the others, the file spans" in message
+
+
+def test_time__of_azure_spans_more_than_64_bits_of_it(tmp_path):
+    # 212,936 days (583 years) are 1.84e19 ns: beyond int64, and refused for what they are
+    text = AZURE + "1678-01-01 00:00:00,1,1\n2261-01-01 00:00:00,1,1\n"
+    assert "the file spans 1.83977e+10 s" in refusal(put(tmp_path, text))
 
 
 @pytest.mark.parametrize("name", ["burstgpt", "azure", "csv"])
@@ -453,7 +491,7 @@ def test_compression__cut_off_data_is_refused(tmp_path, name, suffix, share):
     rng = np.random.default_rng(3)
     trace = made(rng.exponential(size=1000).cumsum().round(3), seed=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "_warn_of_losses", lambda *_: None)
+        patch.setattr(formats, "_check_losses", lambda *_: None)
         write_trace(trace, tmp_path / f"x.{suffix}", trace_format=name)
     whole = (tmp_path / f"x.{suffix}").read_bytes()
     cut = put(tmp_path, whole[: max(5, int(share * len(whole)))], f"cut.{suffix}")
@@ -550,6 +588,54 @@ def test_writing__what_the_clock_cannot_hold_is_counted(tmp_path, name, expected
         write_trace(made(np.array([0.0, 0.5, 1.5 + rest])), tmp_path / "out", trace_format=name)
 
 
+@pytest.mark.parametrize(
+    ("name", "offset_s"),
+    [
+        ("mooncake", -9e8),  # both within 64 bits
+        ("azure", -9e8),
+        ("azure", 9.9e8),
+    ],
+)
+def test_writing__late_and_early_times_come_back(tmp_path, name, offset_s):
+    arrival_s = offset_s + np.array([0.0, 0.5, 2.0])
+    trace = replace(made(np.arange(3.0)), arrival_s=arrival_s)
+    write_trace(trace, tmp_path / "out", trace_format=name)
+    assert read_trace(tmp_path / "out").arrival_s.tolist() == [0.0, 0.5, 2.0]
+
+
+def test_writing__what_would_be_ruined_is_refused(tmp_path, monkeypatch):
+    # given times that int64 milliseconds cannot hold, which only a trace past its own check has
+    monkeypatch.setattr(llmsched.trace, "LONGEST_S", math.inf)
+    trace = replace(made(np.arange(3.0)), arrival_s=np.array([0.0, 2.0, 1e16]))
+    # when / then
+    with pytest.raises(TraceError, match=r"mooncake holds times in .* got 0 to 1e\+16 s; .* csv"):
+        write_trace(trace, tmp_path / "out", trace_format="mooncake")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing__the_longest_span_fits_every_format(tmp_path):
+    trace = made(np.array([0.0, 1 / 3, 1e9]))
+    for name in ("azure", "mooncake"):
+        with pytest.warns(UserWarning, match="are rounded"):
+            write_trace(trace, tmp_path / "out", trace_format=name)
+        assert read_trace(tmp_path / "out").arrival_s[-1] == 1e9
+
+
+def test_writing__follows_a_link(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.csv").symlink_to("far/o.csv")
+    write_trace(made(np.arange(3.0)), tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "far" / "o.csv").read_text().startswith(CSV)
+
+
+@pytest.mark.parametrize("name", ["o.xlsx", "o.json.gz", "o.tsv"])
+def test_writing__a_suffix_that_is_not_known_needs_a_format(tmp_path, name):
+    with pytest.raises(TraceError, match=r"must end in \.csv, \.txt, \.parquet, \.pq, \.jsonl"):
+        write_trace(made(np.arange(3.0)), tmp_path / name)
+    assert write_trace(made(np.arange(3.0)), tmp_path / name, trace_format="csv") == "csv"
+
+
 def test_writing__a_label_without_a_column_is_warned_of(tmp_path):
     trace = made(np.arange(3.0), labels=True)
     with pytest.warns(UserWarning, match="are left out") as caught:
@@ -604,7 +690,7 @@ def test_writing__a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(formats.CsvFormat, "write", fail)
-    with pytest.raises(TraceError, match="cannot be written"):
+    with pytest.raises(OSError, match=r"trace\.csv: cannot be written \(No space left"):
         write_trace(made(np.arange(3.0)), path)
     assert path.read_text() == "precious"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -612,10 +698,12 @@ def test_writing__a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monke
 
 def test_writing__to_a_place_that_cannot_be_is_refused(tmp_path):
     trace = made(np.arange(3.0))
-    with pytest.raises(TraceError, match="cannot be written"):
+    with pytest.raises(TraceError, match="must exist; create it first"):
         write_trace(trace, tmp_path / "absent" / "o.csv")
-    with pytest.raises(TraceError, match="must be a file"):
+    with pytest.raises(TraceError, match="must not be a folder"):
         write_trace(trace, tmp_path)
+    with pytest.raises(TraceError, match="must be a file that can be replaced"):
+        write_trace(trace, os.devnull)
     nothing = made(np.arange(3.0))
     empty = Trace(
         arrival_s=nothing.arrival_s[:0],

@@ -178,11 +178,12 @@ def test_fit__an_std_that_is_a_fixed_share_is_found_out():
         fit_grid(replace(grid, std_latency_s=0.05 * grid.mean_latency_s))
 
 
-def test_fit__worse_than_a_constant_is_said():
+def test_fit__worse_than_a_constant_is_refused():
     # given latencies that fall with everything
     grid = make_grid(lambda b, tokens: 1 + 40 / tokens + 1 / b)
-    with pytest.warns(CalibrationWarning, match="is worse than a constant"):
-        fit_grid(grid, form="four-term")
+    for form in ("four-term", "best"):
+        with pytest.raises(CalibrationError, match=r"better than by its mean, R² > 0, got R² -\d"):
+            fit_grid(grid, form=form)
 
 
 @pytest.mark.parametrize(
@@ -277,15 +278,40 @@ def test_read_grid__reads_every_column_in_any_order(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("0,100,0.05,,1", "column batch_size must be a whole number >= 1, got '0'"),
-        ("1.5,100,0.05,,1", "column batch_size must be a whole number >= 1, got '1.5'"),
-        ("1,x,0.05,,1", "column max_seq_len must be a whole number >= 1, got 'x'"),
-        ("1,100,nan,,1", "column mean_latency_sec must be a finite number > 0, got 'nan'"),
-        ("1,100,0,,1", "column mean_latency_sec must be a finite number > 0, got '0'"),
-        ("1,100,-0.1,,1", "column mean_latency_sec must be a finite number > 0, got '-0.1'"),
-        ("1,100,inf,,1", "column mean_latency_sec must be a finite number > 0, got 'inf'"),
-        ("1,100,0.1,-1,1", "column std_latency_sec must be a finite number >= 0, or empty"),
-        ("1,100,0.1,,", "column num_trials must be a whole number >= 1, got ''"),
+        (
+            "0,100,0.05,,1",
+            "column batch_size must be a whole number >= 1 and <= 1000000000, got '0'",
+        ),
+        ("99999999999999999999,100,0.05,,1", "<= 1000000000, got '99999999999999999999'"),
+        ("1,1e10,0.05,,1", "column max_seq_len must be a whole number >= 1 and <= 1000000000"),
+        ("1,100,1e300,,1", "column mean_latency_sec must be a number of seconds from 1e-09"),
+        ("1,100,0.1,1e300,1", "column std_latency_sec must be a number of seconds from 0"),
+        (
+            "1.5,100,0.05,,1",
+            "column batch_size must be a whole number >= 1 and <= 1000000000, got '1.5'",
+        ),
+        (
+            "1,x,0.05,,1",
+            "column max_seq_len must be a whole number >= 1 and <= 1000000000, got 'x'",
+        ),
+        (
+            "1,100,nan,,1",
+            "column mean_latency_sec must be a number of seconds from 1e-09 to 1e+09, got 'nan'",
+        ),
+        (
+            "1,100,0,,1",
+            "column mean_latency_sec must be a number of seconds from 1e-09 to 1e+09, got '0'",
+        ),
+        (
+            "1,100,-0.1,,1",
+            "column mean_latency_sec must be a number of seconds from 1e-09 to 1e+09, got '-0.1'",
+        ),
+        (
+            "1,100,inf,,1",
+            "column mean_latency_sec must be a number of seconds from 1e-09 to 1e+09, got 'inf'",
+        ),
+        ("1,100,0.1,-1,1", "std_latency_sec must be a number of seconds from 0 to 1e+09, or empty"),
+        ("1,100,0.1,,", "column num_trials must be a whole number >= 1 and <= 1000000000, got ''"),
         ("1,100,0.1", "a row must have 5 cells, got 3"),
         ("8,200,0.1,,1", "must not repeat, got 8 and 200 of line 5 again"),
     ],

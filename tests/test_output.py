@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +174,7 @@ def test_writing__replaces_an_older_file_and_leaves_no_other(
     assert len(path.read_text().splitlines()) == len(tables[0]) + 1
 
 
-@pytest.mark.parametrize("name", ["t.txt", "t", "t.csv.gz", "t.CSV"])
+@pytest.mark.parametrize("name", ["t.txt", "t", "t.csv.gz"])
 def test_path__must_end_in_a_known_suffix(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"must end in \.csv or \.parquet, got '.*'"):
         check_table_path(tmp_path / name)
@@ -191,3 +194,87 @@ def test_writing__checks_the_path_too(
 ) -> None:
     with pytest.raises(ValueError, match=r"must end in \.csv or \.parquet"):
         write_table(tables[0], tmp_path / "t.xlsx")
+
+
+@pytest.mark.parametrize(("name", "start"), [("T.CSV", b"batch,"), ("T.Parquet", b"PAR1")])
+def test_path__may_end_in_capitals(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path, name: str, start: bytes
+) -> None:
+    write_table(tables[1], tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_writing__follows_a_link(tables: tuple[RequestTable, BatchTable], tmp_path: Path) -> None:
+    # given two links in a row, to a file and to none yet, in another folder
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near").mkdir()
+    for name in ("old.csv", "new.csv"):
+        (tmp_path / "far" / "link.csv").unlink(missing_ok=True)
+        (tmp_path / "far" / "link.csv").symlink_to(name)
+        link = tmp_path / "near" / name
+        link.symlink_to(tmp_path / "far" / "link.csv")
+        if name == "old.csv":
+            (tmp_path / "far" / name).write_text("the old one")
+        # when
+        write_table(tables[1], link)
+        # then
+        assert link.is_symlink()
+        assert (tmp_path / "far" / "link.csv").is_symlink()
+        assert (tmp_path / "far" / name).read_text().startswith("batch,")
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
+
+
+def test_path__must_not_be_a_link_to_itself_nor_too_long(tmp_path: Path) -> None:
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    with pytest.raises(ValueError, match=r"must not be a link to itself, got '.*loop\.csv'"):
+        check_table_path(tmp_path / "loop.csv")
+    with pytest.raises(ValueError, match="File name too long"):
+        check_table_path(tmp_path / f"{'x' * 300}.csv")
+
+
+def test_path__must_be_a_regular_file(tmp_path: Path) -> None:
+    (tmp_path / "null.csv").symlink_to(os.devnull)
+    with pytest.raises(ValueError, match="must be a file that can be replaced"):
+        check_table_path(tmp_path / "null.csv")
+
+
+def test_path__must_be_in_a_folder_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write anywhere
+    with pytest.raises(ValueError, match="must be writable"):
+        check_table_path(tmp_path / "t.csv")
+
+
+def test_writing__takes_the_longest_name_there_is(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path
+) -> None:
+    path = tmp_path / f"{'x' * 251}.csv"
+    write_table(tables[1], path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_writing__that_fails_names_the_file_of_the_user(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_table: object, partial: Path, _suffix: str) -> None:
+        raise OSError(28, "No space left on device", str(partial))
+
+    monkeypatch.setattr(output, "_write", fail)
+    with pytest.raises(OSError, match="No space") as caught:
+        write_table(tables[1], tmp_path / "t.csv")
+    text = f"{tmp_path / 't.csv'}: cannot be written (No space left on device)"
+    assert str(caught.value) == text
+
+
+def test_writing__removes_what_a_killed_run_left_but_not_what_another_is_writing(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f".t.csv.{ended.pid}.partial"
+    others = tmp_path / f".t.csv.{os.getppid()}.partial"
+    for partial in (left, others):
+        partial.write_text("half")
+    write_table(tables[1], tmp_path / "t.csv")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [others.name, "t.csv"]

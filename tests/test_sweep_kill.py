@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,10 @@ def table_bytes(out: Path) -> bytes:
 
     table = pa.Table.from_pandas(load_results(out).drop(columns=list(TIMING_COLUMNS)))
     return f"{table.schema}\n{json.dumps(table.to_pylist())}".encode()
+
+
+def n_run_files(out: Path) -> int:
+    return len(list((out / "runs").glob("*.parquet")))
 
 
 def start(out: Path, jobs: int) -> subprocess.Popen[bytes]:
@@ -52,16 +57,20 @@ def test_killed_sweep__resumes_to_the_same_bytes_as_an_undisturbed_one(tmp_path)
     # when kill -9 comes at random moments, at least 10 times, some of them with runs half done
     while n_kills < 10 or n_midway < 3:
         assert n_kills < 60, f"only {n_midway} of {n_kills} kills came midway"
-        jobs, everyone = 1 + n_kills % 2, n_kills % 4 >= 2
+        jobs, everyone = 1 + (n_kills % 3 == 2), n_kills % 4 >= 2
         process = start(folders[-1], jobs)
+        if n_kills % 2:  # in its very midst; else perhaps before its first run is done
+            n_before = n_run_files(folders[-1])
+            while process.poll() is None and n_run_files(folders[-1]) <= n_before:
+                time.sleep(0.005)
         try:
-            process.wait(rng.uniform(0.0, 0.6 if jobs == 1 else 2.0))
+            process.wait(rng.uniform(0.0, 0.3))
         except subprocess.TimeoutExpired:
             kill = os.killpg if everyone else os.kill
             kill(process.pid, signal.SIGKILL)  # the workers as well, or the main process alone
             n_kills += 1
         assert process.wait() in (0, -signal.SIGKILL)
-        n_found = len(list((folders[-1] / "runs").glob("*.parquet")))
+        n_found = n_run_files(folders[-1])
         n_midway += 0 < n_found < len(configs())
         if n_found == len(configs()):  # nothing left to disturb here
             folders.append(tmp_path / f"killed-{len(folders)}")

@@ -137,8 +137,8 @@ def test_source__that_is_neither_file_nor_profile_lists_the_profiles() -> None:
     ("options", "message"),
     [
         ({"requests": 0}, "requests must be >= 1, got 0"),
-        ({"rps_scale": 0.0}, "RPS scale must be finite and > 0, got 0"),
-        ({"jitter_s": -1.0}, "jitter must be finite and >= 0 seconds, got -1"),
+        ({"rps_scale": 0.0}, "RPS scale must be from 1e-06 to 1e.09, got 0"),
+        ({"jitter_s": -1.0}, "jitter must be from 0 to 1e.06 s, got -1"),
         ({"window_s": (5.0, 5.0)}, "window must be START:END"),
         ({"failures": "hide"}, "failures must be 'drop' or 'keep', got 'hide'"),
         ({"model": "Claude"}, "'ChatGPT', 'GPT-4'; got 'Claude'"),

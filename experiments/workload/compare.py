@@ -3,8 +3,9 @@
     python experiments/workload/compare.py --data ../shared/data/burstgpt
 
 The real side is the published aggregates (`aggregates.REAL`) and three files of counts, in the
-`--data` folder or its subfolder `burstgpt`; with no such folder only the table is made. The generated side is several traces of the real one's size:
-the table and the figure show their median and their range over the seeds.
+`--data` folder or its subfolder `burstgpt`; with no such folder only the table is made. The
+generated side is several traces of the real one's size: the table and the figure show their median
+and their range over the seeds.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def main() -> None:
     hour = profile.start_hour
     seeds = range(options.seed, options.seed + options.replications)
     traces = [generate(profile, options.requests, np.random.default_rng(seed)) for seed in seeds]
+    if not all(len(daily_counts(trace, hour)) for trace in traces):
+        parser.error(f"--requests must be enough for a whole day or more, got {options.requests}")
     options.out.mkdir(parents=True, exist_ok=True)
 
     table = comparison(traces, hour)
@@ -86,10 +89,13 @@ def main() -> None:
 
 def real_folder(parser: argparse.ArgumentParser, folder: Path) -> Path:
     """The folder of the real counts, here or one below; ends with one line if there is none."""
+    names = (DAYS, SESSIONS, CLOCK)
     for candidate in (folder, folder / "burstgpt"):
-        if all((candidate / name).is_file() for name in (DAYS, SESSIONS, CLOCK)):
-            return candidate
-    parser.error(f"--data must hold {DAYS}, {SESSIONS} and {CLOCK}, got {str(folder)!r}")
+        if all((candidate / name).is_file() for name in names):
+            break
+    else:
+        parser.error(f"--data must hold {', '.join(names)}, got {str(folder)!r}")
+    return candidate
 
 
 def comparison(traces: list[Trace], start_hour: float) -> pd.DataFrame:

@@ -55,8 +55,10 @@ def capacity(
     Examples
     --------
     >>> from llmsched.workload import Workload
-    >>> found = capacity(Workload(requests=200), "static_fifo", replications=1, jobs=1)
-    >>> found.monotone, found.unreachable
+    >>> workload = Workload(source="poisson", requests=200)
+    >>> target = Target(metric="latency_p99_s", at_most=2.0)
+    >>> found = capacity(workload, "static_fifo", target=target, replications=1, jobs=1)
+    >>> 1 < found.interval.mean < 50, found.unreachable
     (True, 0)
     """
     return capacities(workload, (scheduler,), **options)[0]

@@ -66,12 +66,6 @@ def capacity_curve(
     figure: ggplot = (
         p9.ggplot(panels(points), p9.aes("x", "mean", colour="scheduler"))
         + p9.geom_hline(yintercept=target, size=0.8)
-        + p9.geom_vline(
-            p9.aes(xintercept="x", colour="scheduler"),
-            data=panels(capacities),
-            linetype="dashed",
-            show_legend=False,
-        )
         + p9.geom_line(size=0.6)
         + p9.geom_linerange(p9.aes(ymin="low", ymax="high"), size=0.6, alpha=0.7)
         + p9.geom_point(size=2)
@@ -82,6 +76,13 @@ def capacity_curve(
         + _theme()
         + p9.theme(legend_position="top", legend_title=p9.element_blank())
     )
+    if len(capacities):
+        figure += p9.geom_vline(
+            p9.aes(xintercept="x", colour="scheduler"),
+            data=panels(capacities),
+            linetype="dashed",
+            show_legend=False,
+        )
     return figure
 
 

@@ -137,7 +137,8 @@ class Capacity:
             even = "at any tested rate" if self.search == "rate" else "on any number of GPUs"
             notes.append(
                 f"{self.scheduler}: {self.target} is out of reach {even} in {self.unreachable} of "
-                f"{n} replications; relax the target, or look for a faster GPU or other settings"
+                f"{n} replications; relax the target, or change the settings (requests with equal "
+                "stamps come together at any rate; jitter parts them)"
             )
         if self.unbounded:
             notes.append(

@@ -17,8 +17,9 @@ SCHEDULER_COLOURS = {
     "dynamic_no_bins": "#1f77b4",
     "multi_bin_dynamic": "#d95f02",
     "multi_bin_only": "#1b9e77",
+    "multi_bin_adaptive": "#7570b3",
 }
-OTHER_COLOURS = ("#7570b3", "#e7298a", "#66a61e", "#a6761d")
+OTHER_COLOURS = ("#e7298a", "#66a61e", "#a6761d")
 
 PANELS = {
     "sla_violation_rate": "SLA violations [share]",

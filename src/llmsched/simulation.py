@@ -182,7 +182,7 @@ def simulate(
         load_label=load_label(rho, requests, batches),
         latency=model,
         predictor=believer.name,
-        config=_config(trace, settings, policy, binning, admission, llm),
+        config=_config(trace, settings, policy, scheduler_binning(policy, binning), admission, llm),
     )
 
 

@@ -7,6 +7,9 @@ depend on it. Whoever calls it writes the results, so a cluster needs no shared 
 from __future__ import annotations
 
 import math
+import os
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -166,21 +169,35 @@ def run_local(tasks: Sequence[Task], *, jobs: int | None = None) -> Iterator[Out
     if n_jobs <= 1:
         yield from map(execute, tasks)
         return
-    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky import ProcessPoolExecutor, as_completed
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    parallel = joblib.Parallel(
-        n_jobs=n_jobs, backend="loky", return_as="generator_unordered", batch_size=1
+    # an executor of its own, not joblib's shared one: its workers' memory goes when it is done
+    executor = ProcessPoolExecutor(
+        max_workers=n_jobs, timeout=300, initializer=_end_with_parent, initargs=(os.getpid(),)
     )
     try:
-        yield from parallel(joblib.delayed(execute)(task) for task in tasks)
+        for future in as_completed([executor.submit(execute, task) for task in tasks]):
+            yield future.result()
     except BrokenProcessPool as error:
         raise ChildProcessError(
             f"{n_jobs} worker processes must live until the sweep is done, but one was killed, "
             "most often for want of memory; finished runs are kept: go on with fewer jobs"
         ) from error
     finally:
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        executor.shutdown(wait=True, kill_workers=True)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let a worker end soon after a sweep that was killed: loky's would wait on, memory and all."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    if sys.platform != "win32":  # there an orphan keeps its parent's number; it ends when idle
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def run_ray(

@@ -115,9 +115,7 @@ def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
     show_default=True,
     help="Move each arrival later by a random part of SECONDS: 1 undoes whole-second stamps.",
 )
-@click.option(
-    "--to", "out_format", metavar="FORMAT", help="Format of OUT; by default its suffix says."
-)
+@click.option("--to", "out_format", metavar="FORMAT", help="Format of OUT; by suffix.")
 def convert(file: str, out: Path, out_format: str | None, seed: int, **rules: Any) -> None:
     """Write the chosen requests of FILE, or of a synthetic profile, to OUT in any of the formats.
 
