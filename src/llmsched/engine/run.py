@@ -73,8 +73,10 @@ def run_engine(
     log = BatchLog(progress)
     lives: list[ProcessGenerator] = []
 
+    batchers = queue.batchers  # not the queue itself, which a closure would keep alive
+
     def live(pull: Pull) -> None:
-        lives.append(gpu(clock, pull.gpu_id, store, latency, queue.batchers, log, pull))
+        lives.append(gpu(clock, pull.gpu_id, store, latency, batchers, log, pull))
         clock.process(lives[-1])
 
     store = BinStore(clock, queue, n_gpus, hire=live)
