@@ -235,11 +235,14 @@ def test_settings__each_one_reaches_a_scheduler() -> None:
     assert set(other) == {field.name for field in fields(Settings)}
 
     def made(settings: Settings) -> list[Any]:
-        schedulers = [make_scheduler(name, settings) for name in sorted(SCHEDULERS)]
+        # multi_bin_adaptive's parts share state and never compare equal: it would prove nothing
+        names = sorted({*SCHEDULERS} - {"multi_bin_adaptive"})
+        schedulers = [make_scheduler(name, settings) for name in names]
         return [
             (s.batcher(), s.choice, s.binned, s.batch_max, s.capacity_tokens, s.release)
             for s in schedulers
         ]
 
+    assert made(Settings()) == made(Settings())
     for name, value in other.items():
         assert made(Settings(**{name: value})) != made(Settings()), name
