@@ -10,7 +10,7 @@ ALL := $(VENV)/.all
 .DEFAULT_GOAL := help
 
 help:  ## List every target
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | \
 	  awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/bin/python:
@@ -54,6 +54,29 @@ paper: $(ALL)  ## Redo the Multi-Bin paper: figures, REPORT.md, and the tests at
 	$(BIN)/python experiments/multibin/reproduce.py $(ARGS)
 	$(BIN)/python -m pytest -m paper tests/test_paper_multibin.py
 
+TINY := --random-weights tiny-qwen3 --threads 1 --batch-sizes 1,2,4,8 --seq-lens 16,64,256
+SHORT := --trace calibration/tiny-requests.toml --rps-scale 1 --gpus 2 --batch-max 8 --sla 1
+NAME ?= $(if $(ARGS),measured,cpu-tiny-qwen3)
+GRID = $(OUT)/calibration/$(NAME)
+
+calibrate: $(ALL)  ## Measure a small model on this CPU, fit, compare; ARGS="--model ..." for yours
+	@mkdir -p $(OUT)/calibration
+	$(BIN)/llmsched calibrate measure $(or $(ARGS),$(TINY)) --out $(GRID).csv
+	$(BIN)/llmsched calibrate fit $(GRID).csv --out $(GRID)-model.json --figure $(GRID).png
+	$(BIN)/llmsched compare --latency $(GRID).csv --requests 2000 $(if $(ARGS),,$(SHORT))
+
+stress: $(CORE)  ## All three steps of the stress plan, up to 1M requests: OUT/stress/report.html
+	$(BIN)/llmsched stress all --out $(OUT)/stress $(ARGS)
+
+stress-step1: $(CORE)  ## Step 1: request scaling, all schedulers on equal GPUs
+	$(BIN)/llmsched stress step1 --out $(OUT)/stress $(ARGS)
+
+stress-step2: $(CORE)  ## Step 2 and 2b: GPU scaling at the given rate and at held loads
+	$(BIN)/llmsched stress step2 --out $(OUT)/stress $(ARGS)
+
+stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
+	$(BIN)/llmsched stress step3 --out $(OUT)/stress $(ARGS)
+
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
 
@@ -64,4 +87,5 @@ constraints: $(ALL)  ## Pin what is installed now into constraints.txt
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install compare test check lint types format bench paper mutants constraints clean
+.PHONY: help install compare test check lint types format bench paper calibrate \
+  stress stress-step1 stress-step2 stress-step3 mutants constraints clean

@@ -1,11 +1,11 @@
 """Derive `measured_sets.csv`: coefficients of measured GPUs from LLM-Inference-Bench.
 
-    python calibration/derive_measured_sets.py --data FOLDER [--out FILE]
+    python calibration/derive_measured_sets.py --data FOLDER [--out FILE] [--covariance FILE]
 
 FOLDER holds `latency/llm_inference_bench_all_results.csv.gz` (end-to-end time of b requests with L
 prompt and L output tokens each) and `latency/llm_inference_bench_ttft_end.csv` (time to first
 token at b = 16, prompt 1024). The same files give the same bytes. README.md says what the rules
-below leave out and why.
+below leave out and why, and what the covariance of the coefficients is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched.latency_fit import FORMS, nonnegative_least_squares
+from llmsched.latency_forms import four_term_design, nonnegative_least_squares, reference_design
 
 FloatArray = NDArray[np.float64]
 
@@ -35,6 +35,7 @@ SOURCE = (
 )
 LICENCE = "BSD-3-Clause"
 
+COEFFICIENTS = ("a0_s", "a1_s", "a2_s", "a3_s", "prefill_share")
 MIN_CELLS = 12  # of 20: fewer cannot check four terms
 MAX_RELATIVE_ERROR = 0.20  # in the worst cell
 BROKEN = {  # length 2048 beyond the model's context gave tiny latencies; see README.md
@@ -84,6 +85,13 @@ class Errors(NamedTuple):
     worst: float  # relative error
 
 
+class Spread(NamedTuple):
+    """How sure the terms are: read off the residuals of the relative least squares."""
+
+    covariance: FloatArray  # (4, 4) of the terms; (5, 5) with the prefill share where measured
+    degrees_of_freedom: int
+
+
 class Fit(NamedTuple):
     """Four terms with the prefill share, and the errors on the grid of both forms."""
 
@@ -94,6 +102,7 @@ class Fit(NamedTuple):
     prefill_share: float | None  # None where no time to first token was measured
     errors: Errors
     reference: Errors  # of the reference formula, refitted to the same cells
+    spread: Spread
 
 
 def read_series(path: Path) -> dict[Key, Series]:
@@ -136,9 +145,10 @@ def fit(series: Series, first_token_s: float | None) -> Fit:
     """Relative least squares, all terms >= 0; the first token counts as one more cell."""
     b, tokens, latency_s = series.batch_size, series.tokens, series.latency_s
     if first_token_s is None:
-        design = FORMS["four-term"].design(b, tokens)
+        design = four_term_design(b, tokens)
         terms = nonnegative_least_squares(design / latency_s[:, None], np.ones_like(latency_s))
         share = None
+        spread = _spread(design / latency_s[:, None], terms)
     else:
         sizes, observed = np.append(b, 16.0), np.append(latency_s, first_token_s)
         p, o = np.append(tokens, 1024.0), np.append(tokens, 1.0)
@@ -149,19 +159,40 @@ def fit(series: Series, first_token_s: float | None) -> Fit:
         )
         terms = np.array([a0_s, a1_s, prefill_s + decode_s, a3_s])
         share = float(prefill_s / (prefill_s + decode_s))
-    reference_design = FORMS["reference"].design(b, 2 * tokens)
-    reference = nonnegative_least_squares(
-        reference_design / latency_s[:, None], np.ones_like(latency_s)
-    )
+        linear = np.array([a0_s, a1_s, prefill_s, decode_s, a3_s])
+        spread = _with_share(_spread(design / observed[:, None], linear), prefill_s, decode_s)
+    saturating = reference_design(b, 2 * tokens)
+    reference = nonnegative_least_squares(saturating / latency_s[:, None], np.ones_like(latency_s))
     return Fit(
         a0_s=float(terms[0]),
         a1_s=float(terms[1]),
         a2_s=float(terms[2]),
         a3_s=float(terms[3]),
         prefill_share=share,
-        errors=_errors(FORMS["four-term"].design(b, tokens) @ terms, latency_s),
-        reference=_errors(reference_design @ reference, latency_s),
+        errors=_errors(four_term_design(b, tokens) @ terms, latency_s),
+        reference=_errors(saturating @ reference, latency_s),
+        spread=spread,
     )
+
+
+def _spread(relative_design: FloatArray, terms: FloatArray) -> Spread:
+    """Residual variance times (XᵀX)⁻¹, terms on the bound 0 included."""
+    scale = np.linalg.norm(relative_design, axis=0)
+    scaled = relative_design / scale
+    freedom = len(scaled) - len(terms)
+    variance = float(np.sum(np.square(relative_design @ terms - 1))) / freedom
+    inverse = np.linalg.inv(scaled.T @ scaled) / np.outer(scale, scale)
+    return Spread(variance * inverse, freedom)
+
+
+def _with_share(spread: Spread, prefill_s: float, decode_s: float) -> Spread:
+    """From (a0, a1, prefill, decode, a3) to (a0, a1, a2, a3, w), to first order."""
+    a2_s = prefill_s + decode_s
+    jacobian = np.zeros((5, 5))
+    jacobian[0, 0] = jacobian[1, 1] = jacobian[3, 4] = 1
+    jacobian[2, 2:4] = 1  # a2 = prefill + decode
+    jacobian[4, 2:4] = decode_s / a2_s**2, -prefill_s / a2_s**2  # w = prefill/a2
+    return spread._replace(covariance=jacobian @ spread.covariance @ jacobian.T)
 
 
 def _errors(fitted: FloatArray, observed: FloatArray) -> Errors:
@@ -193,14 +224,17 @@ def _good(fitted: Fit) -> bool:
 
 
 def _share(key: Key, kept: dict[Key, Fit]) -> tuple[float, str]:
-    """The prefill share of a configuration and where it comes from (README.md, last rule)."""
+    """The prefill share of a configuration and where it comes from (README.md, rule 6)."""
     own = kept[key].prefill_share
-    if own is not None:
-        return own, "own first token"
+    return (own, "own first token") if own is not None else _lent_share(key, kept)
+
+
+def _lent_share(key: Key, kept: dict[Key, Fit]) -> tuple[float, str]:
+    """The share that the other configurations lend to this one."""
     measured = {
         other: fitted.prefill_share
         for other, fitted in kept.items()
-        if fitted.prefill_share is not None
+        if fitted.prefill_share is not None and other != key
     }
     near = [
         share
@@ -210,6 +244,38 @@ def _share(key: Key, kept: dict[Key, Fit]) -> tuple[float, str]:
     if near:
         return median(near), f"median over {len(near)} of this GPU and framework"
     return median(measured.values()), f"median over all {len(measured)} measured"
+
+
+def lent_share_error(kept: dict[Key, Fit]) -> float:
+    """Root mean square of own share minus the one that would have been lent instead."""
+    misses = [
+        fitted.prefill_share - _lent_share(key, kept)[0]
+        for key, fitted in kept.items()
+        if fitted.prefill_share is not None
+    ]
+    return float(np.sqrt(np.mean(np.square(misses))))
+
+
+def covariance_table(fits: dict[Key, Fit]) -> list[dict[str, object]]:
+    """One row per configuration kept: degrees of freedom and the upper triangle of (5, 5)."""
+    kept = {key: fitted for key, fitted in fits.items() if _good(fitted)}
+    lent = lent_share_error(kept)
+    rows = []
+    for key in sorted(kept, key=lambda key: key.name):
+        covariance = np.zeros((5, 5))
+        own = kept[key].spread.covariance
+        covariance[: len(own), : len(own)] = own
+        if len(own) == 4:
+            covariance[4, 4] = lent**2
+        row: dict[str, object] = {
+            "name": key.name,
+            "degrees_of_freedom": kept[key].spread.degrees_of_freedom,
+        }
+        for i, first in enumerate(COEFFICIENTS):
+            for j in range(i, 5):
+                row[f"{first}*{COEFFICIENTS[j]}"] = f"{covariance[i, j]:.9g}"
+        rows.append(row)
+    return rows
 
 
 def _row(key: Key, series: Series, fitted: Fit, share: float, origin: str) -> dict[str, object]:
@@ -267,16 +333,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     default = Path(__file__).with_name("measured_sets.csv")
     parser.add_argument("--out", type=Path, default=default, metavar="FILE")
+    parser.add_argument("--covariance", type=Path, metavar="FILE", help="default: beside --out")
     options = parser.parse_args(arguments)
     first_token_s = read_first_token_s(options.data / FIRST_TOKEN)
     whole = keep_whole(read_series(options.data / RESULTS))
     fits = {key: fit(series, first_token_s.get(key)) for key, series in whole.items()}
     rows = table(whole, fits)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
+    _write(options.out, rows)
+    beside = options.out.with_name(f"{options.out.stem}_covariance.csv")
+    _write(options.covariance or beside, covariance_table(fits))
+    sys.stdout.write(summary(fits, len(rows)))
+
+
+def _write(path: Path, rows: list[dict[str, object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    sys.stdout.write(summary(fits, len(rows)))
 
 
 if __name__ == "__main__":

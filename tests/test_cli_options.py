@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import itertools
 import json
 import re
 import shlex
@@ -17,6 +18,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -26,6 +28,8 @@ from click.testing import CliRunner, Result
 
 from llmsched.binning import DEFAULT_BINS, MAX_BINS
 from llmsched.cli import main
+from llmsched.latency import SaturatingModel, Uncertainty
+from llmsched.latency_files import save_model
 from llmsched.schedulers import Settings
 from llmsched.workload import Workload
 
@@ -82,6 +86,16 @@ SERVING = {
     "--llm": Case("--llm qwen3-4b", bad=("--llm gpt-5",)),
     "--admission": Case("--admission one-by-one", bad=("--admission never",)),
     "--seed": Case("--seed 1", bad=("--seed -1", "--seed x")),
+}
+UNCERTAINTY = {
+    "--latency-uncertainty": Case(
+        "--latency-uncertainty 2",
+        base="--latency {model}",
+        bad=(
+            *(f"--latency-uncertainty {x}" for x in ("1", "1001", "many")),
+            "--latency-uncertainty 2 --latency reference",  # a formula has no calibration errors
+        ),
+    )
 }
 FIXED = {"--batch-size": Case("--batch-size 3", bad=("--batch-size 0", "--batch-size many"))}
 DYNAMIC = {
@@ -154,7 +168,7 @@ COMPARE = {
             "--schedulers static-fifo,static_fifo",
         ),
     ),
-    "--seeds": Case("--seeds 2", bad=("--seeds 0", "--seeds two")),
+    "--seeds": Case("--seeds 2", bad=("--seeds 0", "--seeds 10001", "--seeds two")),
     "--figure": Case(
         "--figure {out}/c.svg",
         plain=True,
@@ -189,6 +203,69 @@ CAPACITY = {
 }
 
 
+MEASURE = {
+    name: replace(case, base="--random-weights {llm_config}")
+    for name, case in {
+        "--random-weights": Case(
+            "--random-weights {other_config}",
+            bad=("--random-weights tiny", "--random-weights {broken}"),
+        ),
+        # no GPU in these tests, whatever the machine has
+        "--device": Case("--device cuda", change_exit=2, bad=("--device tpu", "--device cuda")),
+        "--dtype": Case("--dtype bfloat16", bad=("--dtype int8",)),
+        "--threads": Case("--threads 2", bad=("--threads 0", "--threads few")),
+        "--batch-sizes": Case(
+            "--batch-sizes 1,3", bad=tuple(f"--batch-sizes {x}" for x in ("0", "2,2", "x"))
+        ),
+        "--seq-lens": Case(
+            "--seq-lens 8,12", bad=tuple(f"--seq-lens {x}" for x in ("2", "65", "8,8"))
+        ),
+        "--prompt-share": Case(
+            "--prompt-share 0.25",
+            bad=tuple(f"--prompt-share {x}" for x in ("0", "1", "nan", "0.9", "x")),
+        ),
+        "--trials": Case("--trials 3", bad=("--trials 1", "--trials x")),
+        "--warmup": Case("--warmup 2", bad=("--warmup -1",)),
+        "--seed": Case("--seed 1", bad=("--seed -1",)),
+        "--quick": Case("--quick"),  # fewer trials; the grid is given
+        # there is nothing to forget here; test_calibrate.py has the rest
+        "--restart": Case("--restart", same=True),
+        "--out": Case(
+            "--out {out}/h.csv",
+            bad=("--out {out}/g.txt", "--out {out}/no/g.csv", "--out {out}"),
+        ),
+    }.items()
+}
+
+LISTS = {  # of increasing numbers: what is refused
+    name: tuple(f"{name} {x}" for x in ("0,1", "2,2", "3,1", "x", "''"))
+    for name in ("--volumes", "--gpu-counts", "--loads", "--bins")
+}
+STRESS = {
+    "--volumes": Case("--volumes 150", bad=LISTS["--volumes"]),
+    "--gpu-counts": Case("--gpu-counts 1,2", bad=LISTS["--gpu-counts"]),
+    "--loads": Case("--loads 0.5,0.7", bad=(*LISTS["--loads"], "--loads nan", "--loads inf")),
+    "--target-violations": Case(
+        "--target-violations 0.999",
+        bad=tuple(f"--target-violations {x}" for x in ("0", "1", "nan", "x")),
+    ),
+    "--seeds": Case("--seeds 2", bad=("--seeds 0", "--seeds two")),
+    "--out": Case("--out {out}/other", bad=("--out {trace}",)),
+    # a local Ray is started: the same numbers
+    "--backend": Case("--backend ray", same=True, bad=("--backend dask",)),
+    "--address": Case("--address nowhere:1", change_exit=2, bad=("--address nowhere:1",)),
+    "--jobs": Case("--jobs 2", same=True, bad=("--jobs 0",)),
+    # nothing has failed here; test_stress.py has the rest
+    "--retry-failed": Case("--retry-failed", same=True),
+    "--json": Case("--json", base="--tables-only", plain=True),
+}
+STRESS_BINS = {
+    "--bins": Case("--bins 1,2", bad=(*LISTS["--bins"], "--bins 65")),
+    "--best-gpu-count": Case("--best-gpu-count 2", bad=("--best-gpu-count 0",)),
+    "--tables-only": Case("--tables-only", plain=True),
+}
+
+
 def _on(base: str, options: dict[str, Case]) -> dict[str, Case]:
     """The same options, where both runs get more arguments."""
     return {
@@ -197,12 +274,18 @@ def _on(base: str, options: dict[str, Case]) -> dict[str, Case]:
     }
 
 
+def _after(base: str, options: dict[str, Case]) -> dict[str, Case]:
+    """The same options after these arguments, which may hold a command's own argument."""
+    return {name: replace(case, base=f"{base} {case.base}") for name, case in options.items()}
+
+
 TABLE: dict[str, dict[str, Case]] = {
-    "static-fifo": {**WORKLOAD, **SERVING, **FIXED, **OUTPUT},
-    "dynamic-no-bins": {**WORKLOAD, **SERVING, **DYNAMIC, **OUTPUT},
+    "static-fifo": {**WORKLOAD, **SERVING, **UNCERTAINTY, **FIXED, **OUTPUT},
+    "dynamic-no-bins": {**WORKLOAD, **SERVING, **UNCERTAINTY, **DYNAMIC, **OUTPUT},
     "multi-bin-dynamic": {
         **WORKLOAD,
         **SERVING,
+        **UNCERTAINTY,
         **DYNAMIC,
         **BINS,
         **BIN_CHOICE,
@@ -211,16 +294,18 @@ TABLE: dict[str, dict[str, Case]] = {
     "multi-bin-only": {
         **WORKLOAD,
         **SERVING,
+        **UNCERTAINTY,
         "--admission": replace(SERVING["--admission"], note="makes no difference"),
         **FIXED,
         **BINS,
         **FORMING,
         **OUTPUT,
     },
-    "multi-bin-adaptive": {**WORKLOAD, **SERVING, **ADAPTIVE, **OUTPUT},
+    "multi-bin-adaptive": {**WORKLOAD, **SERVING, **UNCERTAINTY, **ADAPTIVE, **OUTPUT},
     "compare": {
         **WORKLOAD,
         **SERVING,
+        **UNCERTAINTY,
         **FIXED,
         **DYNAMIC,
         **BINS,
@@ -234,6 +319,7 @@ TABLE: dict[str, dict[str, Case]] = {
         "--rps-scale": replace(WORKLOAD["--rps-scale"], base="--search gpus"),
         "--real-timestamps": replace(WORKLOAD["--real-timestamps"], base="--search gpus"),
         **SERVING,
+        **UNCERTAINTY,
         "--gpus": replace(SERVING["--gpus"], bad=(*SERVING["--gpus"].bad, "--gpus inf")),
         "--admission": replace(SERVING["--admission"], base="--target-violations 0.5"),
         **_on("--schedulers static-fifo", FIXED),
@@ -268,6 +354,60 @@ TABLE: dict[str, dict[str, Case]] = {
         ),
         "--checks": Case("--checks"),
     },
+    "calibrate measure": {
+        # exactly one of the two, so that neither is left out or added alone
+        "--model": Case(
+            "--model {weights}",
+            base="--random-weights {llm_config}",
+            change_exit=2,
+            bad=("--model {weights}", "--model {folder}"),
+        ),
+        **MEASURE,
+    },
+    "stress": {
+        **_after(
+            "step2 --gpu-counts 1 --loads 0.9",
+            {
+                **{name: case for name, case in WORKLOAD.items() if name != "--requests"},
+                **{
+                    name: SERVING[name] for name in SERVING if name not in ("--gpus", "--admission")
+                },
+                **DYNAMIC,
+                **STRESS,
+            },
+        ),
+        **_after("step1", FIXED),
+        **_after("step3 --best-gpu-count 1 --bins 2", STRESS_BINS),
+    },
+    "calibrate fit": {
+        "--form": Case("--form reference", bad=("--form cubic", "--form step")),
+        "--out": Case(
+            "--out {out}/other.json",
+            bad=("--out {out}/m.txt", "--out {out}/no/m.json", "--out {folder}"),
+        ),
+        "--figure": COMPARE["--figure"],
+        "--residuals": replace(
+            COMPARE["--figure"],
+            change="--residuals {out}/r.svg",
+            bad=tuple(bad.replace("--figure", "--residuals") for bad in COMPARE["--figure"].bad),
+        ),
+        "--bootstrap": Case("--bootstrap 20", bad=("--bootstrap 1", "--bootstrap x")),
+        "--seed": Case("--seed 1", base="--bootstrap 20", bad=("--seed -1", "--seed x")),
+        "--json": OUTPUT["--json"],
+    },
+    "calibrate show": {"--json": OUTPUT["--json"]},
+    "calibrate import": {
+        "--out": Case(
+            "--out {out}/other.json",
+            bad=("--out {out}/m.txt", "--out {out}/no/m.json", "--out {bench}/1.json"),
+        ),
+        "--figure": COMPARE["--figure"],
+        # where every file says its own it is refused; test_benchmark_imports.py has its use
+        "--concurrency": Case(
+            "--concurrency 4", change_exit=2, bad=("--concurrency 0", "--concurrency x")
+        ),
+        "--json": OUTPUT["--json"],
+    },
     # a failed download is a failed run, not a wrong argument: exit code 1
     "trace fetch": {
         "--url": Case("--url {url}/other", change_exit=1, bad=("--url nowhere",)),
@@ -281,25 +421,36 @@ BASE = {
     "static-fifo,dynamic-no-bins,multi-bin-dynamic",
     "capacity": "--trace {trace} --seeds 1 --jobs 1 --tolerance 0.1 --sla 0.5 "
     "--schedulers multi-bin-dynamic",
+    "stress": "--trace {trace} --volumes 200 --seeds 1 --jobs 1 --out {out}/stress",
     "trace info": "{file}",
     "trace convert": "{file} {out}/converted",
     "trace fetch": "burstgpt --url {url}/right --sha256 {sha}",
     "paper multibin": "--figure table-1",
+    "calibrate measure": "--out {out}/g.csv --batch-sizes 1,2 --seq-lens 8,16 --threads 1",
+    "calibrate fit": "{grid}",
+    "calibrate show": "{model}",
+    "calibrate import": "vllm-bench {bench}/1.json {bench}/4.json {bench}/16.json "
+    "--out {out}/model.json",
 }
 TABLES = "--json --requests-out {out}/requests.csv --batches-out {out}/batches.csv"
 IN_FULL = {
     **dict.fromkeys(TABLE, TABLES),
     "compare": "--json",
     "capacity": "--json",
+    "stress": "--json --tables-only",
     "trace info": "--json",
     "trace convert": "",
     "trace fetch": "",
     "paper multibin": "",
+    "calibrate measure": "",
+    "calibrate fit": "--json",
+    "calibrate show": "--json",
+    "calibrate import": "--json",
 }
 ECHOES = {
     *("scheduler", "gpus", "bins", "sla_s", "seed", "seeds", "trace", "predictor", "name"),
     *("latency_model", "latency_kind", "latency_description", "bin_edges", "left_out", "config"),
-    *("search", "target_metric", "target_at_most", "tolerance"),
+    *("search", "target_metric", "target_at_most", "tolerance", "command"),
 }
 CASES = [(command, option) for command, options in TABLE.items() for option in options]
 BAD = [
@@ -322,8 +473,12 @@ def places(tmp_path_factory) -> Iterator[dict[str, str]]:
             "tmp": str(tmp),
             "trace": str(_trace(tmp / "t.csv")),
             "two_formats": str(_two_formats(tmp / "two.csv")),
+            "model": str(_model(tmp / "model.json")),
+            "grid": str(_grid(tmp / "grid.csv")),
+            **_llm_configs(tmp),
             "broken": str(tmp / "broken.csv"),
             "folder": str(tmp / "folder"),
+            "bench": str(_benchmarks(tmp / "bench")),
             "url": url,
             "sha": hashlib.sha256(content).hexdigest(),
             "other_sha": hashlib.sha256(b"").hexdigest(),
@@ -350,6 +505,73 @@ def _trace(path: Path) -> Path:
     head = "arrival_s,prompt_tokens,output_tokens,model,log_type"
     path.write_text("\n".join([head, *rows]) + "\n")
     return path
+
+
+def _grid(path: Path) -> Path:
+    """A latency grid of four terms with 3 % of noise."""
+    rng = np.random.default_rng(2)
+    rows = [
+        f"{b},{t},{(0.05 + 0.008 * t + 7e-5 * b * t) * (1 + 0.03 * rng.standard_normal())!r},,1"
+        for b in (1, 4, 16, 64)
+        for t in (128, 512, 2048, 4096)
+    ]
+    head = "batch_size,max_seq_len,mean_latency_sec,std_latency_sec,num_trials"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def _model(path: Path) -> Path:
+    """A latency model with calibration errors of 10 %."""
+    values = {"alpha_s": 0.015, "beta_s_per_token": 0.0003, "gamma": 0.4}
+    errors = Uncertainty.of(tuple(values), np.diag([(0.1 * v) ** 2 for v in values.values()]))
+    save_model(SaturatingModel(name="mine", source="made up", uncertainty=errors, **values), path)
+    return path
+
+
+def _llm_configs(tmp: Path) -> dict[str, str]:
+    """Two configurations of small language models, and a folder as if with weights."""
+    values = {"model_type": "qwen3", "hidden_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    values |= {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64}
+    values |= {"vocab_size": 64, "max_position_embeddings": 64, "tie_word_embeddings": True}
+    places = {}
+    (tmp / "weights").mkdir()
+    for name, changes, file in (
+        ("llm_config", {}, "llm.json"),
+        ("other_config", {"num_hidden_layers": 2}, "other.json"),
+        ("weights", {}, "weights/config.json"),
+    ):
+        (tmp / file).write_text(json.dumps({**values, **changes}))
+        places[name] = str(tmp / file).removesuffix("/config.json")
+    return places
+
+
+def _without_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measurement in which each look at a clock is one second on, so that two are the same."""
+    ticking = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr("llmsched.calibrate_timing.time", ticking)
+    monkeypatch.setattr("llmsched.calibrate.time", ticking)
+    monkeypatch.setattr("llmsched.calibrate._now", lambda: "now")
+    monkeypatch.setattr("llmsched.calibrate.device_state", lambda _: {})
+    monkeypatch.setattr("llmsched._calibrate_output.process_peak_memory_bytes", lambda: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+def _benchmarks(folder: Path) -> Path:
+    """What `vllm bench serve` saves, at three concurrencies."""
+    folder.mkdir()
+    for n in (1, 4, 16):
+        result = {
+            "request_rate": "inf",
+            "max_concurrency": n,
+            "completed": 100,
+            "failed": 0,
+            "total_input_tokens": 50_000,
+            "total_output_tokens": 10_000,
+            "mean_ttft_ms": 50 + 20 * n,
+            "mean_tpot_ms": 10 + 0.3 * n,
+        }
+        (folder / f"{n}.json").write_text(json.dumps(result))
+    return folder
 
 
 def _two_formats(path: Path) -> Path:
@@ -393,6 +615,8 @@ def run(places, tmp_path, monkeypatch):
         out = tmp_path / str(runs)
         out.mkdir()
         monkeypatch.setenv("XDG_CACHE_HOME", str(out))
+        if command == "calibrate measure":
+            _without_clocks(monkeypatch)
         line = f"{command} {BASE[command]} {case.base} {IN_FULL[command] if full else ''} {more}"
         line = line.replace("{file}", case.file).format(**places, out=out)
         result = CliRunner().invoke(main, shlex.split(line))
@@ -401,6 +625,9 @@ def run(places, tmp_path, monkeypatch):
             for path in sorted(out.rglob("*"))
             if path.is_file()
         }
+        if command == "stress":  # its tables hold every setting, its runs their times: by name
+            own = ("/runs/", "/cache/")
+            written = {name: "" for name in written if not any(part in name for part in own)}
         return replace_path(result, out), written
 
     return invoke

@@ -21,6 +21,7 @@ from llmsched.latency import (
     PromptOutputModel,
     SaturatingModel,
     Shape,
+    StepModel,
     latency_names,
     load_latency,
     service_times_s,
@@ -266,10 +267,93 @@ def test_measured_sets__come_out_of_the_source_byte_for_byte(tmp_path, capsys):
     # then the table, and the errors that README.md states
     shipped = (folder / latency.MEASURED_SETS).read_bytes()
     assert (tmp_path / "again.csv").read_bytes() == shipped
+    shipped = (folder / latency.MEASURED_COVARIANCES).read_text(encoding="utf-8")
+    again = (tmp_path / "again_covariance.csv").read_text(encoding="utf-8")
+    assert _numbers(again) == pytest.approx(_numbers(shipped), rel=1e-6, abs=1e-30)
     printed = capsys.readouterr().out
     assert "reference | all (66) | 0.717 | 12.3% | 53.4%" in printed
     assert "four-term | all (66) | 0.997 | 2.1% | 9.1%" in printed
     assert "smaller worst error in 66 of 66" in printed
+
+
+def _numbers(table):
+    return [float(cell) for line in table.splitlines()[1:] for cell in line.split(",")[1:]]
+
+
+def test_measured_sets__can_all_be_drawn_from():
+    # given 40 draws of each set, at a batch inside its range
+    shape = Shape(32, 1024, 512, 512)
+    for name in MEASURED:
+        model, rng = load_latency(name), np.random.default_rng(1)
+        drawn = [model.draw(rng) for _ in range(40)]
+        times_s = np.array([draw.service_s(shape) for draw in drawn])
+        # then they differ, by no more than the set's worst cell, around the fitted time
+        assert 0 < times_s.std() < 0.2 * model.service_s(shape)
+        assert times_s.mean() == pytest.approx(model.service_s(shape), rel=0.05)
+        assert drawn[0].uncertainty is None
+        assert drawn[0].name == name
+        assert drawn[0].source.endswith("one draw of its calibration errors")
+        assert "calibration errors known" in model.describe()
+
+
+def test_measured_sets__a_lent_prefill_share_is_less_sure_than_a_measured_one():
+    # given the origin of each share, as the table states it
+    with (data_folder("calibration") / latency.MEASURED_SETS).open(encoding="utf-8") as file:
+        own = {
+            row["name"]: row["prefill_share_from"].startswith("own") for row in csv.DictReader(file)
+        }
+    error = {name: load_latency(name).uncertainty.standard_errors[4] for name in MEASURED}
+    lent = {error[name] for name in MEASURED if not own[name]}
+    # then all lent ones have one error, that of lending to the sets whose own is known
+    assert len(lent) == 1
+    assert np.median([error[name] for name in MEASURED if own[name]]) < lent.pop() < 0.5
+
+
+def test_formulas__have_no_calibration_errors_to_draw():
+    for name in ("reference", "reference-revised", "multi-bin-paper", "drawn"):
+        with pytest.raises(
+            ValueError, match=f"'{name}' \\(formula\\) must have calibration errors"
+        ):
+            load_latency(name).draw(np.random.default_rng(1))
+        assert "calibration errors" not in load_latency(name).describe()
+
+
+def test_step_model__hand_worked():
+    # given c0 = 10 ms, 0.1 ms per prompt token beyond 100, 1 ms per request, 1 µs per KV token
+    model = StepModel(
+        c0_s=0.01, cp_s=1e-4, n0_tokens=100, cb_s=1e-3, ckv_s=1e-6, name="hand", source="made up"
+    )
+    # then a prefill of 2 × 200 tokens is 10 + 0.1·(400 - 100) + 2 = 42 ms, of 2 × 50 none beyond
+    assert model.prefill_s(2, 200) == pytest.approx(0.042, rel=1e-14)
+    assert model.prefill_s(2, 50) == pytest.approx(0.012, rel=1e-14)
+    # and a decode step over 201 tokens each is 10 + 2 + 0.402 ms
+    assert model.decode_step_s(2, 201) == pytest.approx(0.012402, rel=1e-14)
+    # and three tokens out are a prefill and the steps that read 201 and 202 tokens each
+    steps_s = 0.042 + 0.012402 + 0.012404
+    assert model.service_s(Shape(2, 203, 200, 3)) == pytest.approx(steps_s, rel=1e-14)
+
+
+@given(st.integers(1, 128), st.integers(0, 5000), st.integers(0, 600))
+def test_step_model__is_the_sum_of_its_steps(b, p, o):
+    model = StepModel(
+        c0_s=0.02, cp_s=3e-5, n0_tokens=700, cb_s=4e-4, ckv_s=5e-8, name="hand", source="made up"
+    )
+    steps_s = [model.decode_step_s(b, p + t) for t in range(1, o)]
+    whole_s = model.service_s(Shape(b, p + o, p, o))
+    assert whole_s == pytest.approx(model.prefill_s(b, p) + sum(steps_s), rel=1e-12)
+
+
+def test_step_model__arrays_give_the_same_floats_as_scalars():
+    # given int32 columns, whose products would overflow
+    rng = np.random.default_rng(3)
+    columns = rng.integers([1, 0, 0], [129, 200_000, 200_000], (200, 3)).astype(np.int32)
+    b, p, o = columns.T
+    model = StepModel(
+        c0_s=0.02, cp_s=3e-5, n0_tokens=700, cb_s=4e-4, ckv_s=5e-8, name="hand", source="made up"
+    )
+    together = service_times_s(model, Shape(b, p + o, p, o))
+    alone = [model.service_s(Shape(b, p + o, p, o)) for b, p, o in columns.tolist()]
+    assert together.tolist() == alone
 
 
 @pytest.mark.data

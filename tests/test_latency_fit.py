@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from llmsched.latency import CalibrationError, CalibrationWarning, Shape, load_latency
-from llmsched.latency_fit import fit_grid, nonnegative_least_squares
+from llmsched.latency_fit import fit_grid
+from llmsched.latency_forms import nonnegative_least_squares
 from llmsched.latency_grid import HEADER, LatencyGrid, read_grid
 
 REFERENCE = np.array([0.015, 0.0003, 0.4])
@@ -68,12 +69,12 @@ def test_fit__known_parameters_lie_within_the_covariance(law, form, truth):
         fit = fit_grid(make_grid(law, noise=0.02, rng=np.random.default_rng(seed)), form=form)
         if not fit.at_bound:
             z.append((fit.parameters - truth) / fit.standard_errors)
-    # then each parameter's error is about one standard error. The assumed variance has 1 % of the
-    # mean added to the true 2 %·√(1 + 1/12), which makes the rms of z 0.90; it is known to
-    # 1/√(2·200) = 5 %, so [0.70, 1.10] is 4 standard errors to each side
+    # then each parameter's error is about one standard error. The rms of z is 1, or a little less,
+    # since a lucky fit does not shrink known errors; it is known to 1/√(2·200) = 5 %, so
+    # [0.75, 1.20] is 4 standard errors to each side of 0.95 to 1
     assert len(z) > 180
     spread = np.sqrt(np.mean(np.square(z), axis=0))
-    assert np.all((spread > 0.70) & (spread < 1.10)), spread
+    assert np.all((spread > 0.75) & (spread < 1.20)), spread
     assert np.all(np.abs(np.mean(z, axis=0)) < 4 / np.sqrt(len(z)))
 
 
@@ -108,10 +109,10 @@ def test_fit__reports_errors_as_defined():
 
 
 @pytest.mark.parametrize(("law", "form"), [(reference_s, "reference"), (four_term_s, "four-term")])
-def test_fit__takes_the_form_with_the_smaller_median_error(law, form):
+def test_fit__takes_the_form_that_predicts_held_out_cells_best(law, form):
     fit = fit_grid(make_grid(law, noise=0.01, rng=np.random.default_rng(3)))
     assert fit.form == form
-    assert f"form {form} (chosen for the smaller median relative error)" in fit.model.describe()
+    assert f"form {form} (chosen by cross-validation, median relative" in fit.model.describe()
 
 
 def test_fit__coefficients_never_go_below_zero():
@@ -144,10 +145,10 @@ def test_fit__weights_follow_the_trials():
         np.abs((fit.parameters - without.parameters) / without.standard_errors).max()
         for fit in (loose, strict)
     ]
-    # then its pull, weighted (1 % / 100 %)² against the others, is a small part of a standard
-    # error; with a 1 % claim it is many
+    # then its own pull, weighted (0.2 % / 100 %)² against the others, is nothing; what moves is
+    # their weights, drawn together less than without it. With a claim of 0.2 % it pulls hard
     assert loose.weighting == "trials"
-    assert moved[0] < 0.1
+    assert moved[0] < 0.2
     assert moved[1] > 4
 
 
@@ -182,7 +183,7 @@ def test_fit__worse_than_a_constant_is_refused():
     # given latencies that fall with everything
     grid = make_grid(lambda b, tokens: 1 + 40 / tokens + 1 / b)
     for form in ("four-term", "best"):
-        with pytest.raises(CalibrationError, match=r"better than by its mean, R² > 0, got R² -\d"):
+        with pytest.raises(CalibrationError, match=r"better than by its mean, R² > 0, got R² -?0"):
             fit_grid(grid, form=form)
 
 
@@ -206,7 +207,9 @@ def test_fit__too_few_cells_are_refused_form_by_form():
         fit_grid(grid, form="four-term")
     with pytest.warns(CalibrationWarning, match="formula"):
         fit = fit_grid(grid)
-    assert "form reference (the only form this grid can identify)" in fit.model.describe()
+    assert (
+        "form reference (the only parametric form this grid can identify)" in fit.model.describe()
+    )
 
 
 def test_fit__a_singular_jacobian_is_refused():
@@ -236,8 +239,21 @@ def test_fit__gamma_without_a_length_effect_is_refused():
         fit_grid(make_grid(lambda b, tokens: 1 + 40 / tokens), form="reference")
 
 
+def test_fit__gamma_has_a_largest_value():
+    # given times that double with the batch size and no small batches: (b - 1)/b is 0.94 to 0.98
+    grid = make_grid(lambda b, tokens: 1e-3 * b * tokens, sizes=(16, 32, 64))
+    fit = fit_grid(grid, form="reference")
+    # then γ would be infinite; it stops at 100, which is said, and the times stay finite and grow
+    assert fit.parameters[2] == 100
+    assert fit.at_bound == ("alpha_s", "gamma")
+    assert np.isnan(fit.standard_errors[2])
+    assert fit.model.draw(np.random.default_rng(1)).gamma <= 100 * (1 + 1e-12)
+
+
 def test_fit__unknown_form_is_refused():
-    with pytest.raises(ValueError, match="form must be one of best, reference, four-term"):
+    with pytest.raises(
+        ValueError, match="form must be one of best, reference, four-term, step, interpolation; got"
+    ):
         fit_grid(make_grid(reference_s), form="cubic")
 
 
@@ -365,7 +381,9 @@ def test_load_latency__refuses_what_is_neither_name_nor_file(tmp_path):
     path = write_grid(tmp_path / "grid.csv", GOOD_ROWS)
     with pytest.raises(ValueError, match="form must be one of"):
         load_latency(f"{path}#cubic")
-    with pytest.raises(ValueError, match=r"known name or a grid CSV file, got '.*missing\.csv'"):
+    with pytest.raises(
+        ValueError, match=r"known name, a model file or a grid CSV file, got '.*missing\.csv'"
+    ):
         load_latency(tmp_path / "missing.csv")
 
 

@@ -261,7 +261,10 @@ def test_trace__empty_is_refused() -> None:
     [
         ({"scheduler": "fifo"}, "scheduler must be one of static_fifo, .* got 'fifo'"),
         ({"n_gpus": 0}, "n_gpus must be .*>= 1.*, got 0"),
-        ({"latency": "a100"}, "latency must be a known name or a grid CSV file, got 'a100'"),
+        (
+            {"latency": "a100"},
+            "latency must be a known name, a model file or a grid CSV file, got 'a100'",
+        ),
         ({"predictor": "magic"}, "predictor must be one of .* got 'magic'"),
         ({"binning": 0}, r"n_bins must be in \[1, 64\], got 0"),
         ({"admission": "random"}, "admission must be .* got 'random'"),

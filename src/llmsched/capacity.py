@@ -25,7 +25,6 @@ from typing import Any, get_args
 
 from llmsched.binning import Binning
 from llmsched.capacity_results import (
-    CONFIDENCE,
     Capacity,
     CurvePoint,
     Search,
@@ -33,12 +32,12 @@ from llmsched.capacity_results import (
     differences,
 )
 from llmsched.capacity_runs import Point, Scenario, Task, Workers
-from llmsched.capacity_search import Passes, edge, hardest_passing, next_gpus, next_rate
+from llmsched.capacity_search import next_gpus, next_rate
+from llmsched.capacity_summary import assured_passes, capacity_found, summarised
 from llmsched.engine import Admission
 from llmsched.latency import LatencyModel, load_latency
 from llmsched.prediction import Predictor, predictor_from_spec
 from llmsched.schedulers import Settings, make_scheduler
-from llmsched.stats import mean_interval
 from llmsched.trace import Trace, TraceError
 from llmsched.workload import Workload
 
@@ -80,6 +79,7 @@ def capacities(
     replications: int = 5,
     tolerance: float = 0.02,
     jobs: int | None = None,
+    latency_draws: Sequence[LatencyModel] = (),
     on_progress: Callable[[float], None] | None = None,
 ) -> tuple[Capacity, ...]:
     """The capacity of several schedulers on the same requests, found by bracketing and bisection.
@@ -105,6 +105,9 @@ def capacities(
     jobs : int, optional
         Processes, by default one per core; the result does not depend on it. They are spawned, so
         a script needs the usual `if __name__ == "__main__":` unless `jobs` is 1.
+    latency_draws : sequence of LatencyModel
+        What `draw_latencies` gives for this latency: every replication is searched under each of
+        them as well, from its fitted capacity on, for intervals that include calibration error.
     on_progress : callable, optional
         Told the share of the planned searches that is done, now and then.
 
@@ -140,6 +143,7 @@ def capacities(
         binning=binning,
         settings=settings,
         admission=admission,
+        draws=tuple(latency_draws),
     )
     seeds = tuple(range(seed, seed + replications))
     tests: _Tests = {
@@ -147,27 +151,58 @@ def capacities(
         for name in schedulers
     }
     processes = jobs or os.cpu_count() or 1
-    with Workers(scenario, min(processes, sum(map(len, tests.values()))), on_progress) as workers:
+    most = sum(map(len, tests.values())) * max(1, len(latency_draws))
+    with Workers(scenario, min(processes, most), on_progress) as workers:
         _search(tests, workers, scenario)
-    return tuple(_capacity(name, tests[name], scenario, target, seeds) for name in schedulers)
+        drawn = _search_draws(tests, workers, scenario)
+    return tuple(
+        summarised(name, tests[name], drawn[name], scenario, target, seeds) for name in schedulers
+    )
 
 
 _Tests = dict[str, dict[int, dict[float, Point]]]  # scheduler -> seed -> tested value -> what came
+_Drawn = dict[str, list[list[dict[float, Point]]]]  # scheduler -> replication -> draw -> the same
 
 
 def _search(tests: _Tests, workers: Workers, scenario: Scenario) -> None:
     """Fill in the tests: each replication's search, then common values, then the assured one."""
     every = [(name, seed) for name, by_seed in tests.items() for seed in by_seed]
-    _run([(*one, ()) for one in every], tests, workers, until=0.6)
+    all_done = 1 / (1 + len(scenario.draws))
+    _run([(*one, ()) for one in every], tests, workers, until=0.6 * all_done)
     checked = {name: _checked_values(by_seed, scenario) for name, by_seed in tests.items()}
-    _run([(*one, checked[one[0]]) for one in every], tests, workers, until=0.9)
+    _run([(*one, checked[one[0]]) for one in every], tests, workers, until=0.9 * all_done)
     while wanted := {
         name: value
         for name, by_seed in tests.items()
         if (value := _next_common(by_seed, scenario)) is not None
     }:
         more = [(name, seed, (wanted[name],)) for name, seed in every if name in wanted]
-        _run(more, tests, workers, until=1.0, search=False)
+        _run(more, tests, workers, until=all_done, search=False)
+
+
+def _search_draws(tests: _Tests, workers: Workers, scenario: Scenario) -> _Drawn:
+    """A search per draw in every replication, from the capacity at the fitted parameters on."""
+    tasks = []
+    for name, by_seed in tests.items():
+        for seed, points in by_seed.items():
+            start = capacity_found(points, scenario)
+            tasks += [
+                Task(
+                    scheduler=name,
+                    seed=seed,
+                    known={},
+                    values=(),
+                    search=True,
+                    draw=draw,
+                    start=start if 0 < start < math.inf else None,
+                )
+                for draw in range(len(scenario.draws))
+            ]
+    found = iter(workers.done(tasks, until=1.0))
+    return {
+        name: [[next(found) for _ in scenario.draws] for _ in by_seed]
+        for name, by_seed in tests.items()
+    }
 
 
 def _run(
@@ -188,7 +223,9 @@ def _run(
 
 def _centre(by_seed: dict[int, dict[float, Point]], scenario: Scenario) -> float | None:
     """The mean of the capacities that are neither out of reach nor unbounded."""
-    found = [value for p in by_seed.values() if 0 < (value := _edge(p, scenario)) < math.inf]
+    found = [
+        value for p in by_seed.values() if 0 < (value := capacity_found(p, scenario)) < math.inf
+    ]
     return sum(found) / len(found) if found else None
 
 
@@ -211,111 +248,11 @@ def _next_common(by_seed: dict[int, dict[float, Point]], scenario: Scenario) -> 
     """The value to run in all replications next, on the way to the assured one."""
     if len(by_seed) < 2 or _centre(by_seed, scenario) is None:
         return None
-    passes = _assured_passes(by_seed, scenario)
+    passes = assured_passes(by_seed, scenario)
     middle = sorted(passes)[len(passes) // 2]
     if scenario.search == "rate":
         return next_rate(passes, start=middle, tolerance=scenario.tolerance)
     return next_gpus(passes, start=int(middle), n_requests=len(scenario.first))
-
-
-def _assured_passes(
-    by_seed: dict[int, dict[float, Point]], scenario: Scenario
-) -> dict[float, bool]:
-    """Value -> whether the upper limit of the mean metric is within the target."""
-    limit = 2 * CONFIDENCE - 1  # two-sided: its upper end is the one-sided limit
-    return {
-        value: mean_interval(samples, confidence=limit).high <= scenario.at_most
-        for value, samples in _common(by_seed).items()
-    }
-
-
-def _common(by_seed: dict[int, dict[float, Point]]) -> dict[float, list[float]]:
-    """The metric in each replication, at the values at which all replications were run."""
-    first, *others = by_seed.values()
-    shared = set(first).intersection(*others)
-    return {value: [p[value].metric for p in by_seed.values()] for value in sorted(shared)}
-
-
-def _edge(points: dict[float, Point], scenario: Scenario) -> float:
-    """The capacity of one replication, from its tests."""
-    passes = {value: point.metric <= scenario.at_most for value, point in points.items()}
-    return _answer(passes, scenario)
-
-
-def _answer(passes: Passes, scenario: Scenario) -> float:
-    upwards = scenario.search == "rate"
-    best, failing = edge(passes, harder_upwards=upwards)
-    if upwards and failing is None:
-        return math.inf
-    if best is None:
-        return 0.0 if upwards else math.inf
-    return best
-
-
-def _hardest(points: dict[float, Point], scenario: Scenario) -> float:
-    upwards = scenario.search == "rate"
-    passes = {value: point.metric <= scenario.at_most for value, point in points.items()}
-    if upwards and all(passes.values()):
-        return math.inf
-    hardest = hardest_passing(passes, harder_upwards=upwards)
-    if hardest is None:
-        return 0.0 if upwards else math.inf
-    return hardest
-
-
-def _capacity(
-    name: str,
-    by_seed: dict[int, dict[float, Point]],
-    scenario: Scenario,
-    target: Target,
-    seeds: tuple[int, ...],
-) -> Capacity:
-    """What the tests of one scheduler amount to."""
-    copies = len(seeds) // len(by_seed)  # nothing random: one search stands for all
-    found = [_edge(points, scenario) for points in by_seed.values()] * copies
-    hardest = [_hardest(points, scenario) for points in by_seed.values()] * copies
-    random = scenario.random(name)
-    assured: float | None = None if random else found[0]
-    if random and len(by_seed) > 1 and _common(by_seed):
-        assured = _answer(_assured_passes(by_seed, scenario), scenario)
-    at_one = [_load_at_one(points, scenario) for points in by_seed.values()]
-    return Capacity(
-        scheduler=name,
-        search=scenario.search,
-        target=target,
-        n_gpus=scenario.n_gpus if scenario.search == "rate" else math.nan,
-        seeds=seeds,
-        per_replication=tuple(found),
-        hardest_passing=tuple(hardest),
-        assured=assured,
-        curve=_curve(by_seed),
-        load_at_one=sum(at_one) / len(at_one),
-        tolerance=scenario.tolerance,
-        random=random,
-        n_runs=sum(map(len, by_seed.values())),
-        trace_name=scenario.first.name,
-        n_requests=len(scenario.first),
-        sla_s=scenario.settings.sla_s,
-        latency=scenario.latency.describe(),
-        predictor=scenario.predictor.name,
-    )
-
-
-def _curve(by_seed: dict[int, dict[float, Point]]) -> tuple[CurvePoint, ...]:
-    return tuple(
-        CurvePoint(
-            value=value,
-            offered_load=sum(p[value].offered_load for p in by_seed.values()) / len(by_seed),
-            metric=mean_interval(samples, confidence=CONFIDENCE),
-        )
-        for value, samples in _common(by_seed).items()
-    )
-
-
-def _load_at_one(points: dict[float, Point], scenario: Scenario) -> float:
-    """ρ at 1 request/s, or on 1 GPU: it is proportional to the rate, inversely to the GPUs."""
-    value, point = next(iter(points.items()))
-    return point.offered_load / value if scenario.search == "rate" else point.offered_load * value
 
 
 def _checked_trace(trace: Trace) -> Trace:

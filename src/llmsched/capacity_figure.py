@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmsched.figures import _plotnine, _theme, scheduler_colours
+from llmsched.figures import plotnine_module, scheduler_colours, theme
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ def capacity_curve(
     """
     import pandas as pd
 
-    p9 = _plotnine()
+    p9 = plotnine_module()
     schedulers = list(dict.fromkeys(frame["scheduler"]))
     points = frame[_drawable(frame, capacities)].copy()
     points["low"] = points["low"].fillna(points["mean"]).clip(lower=0)
@@ -73,7 +73,7 @@ def capacity_curve(
         + p9.scale_colour_manual(scheduler_colours(schedulers))
         + p9.expand_limits(y=0)
         + p9.labs(x="", y=metric, title=title, caption=caption)
-        + _theme()
+        + theme()
         + p9.theme(legend_position="top", legend_title=p9.element_blank())
     )
     if len(capacities):

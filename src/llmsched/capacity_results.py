@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from llmsched.comparison import Difference
+import numpy as np
+
+from llmsched.calibration_intervals import calibrated_interval
+from llmsched.comparison_results import Difference
 from llmsched.stats import Interval, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -77,11 +80,30 @@ class Capacity:
     sla_s: float
     latency: str
     predictor: str
+    drawn: tuple[tuple[float, ...], ...] = ()  # of each replication, under each latency draw
 
     @property
     def interval(self) -> Interval:
         """The mean capacity over replications, with its 95 % Student-t interval."""
         return mean_interval(self.per_replication, confidence=CONFIDENCE)
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of the latency's parameters that were searched as well."""
+        return len(self.drawn[0]) if self.drawn else 0
+
+    @property
+    def calibrated(self) -> Interval | None:
+        """The mean capacity with an interval that includes calibration error; None without draws.
+
+        Without ends where the target is out of reach, or unbounded, under some draw only.
+        """
+        if not self.n_draws:
+            return None
+        samples = np.array(self.drawn).T
+        return calibrated_interval(
+            self.interval.mean, samples if self.random else samples[:, 0], confidence=CONFIDENCE
+        )
 
     @property
     def offered_load(self) -> float:
@@ -114,12 +136,14 @@ class Capacity:
         else:
             found = f"capacity {interval.mean:.4g} {unit}"
         if not self.random:
-            return f"{found}; nothing here is random, so it has no interval."
+            found += self._with_calibration()
+            what = "sampling interval" if self.n_draws else "interval"
+            return f"{found}; nothing here is random, so it has no {what}."
         if interval.n == 1:
             return f"{found} in one replication, so without interval; 2 or more give one."
         if not math.isnan(interval.low):
             found += f", 95 % interval of the mean [{interval.low:.4g}, {interval.high:.4g}]"
-        found += f" ({interval.n} replications)"
+        found += f" ({interval.n} replications){self._with_calibration()}"
         if self.assured is None:
             return f"{found}."
         what = "the mean " + self.target.metric.removesuffix("_s").replace("_", " ")
@@ -129,6 +153,15 @@ class Capacity:
         if self.assured in (0.0, math.inf):
             return f"{found}. At no tested value is {limit} within the target."
         return f"{found}. At {self.assured:.4g} {unit} {limit} is within the target."
+
+    def _with_calibration(self) -> str:
+        calibrated = self.calibrated
+        if calibrated is None or math.isnan(calibrated.low):
+            return ""
+        return (
+            f", with calibration error {100 * calibrated.confidence:.3g} % "
+            f"[{calibrated.low:.4g}, {calibrated.high:.4g}] ({self.n_draws} draws of the latency)"
+        )
 
     def messages(self) -> tuple[str, ...]:
         """What a reader must know beside the figure: out of reach, unbounded, not monotone."""
@@ -151,6 +184,12 @@ class Capacity:
                 f"{self.scheduler}: not monotone for seeds {', '.join(map(str, seeds))}: "
                 f"{', '.join(pairs)} {UNITS[self.search]} passes too, beyond a value that fails"
             )
+        beyond = sum(not math.isfinite(value) for draws in self.drawn for value in draws)
+        if beyond:
+            notes.append(
+                f"{self.scheduler}: no finite capacity in {beyond} of {n * self.n_draws} searches "
+                "under drawn latency parameters, so no interval with calibration error"
+            )
         return tuple(notes)
 
     def _beyond(self) -> list[tuple[int, str]]:
@@ -172,6 +211,7 @@ class Capacity:
             "unbounded": self.unbounded,
             "per_replication": [_finite(value) for value in self.per_replication],
             "hardest_passing": [_finite(value) for value in self.hardest_passing],
+            **self._calibrated_dict(),
             "runs": self.n_runs,
             "statement": self.statement(),
             "messages": list(self.messages()),
@@ -186,6 +226,18 @@ class Capacity:
                 for point in self.curve
             ],
         }
+
+    def _calibrated_dict(self) -> dict[str, Any]:
+        calibrated = self.calibrated
+        if calibrated is None:
+            return {}
+        found = {
+            "draws": self.n_draws,
+            "confidence": calibrated.confidence,
+            **calibrated.to_dict(),
+            "per_replication": [[_finite(value) for value in draws] for draws in self.drawn],
+        }
+        return {"latency_uncertainty": found}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per point of the curve: scheduler, value, offered_load, mean, low, high."""
@@ -208,9 +260,21 @@ def differences(found: Sequence[Capacity]) -> list[Difference]:
             baseline=first.scheduler,
             metric="capacity [requests/s]" if other.search == "rate" else "GPUs",
             interval=paired_difference(other.per_replication, first.per_replication),
+            calibrated=_calibrated_difference(other, first),
         )
         for other in others
     ]
+
+
+def _calibrated_difference(other: Capacity, first: Capacity) -> Interval | None:
+    """The same with calibration error, draw by draw; None without draws."""
+    if not (other.n_draws and first.n_draws):
+        return None
+    fitted = paired_difference(other.per_replication, first.per_replication).mean
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, and has no interval
+        samples = np.array(other.drawn).T - np.array(first.drawn).T
+    either = other.random or first.random
+    return calibrated_interval(fitted, samples if either else samples[:, 0])
 
 
 def _finite(value: float) -> float | None:

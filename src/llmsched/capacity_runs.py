@@ -24,7 +24,7 @@ from llmsched.engine import Admission
 from llmsched.latency import LatencyModel
 from llmsched.prediction import Predictor
 from llmsched.schedulers import Settings, make_scheduler
-from llmsched.simulation import Run, simulate
+from llmsched.simulation import BinnedPrediction, Run, as_binning, predict_bins, simulate
 from llmsched.trace import Trace
 from llmsched.workload import Workload
 
@@ -46,6 +46,7 @@ class Scenario:
     binning: Binning | int | str
     settings: Settings
     admission: Admission
+    draws: tuple[LatencyModel, ...] = ()  # of the latency, which is what schedulers believe in
 
     def random(self, scheduler: str) -> bool:
         """Whether another seed gives another run."""
@@ -76,6 +77,8 @@ class Task:
     known: Mapping[float, Point]
     values: tuple[float, ...]
     search: bool
+    draw: int | None = None  # under this draw of the latency; None: as fitted
+    start: float | None = None  # begin to search here instead of at offered load 1
 
 
 _Warned = tuple[type[Warning], str]
@@ -91,24 +94,30 @@ def run_task(task: Task, scenario: Scenario) -> _Done:
         for value in task.values:
             if value not in points:
                 points[value] = _test(value, task, trace, scenario)
-        while task.search and (more := _next(points, trace, scenario)) is not None:
+        while task.search and (more := _next(points, task, trace, scenario)) is not None:
             points[more] = _test(more, task, trace, scenario)
     return points, [(one.category, str(one.message)) for one in caught]
 
 
-def _next(points: Mapping[float, Point], trace: Trace, scenario: Scenario) -> float | None:
+def _next(
+    points: Mapping[float, Point], task: Task, trace: Trace, scenario: Scenario
+) -> float | None:
     """The value to test next: the workload's own rate (or 1 GPU) first, it tells the load."""
     by_rate = scenario.search == "rate"
-    own = len(trace) / trace.span_s if by_rate else 1.0
-    if own not in points:
-        return own
-    load = points[own].offered_load
+    start = task.start
+    if start is None:
+        own = len(trace) / trace.span_s if by_rate else 1.0
+        if own not in points:
+            return own
+        load = points[own].offered_load
+        if by_rate:
+            start = own / load if 0 < load < math.inf else own
+        else:
+            start = min(max(1, math.ceil(load)), len(trace))
     passes = {value: point.metric <= scenario.at_most for value, point in points.items()}
     if by_rate:
-        start = own / load if 0 < load < math.inf else own
         return next_rate(passes, start=start, tolerance=scenario.tolerance)
-    start_gpus = min(max(1, math.ceil(load)), len(trace))
-    return next_gpus(passes, start=start_gpus, n_requests=len(trace))
+    return next_gpus(passes, start=int(start), n_requests=len(trace))
 
 
 def _test(value: float, task: Task, trace: Trace, scenario: Scenario) -> Point:
@@ -118,18 +127,27 @@ def _test(value: float, task: Task, trace: Trace, scenario: Scenario) -> Point:
         trace = at_rate(trace, value)
     else:
         n_gpus = int(value) if value < math.inf else value
+    latency = scenario.latency if task.draw is None else scenario.draws[task.draw]
     run = simulate(
         trace,
         task.scheduler,
         n_gpus=n_gpus,
-        latency=scenario.latency,
+        latency=latency,
         predictor=scenario.predictor,
         binning=scenario.binning,
         settings=scenario.settings,
         admission=scenario.admission,
         seed=task.seed,
+        prediction=None if task.draw is None else _believed(task, trace, scenario),
     )
     return Point(_metric(run, scenario.metric), run.offered_load)
+
+
+def _believed(task: Task, trace: Trace, scenario: Scenario) -> BinnedPrediction:
+    """Bins as of the fitted latency: a scheduler does not know the draw."""
+    policy = make_scheduler(task.scheduler, scenario.settings)
+    binning = as_binning(scenario.binning)
+    return predict_bins(trace, policy, scenario.predictor, binning, scenario.latency, task.seed)
 
 
 def at_rate(trace: Trace, rate_per_s: float) -> Trace:

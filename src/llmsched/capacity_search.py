@@ -42,6 +42,20 @@ def hardest_passing(passes: Passes, *, harder_upwards: bool) -> float | None:
     return max(passing) if harder_upwards else min(passing)
 
 
+def capacity_of(passes: Passes, *, harder_upwards: bool) -> float:
+    """The hardest value that passes with all easier ones: 0 or infinity where there is none.
+
+    A rate is 0 where the easiest one fails and infinite where none fails; a number of GPUs is
+    infinite where no number passes.
+    """
+    best, failing = edge(passes, harder_upwards=harder_upwards)
+    if harder_upwards and failing is None:
+        return math.inf
+    if best is None:
+        return 0.0 if harder_upwards else math.inf
+    return best
+
+
 def next_rate(passes: Passes, *, start: float, tolerance: float) -> float | None:
     """The arrival rate to test next: the start, doublings or halvings, then bisection.
 

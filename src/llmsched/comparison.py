@@ -2,145 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from llmsched.binning import Binning
+from llmsched.calibration_intervals import Summary, simulate_draws
+from llmsched.comparison_results import COMPARED, Comparison, Difference, SchedulerResult
 from llmsched.engine import Admission
 from llmsched.latency import LatencyModel, load_latency
 from llmsched.memory import DEFAULT_MODEL, ModelSpec
 from llmsched.prediction import Predictor, predictor_from_spec
 from llmsched.schedulers import Settings, make_scheduler
 from llmsched.simulation import Run, simulate
-from llmsched.stats import Interval, mean_interval, paired_difference
 from llmsched.trace import Trace
 from llmsched.workload import Workload
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = [
+    "BASELINE",
+    "COMPARED",
+    "DEFAULT_SCHEDULERS",
+    "Comparison",
+    "Difference",
+    "SchedulerResult",
+    "compare",
+]
 
 DEFAULT_SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")
 BASELINE = "static_fifo"
-COMPARED = ("throughput_rps", "goodput_rps", "sla_violation_rate")
-PER_REPLICATION = ("seed", "load_label", "bin_edges", "per_bin")  # has no mean: each one's own
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerResult:
-    """One scheduler over all replications; the runs' tables are not kept."""
-
-    scheduler: str
-    summaries: tuple[dict[str, Any], ...]  # `Run.to_dict` of each replication
-    random: bool  # False where every replication is the same by construction
-
-    def samples(self, metric: str) -> list[float]:
-        """The metric in each replication; NaN where it has no value."""
-        values = (summary[metric] for summary in self.summaries)
-        return [math.nan if value is None else float(value) for value in values]
-
-    def interval(self, metric: str) -> Interval:
-        """Mean of the metric over replications, with its confidence interval."""
-        return mean_interval(self.samples(metric))
-
-    @property
-    def load_label(self) -> str:
-        """The label that most replications got; the worse one on ties."""
-        labels = [summary["load_label"] for summary in self.summaries]
-        return max(("overloaded", "backlogged", "stable"), key=labels.count)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A scheduler against the baseline in one metric, replication by replication."""
-
-    scheduler: str
-    baseline: str
-    metric: str
-    interval: Interval  # of scheduler - baseline
-    rounding: float = 0.0  # a difference up to this is that of the last digits of two sums
-
-    @property
-    def verdict(self) -> str:
-        """Whether the difference is larger than the noise, in words."""
-        if math.isnan(self.interval.low):
-            reason = "one replication" if self.interval.n == 1 else "no value"
-            return f"{reason}: no interval"
-        if self.interval.low == self.interval.high and abs(self.interval.mean) <= self.rounding:
-            return "equal"
-        return "larger than the noise" if self.interval.significant else "within the noise"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """All schedulers of a comparison, and what they were compared on."""
-
-    results: tuple[SchedulerResult, ...]
-    seeds: tuple[int, ...]
-    n_gpus: float
-    latency: LatencyModel
-    baseline: str
-
-    def differences(self) -> list[Difference]:
-        """Every scheduler against the baseline: throughput, goodput and violations."""
-        by_name = {result.scheduler: result for result in self.results}
-        if self.baseline not in by_name:
-            return []
-        base = by_name[self.baseline]
-        return [
-            Difference(
-                scheduler=result.scheduler,
-                baseline=self.baseline,
-                metric=metric,
-                interval=paired_difference(result.samples(metric), base.samples(metric)),
-                rounding=1e-9 * abs(base.interval(metric).mean),
-            )
-            for result in self.results
-            if result.scheduler != self.baseline
-            for metric in COMPARED
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The comparison as one JSON object."""
-        return {
-            "gpus": _finite(self.n_gpus),
-            "seeds": list(self.seeds),
-            "confidence": 0.95,
-            "latency_model": self.latency.name,
-            "latency_kind": self.latency.kind,
-            "latency_description": self.latency.describe(),
-            "schedulers": [_result_dict(result) for result in self.results],
-            "differences": [
-                {
-                    "scheduler": difference.scheduler,
-                    "against": difference.baseline,
-                    "metric": difference.metric,
-                    **_interval_dict(difference.interval),
-                    "verdict": difference.verdict,
-                }
-                for difference in self.differences()
-            ],
-        }
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per scheduler and metric: mean, low, high."""
-        import pandas as pd
-
-        rows = []
-        for result in self.results:
-            for metric in _numeric_metrics(result):
-                interval = result.interval(metric)
-                rows.append(
-                    {
-                        "scheduler": result.scheduler,
-                        "metric": metric,
-                        "mean": interval.mean,
-                        "low": interval.low,
-                        "high": interval.high,
-                    }
-                )
-        return pd.DataFrame(rows)
 
 
 def compare(
@@ -157,6 +46,7 @@ def compare(
     replications: int = 5,
     baseline: str = BASELINE,
     llm: ModelSpec = DEFAULT_MODEL,
+    latency_draws: Sequence[LatencyModel] = (),
     on_run: Callable[[Run], None] | None = None,
 ) -> Comparison:
     """Run schedulers on equal GPUs and the same requests, seeds `seed`, `seed` + 1, ...
@@ -174,8 +64,11 @@ def compare(
     baseline : str
         The scheduler that the others are compared with; without it among `schedulers` there are
         no differences.
+    latency_draws : sequence of LatencyModel
+        What `draw_latencies` gives for this latency: everything is run under each of them too,
+        and intervals that include calibration error come out beside the others.
     on_run : callable, optional
-        Sees every finished run, tables included.
+        Sees every finished run, tables included; those under a draw too.
 
     The other parameters are those of `simulate`.
 
@@ -195,85 +88,89 @@ def compare(
     model = load_latency(latency) if isinstance(latency, str) else latency
     believer = predictor_from_spec(predictor) if isinstance(predictor, str) else predictor
     workload = Workload(source=trace) if isinstance(trace, str) else trace
-    load = workload.loader() if isinstance(workload, Workload) else lambda _seed: workload
+    requests = _Requests(workload)
+    common = {
+        "n_gpus": n_gpus,
+        "latency": model,
+        "predictor": believer,
+        "binning": binning,
+        "settings": settings,
+        "admission": admission,
+        "llm": llm,
+        "on_run": on_run,
+    }
     seeds = tuple(range(seed, seed + replications))
-    random_requests = isinstance(workload, Workload) and workload.random
-    summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in schedulers}
-    requests: Trace | None = None
+    gathered = {name: _Gathered() for name in schedulers}
+    random = {
+        name: requests.random or (make_scheduler(name, settings).binned and believer.random)
+        for name in schedulers
+    }
     for replication in seeds:
-        if requests is None or random_requests:
-            requests = load(replication)
-        for name in schedulers:
-            binned = make_scheduler(name, settings).binned
-            if summaries[name] and not random_requests and not (binned and believer.random):
-                summaries[name].append({**summaries[name][0], "seed": replication})
-                continue
-            run = simulate(
-                requests,
-                name,
-                n_gpus=n_gpus,
-                latency=model,
-                predictor=believer,
-                binning=binning,
-                settings=settings,
-                admission=admission,
-                seed=replication,
-                llm=llm,
-            )
-            summaries[name].append(run.to_dict())
-            if on_run is not None:
-                on_run(run)
-            del run  # its tables, before the next run makes its own
+        replayed = requests.of_seed(replication)
+        for name, runs in gathered.items():
+            if runs.summaries and not random[name]:
+                runs.repeat(replication)
+            else:
+                runs.add(replayed, name, replication, latency_draws, common)
     return Comparison(
         results=tuple(
             SchedulerResult(
                 scheduler=name,
-                summaries=tuple(summaries[name]),
-                random=random_requests
-                or (make_scheduler(name, settings).binned and believer.random),
+                summaries=tuple(runs.summaries),
+                random=random[name],
+                drawn=tuple(runs.drawn) if latency_draws else (),
             )
-            for name in schedulers
+            for name, runs in gathered.items()
         ),
         seeds=seeds,
         n_gpus=n_gpus,
         latency=model,
         baseline=baseline,
+        n_draws=len(latency_draws),
     )
 
 
-def _numeric_metrics(result: SchedulerResult) -> list[str]:
-    """Keys of the summary whose values are numbers that vary with the run."""
-    settings = {"sla_s", "gpus", "seed", "bins"}
-    first = result.summaries[0]
-    return [
-        key
-        for key, value in first.items()
-        if key not in settings and (value is None or isinstance(value, int | float))
-    ]
+class _Requests:
+    """The requests of each replication, read or drawn only when they change."""
+
+    def __init__(self, workload: Trace | Workload) -> None:
+        self.random = isinstance(workload, Workload) and workload.random
+        self._load = workload.loader() if isinstance(workload, Workload) else lambda _: workload
+        self._last: Trace | None = None
+
+    def of_seed(self, seed: int) -> Trace:
+        if self._last is None or self.random:
+            self._last = self._load(seed)
+        return self._last
 
 
-def _result_dict(result: SchedulerResult) -> dict[str, Any]:
-    numeric = _numeric_metrics(result)
-    intervals = {metric: result.interval(metric) for metric in numeric}
-    apart = {*numeric, *PER_REPLICATION}
-    distinct = result.summaries if result.random else result.summaries[:1]
-    return {
-        **{key: value for key, value in result.summaries[0].items() if key not in apart},
-        **{metric: _finite(interval.mean) for metric, interval in intervals.items()},
-        "load_label": result.load_label,
-        "random": result.random,
-        "intervals": {metric: _interval_dict(interval) for metric, interval in intervals.items()},
-        "replications": [{key: summary[key] for key in PER_REPLICATION} for summary in distinct],
-    }
+@dataclass(slots=True)
+class _Gathered:
+    """The figures of one scheduler so far, replication by replication."""
 
+    summaries: list[dict[str, Any]] = field(default_factory=list)
+    drawn: list[tuple[Summary, ...]] = field(default_factory=list)
 
-def _interval_dict(interval: Interval) -> dict[str, float | None]:
-    return {
-        "mean": _finite(interval.mean),
-        "low": _finite(interval.low),
-        "high": _finite(interval.high),
-    }
+    def add(
+        self,
+        requests: Trace,
+        scheduler: str,
+        seed: int,
+        draws: Sequence[LatencyModel],
+        common: dict[str, Any],
+    ) -> None:
+        """Run one replication at the fitted parameters, then under each draw."""
+        on_run = common["on_run"]
+        options = {name: value for name, value in common.items() if name != "on_run"}
+        run = simulate(requests, scheduler, seed=seed, **options)
+        self.summaries.append(run.to_dict())
+        if on_run is not None:
+            on_run(run)
+        del run  # its tables, before the next run makes its own
+        if draws:
+            self.drawn.append(simulate_draws(requests, scheduler, draws, seed=seed, **common))
 
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    def repeat(self, seed: int) -> None:
+        """One more replication, the same by construction."""
+        self.summaries.append({**self.summaries[0], "seed": seed})
+        self.drawn += self.drawn[:1]

@@ -44,13 +44,14 @@ def scheduler_comparison(frame: pd.DataFrame, *, title: str, caption: str) -> gg
     Parameters
     ----------
     frame : DataFrame
-        Columns `scheduler`, `metric`, `mean`, `low`, `high`, as from `Comparison.to_frame`.
+        Columns `scheduler`, `metric`, `mean`, `low`, `high`, as from `Comparison.to_frame`; with
+        `calibrated_low` and `calibrated_high` thin bars are drawn between these.
     title, caption : str
         What was compared, and what the intervals are of.
     """
     import pandas as pd
 
-    p9 = _plotnine()
+    p9 = plotnine_module()
     schedulers = list(dict.fromkeys(frame["scheduler"]))
     data = frame[frame["metric"].isin(list(PANELS))].copy()
     data["panel"] = pd.Categorical(data["metric"].map(PANELS), list(PANELS.values()))
@@ -65,20 +66,25 @@ def scheduler_comparison(frame: pd.DataFrame, *, title: str, caption: str) -> gg
         + p9.scale_colour_manual(scheduler_colours(schedulers), guide=None)
         + p9.expand_limits(x=0)
         + p9.labs(x="", y="", title=title, caption=caption)
-        + _theme()
+        + theme()
     )
+    if "calibrated_low" in data:
+        ends = p9.aes(y="scheduler", yend="scheduler", x="calibrated_low", xend="calibrated_high")
+        known = data.dropna(subset=["calibrated_low", "calibrated_high"])
+        figure += p9.geom_segment(ends, data=known, size=0.4)
     return figure
 
 
-def _plotnine() -> Any:
+def plotnine_module() -> Any:
     """The module, untyped: half of its functions carry no types."""
     import plotnine
 
     return plotnine
 
 
-def _theme() -> Any:
-    p9 = _plotnine()
+def theme() -> Any:
+    """The look that all figures share; add to it what one figure needs."""
+    p9 = plotnine_module()
     return p9.theme_bw(base_size=11) + p9.theme(
         figure_size=(11, 5),
         panel_grid_minor=p9.element_blank(),

@@ -1,4 +1,4 @@
-"""Latency models by name: built in, measured, from a user's package, or fitted to a grid file.
+"""Latency models by name: built in, measured, a user's, in a model file, or fitted to a grid.
 
 The models themselves are in `latency_models` and are given out again here; fitting is in
 `latency_fit`, imported only when a grid file is asked for.
@@ -11,12 +11,14 @@ import difflib
 import warnings
 from collections.abc import Callable
 from functools import cache
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmsched._data import data_folder
+from llmsched.latency_interpolation import InterpolationModel
 from llmsched.latency_models import (
     AXIS_LABELS,
     BatchShape,
@@ -33,6 +35,8 @@ from llmsched.latency_models import (
     Shape,
     service_times_s,
 )
+from llmsched.latency_step import StepModel
+from llmsched.latency_uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -43,6 +47,7 @@ __all__ = [
     "CalibrationWarning",
     "DrawnModel",
     "FourTermModel",
+    "InterpolationModel",
     "Kind",
     "LatencyModel",
     "MeasuredRange",
@@ -50,6 +55,8 @@ __all__ = [
     "PromptOutputModel",
     "SaturatingModel",
     "Shape",
+    "StepModel",
+    "Uncertainty",
     "latency_names",
     "load_latency",
     "service_times_s",
@@ -58,6 +65,7 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "llmsched.latency_models"
 MEASURED_SETS = "measured_sets.csv"
+MEASURED_COVARIANCES = "measured_sets_covariance.csv"
 
 _FORMULAS: dict[str, Callable[[], LatencyModel]] = {
     "drawn": DrawnModel,
@@ -89,13 +97,15 @@ def latency_names() -> list[str]:
 
 
 def load_latency(name_or_path: str | Path) -> LatencyModel:
-    """The latency model of that name, or the one that fits that grid file best.
+    """The latency model of that name or model file, or the one that fits that grid file best.
 
     Parameters
     ----------
     name_or_path : str or Path
-        A name of `latency_names`, or the path of a grid CSV, of which the form with the smaller
-        median relative error is taken; `FILE#reference` and `FILE#four-term` ask for a form.
+        A name of `latency_names`; the path of a model file (.json, see `latency_files`); or that
+        of a grid CSV, of which the form that predicts held-out cells best is taken
+        (`latency_fit.fit_grid`); `FILE#reference`, `FILE#four-term`, `FILE#step` and
+        `FILE#interpolation` ask for a form.
 
     Raises
     ------
@@ -122,15 +132,13 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
         return model
     path, form = _split_form(name)
     if path.is_file():
-        from llmsched.latency_fit import load_grid_model
-
-        return load_grid_model(path, form=form)
+        return _from_file(path, form)
     known = latency_names()
     near = [text for text in known if name.lower() in text]
     near = near or difflib.get_close_matches(name.lower(), known)
     hint = f"did you mean {', '.join(near[:5])}? " if near else ""
     raise ValueError(
-        f"latency must be a known name or a grid CSV file, got {name!r}; {hint}"
+        f"latency must be a known name, a model file or a grid CSV file, got {name!r}; {hint}"
         f"known names: {', '.join(known)}"
     )
 
@@ -149,18 +157,44 @@ def _user_models() -> dict[str, EntryPoint]:
     return found
 
 
-def _split_form(name: str) -> tuple[Path, str]:
+def _split_form(name: str) -> tuple[Path, str | None]:
     """The path and the form of `FILE#form`; a file whose own name has a `#` is taken whole."""
     path, mark, form = name.rpartition("#")
     if not mark or Path(name).is_file():
-        return Path(name), "best"
+        return Path(name), None
     return Path(path), form
+
+
+def _from_file(path: Path, form: str | None) -> LatencyModel:
+    """The model in a model file, or the one fitted to a grid file."""
+    if path.suffix.lower() != ".json":
+        from llmsched.latency_fit import load_grid_model
+
+        return load_grid_model(path, form="best" if form is None else form)
+    from llmsched.latency_files import load_model
+
+    if form is not None:
+        raise CalibrationError(
+            f"a model file holds one form, got {path}#{form}; leave out #{form}, or fit the grid "
+            "anew with `llmsched calibrate fit`"
+        )
+    return load_model(path)
 
 
 @cache
 def _measured_rows() -> dict[str, dict[str, str]]:
     """The shipped table of measured sets, by name."""
-    with (data_folder("calibration") / MEASURED_SETS).open(encoding="utf-8", newline="") as file:
+    return _rows_by_name(MEASURED_SETS)
+
+
+@cache
+def _covariance_rows() -> dict[str, dict[str, str]]:
+    """The shipped covariances of the measured sets, by name."""
+    return _rows_by_name(MEASURED_COVARIANCES)
+
+
+def _rows_by_name(table: str) -> dict[str, dict[str, str]]:
+    with (data_folder("calibration") / table).open(encoding="utf-8", newline="") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
@@ -183,7 +217,17 @@ def _measured_model(row: dict[str, str]) -> PromptOutputModel:
             max_prompt_tokens=tokens,
             max_output_tokens=tokens,
         ),
+        uncertainty=_measured_uncertainty(_covariance_rows()[row["name"]]),
     )
+
+
+def _measured_uncertainty(row: dict[str, str]) -> Uncertainty:
+    """The covariance of a measured set from its upper triangle."""
+    names = ("a0_s", "a1_s", "a2_s", "a3_s", "prefill_share")
+    matrix = np.zeros((5, 5))
+    for (i, first), (j, second) in combinations_with_replacement(enumerate(names), 2):
+        matrix[i, j] = matrix[j, i] = float(row[f"{first}*{second}"])
+    return Uncertainty.of(names, matrix, degrees_of_freedom=int(row["degrees_of_freedom"]))
 
 
 def warn_outside(model: LatencyModel, shapes: Shape, *, stacklevel: int = 2) -> int:

@@ -1,140 +1,63 @@
 """Latency models: how long a GPU needs for one batch, as a function of the batch's shape.
 
-Four forms (DESIGN §9, §12), every one a frozen object with a name, a kind and a source:
+Every form (DESIGN §9, §12) is a frozen object with a name, a kind and a source:
 
 - `SaturatingModel`, T = α + β·L·(1 + γ·(b − 1)/b), the reference formula of the project's origin;
 - `PerTokenModel`, a fixed time per token of the longest output (the multi-bin paper);
 - `FourTermModel`, T = a0 + a1·L + a2·b·L + a3·b·L², for grids that know only the total length L;
 - `PromptOutputModel`, the same four terms with prompt and output taken apart, for measured GPUs.
 
-`latency` finds them by name or fits them to a grid file. A batch runs until its longest member
+`StepModel` and `InterpolationModel` have modules of their own. `latency` finds models by name, in
+a model file, or fits them to a grid file. A batch runs until its longest member
 ends; time spent waiting and continuous batching are not modelled.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Kind = Literal["formula", "measurement"]
+from llmsched.latency_base import (
+    AXIS_LABELS,
+    BatchShape,
+    CalibrationError,
+    CalibrationWarning,
+    FittedModel,
+    Kind,
+    LatencyModel,
+    MeasuredRange,
+    Shape,
+    check_coefficients,
+    service_times_s,
+)
+from llmsched.latency_uncertainty import Uncertainty
 
+__all__ = [
+    "AXIS_LABELS",
+    "BatchShape",
+    "CalibrationError",
+    "CalibrationWarning",
+    "DrawnModel",
+    "FourTermModel",
+    "Kind",
+    "LatencyModel",
+    "MeasuredRange",
+    "PerTokenModel",
+    "PromptOutputModel",
+    "SaturatingModel",
+    "Shape",
+    "service_times_s",
+]
 
-class CalibrationError(ValueError):
-    """A latency grid or model that cannot be used, with what was expected of it."""
-
-
-class CalibrationWarning(UserWarning):
-    """A latency model used beyond its measurements, or a grid that is not a measurement."""
-
-
-class BatchShape(Protocol):
-    """What a latency model may see of a batch: scalars, or arrays with one entry per batch."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def max_total_tokens(self) -> int: ...
-    @property
-    def max_prompt_tokens(self) -> int: ...
-    @property
-    def max_output_tokens(self) -> int: ...
-    @property
-    def max_service_s(self) -> float:
-        """Longest drawn service time of one member [s], where the workload has them."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shape:
-    """The shape of one batch, or of many: every field an int or an array of one common shape."""
-
-    size: Any  # requests in the batch, b
-    max_total_tokens: Any  # largest prompt + output of one member, L
-    max_prompt_tokens: Any
-    max_output_tokens: Any
-    max_service_s: Any = math.nan
+SATURATING_PARAMETERS = ("alpha_s", "beta_s_per_token", "gamma")
+MAX_GAMMA = 100.0  # of a fit: beyond it β cannot be told from 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredRange:
-    """The smallest and largest value measured on each axis; None where an axis does not count."""
-
-    size: tuple[int, int]
-    max_total_tokens: tuple[int, int] | None = None
-    max_prompt_tokens: tuple[int, int] | None = None
-    max_output_tokens: tuple[int, int] | None = None
-
-    def axes(self) -> list[tuple[str, tuple[int, int]]]:
-        """The axes that count, as (name of the `Shape` field, (smallest, largest))."""
-        named = [(axis, getattr(self, axis)) for axis in self.__slots__]
-        return [(axis, bounds) for axis, bounds in named if bounds is not None]
-
-    def outside(self, shapes: BatchShape) -> NDArray[np.bool_]:
-        """Which shapes leave the range on any axis."""
-        mask = np.zeros(np.shape(shapes.size), dtype=np.bool_)
-        for axis, (low, high) in self.axes():
-            values = np.asarray(getattr(shapes, axis))
-            mask = mask | (values < low) | (values > high)
-        return mask
-
-    def __str__(self) -> str:
-        return ", ".join(f"{AXIS_LABELS[axis]} {low}-{high}" for axis, (low, high) in self.axes())
-
-
-AXIS_LABELS = {
-    "size": "batch size",
-    "max_total_tokens": "prompt + output tokens",
-    "max_prompt_tokens": "prompt tokens",
-    "max_output_tokens": "output tokens",
-}
-
-
-class LatencyModel(Protocol):
-    """Time one batch holds its GPU; subclass it to inherit `outside` and `describe`.
-
-    `service_s` is called once per batch with Python scalars, and elementwise with arrays
-    (see `Shape`), so it is plain arithmetic without branches.
-    """
-
-    __slots__ = ()
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> Kind: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def measured(self) -> MeasuredRange | None:
-        """Where the model was measured; None for a formula."""
-        return None
-
-    def service_s(self, batch: BatchShape) -> float:
-        """Time from the start of the batch to the end of its longest member [s]."""
-        ...
-
-    def equation(self) -> str:
-        """The model with its numbers, in one line."""
-        ...
-
-    def outside(self, shapes: BatchShape) -> NDArray[np.bool_]:
-        """Which shapes lie beyond the measured range; none for a formula."""
-        if self.measured is None:
-            return np.zeros(np.shape(shapes.size), dtype=np.bool_)
-        return self.measured.outside(shapes)
-
-    def describe(self) -> str:
-        """Name, kind, equation, measured range and source, in one line."""
-        where = f"; measured at {self.measured}" if self.measured else ""
-        return f"{self.name} ({self.kind}): {self.equation()}{where}; {self.source}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaturatingModel(LatencyModel):
+class SaturatingModel(FittedModel):
     """T = α + β·L·(1 + γ·(b − 1)/b), L the longest prompt + output, b the batch size.
 
     Evaluated left to right in double precision, so that independent implementations agree bit by
@@ -156,9 +79,10 @@ class SaturatingModel(LatencyModel):
     source: str
     kind: Kind = "formula"
     measured: MeasuredRange | None = None
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
-        _check_coefficients(self.name, self.alpha_s, self.beta_s_per_token, self.gamma)
+        check_coefficients(self.name, self.alpha_s, self.beta_s_per_token, self.gamma)
 
     def service_s(self, batch: BatchShape) -> float:
         b = batch.size
@@ -168,6 +92,24 @@ class SaturatingModel(LatencyModel):
     def equation(self) -> str:
         alpha_ms, beta_ms = 1e3 * self.alpha_s, 1e3 * self.beta_s_per_token
         return f"T = {alpha_ms:.4g} ms + {beta_ms:.4g} ms·L·(1 + {self.gamma:.4g}·(b-1)/b)"
+
+    def _drawn(self, uncertainty: Uncertainty, rng: np.random.Generator) -> Mapping[str, float]:
+        """Drawn as (α, β, β·γ), in which the form is linear, γ being their ratio."""
+        names = uncertainty.parameter_names
+        if names != SATURATING_PARAMETERS:
+            return super()._drawn(uncertainty, rng)
+        jacobian = np.eye(3)
+        jacobian[2, 1:] = self.gamma, self.beta_s_per_token  # d(β·γ) = γ dβ + β dγ
+        linear = Uncertainty.of(
+            names,
+            jacobian @ uncertainty.matrix @ jacobian.T,
+            degrees_of_freedom=uncertainty.degrees_of_freedom,
+        )
+        centre = np.array([self.alpha_s, self.beta_s_per_token, self.beta_s_per_token * self.gamma])
+        alpha_s, beta_s, beta_gamma_s = linear.draw(centre, rng).tolist()
+        beta_s = max(beta_s, beta_gamma_s / MAX_GAMMA)  # as a fit does
+        gamma = beta_gamma_s / beta_s if beta_s else 0.0
+        return {"alpha_s": alpha_s, "beta_s_per_token": beta_s, "gamma": gamma}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +123,7 @@ class PerTokenModel(LatencyModel):
     measured: MeasuredRange | None = None
 
     def __post_init__(self) -> None:
-        _check_coefficients(self.name, self.output_token_s)
+        check_coefficients(self.name, self.output_token_s)
 
     def service_s(self, batch: BatchShape) -> float:
         return self.output_token_s * batch.max_output_tokens
@@ -210,7 +152,7 @@ class DrawnModel(LatencyModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FourTermModel(LatencyModel):
+class FourTermModel(FittedModel):
     """T = a0 + a1·L + a2·b·L + a3·b·L², L the longest prompt + output, b the batch size."""
 
     a0_s: float
@@ -221,9 +163,10 @@ class FourTermModel(LatencyModel):
     source: str
     kind: Kind = "measurement"
     measured: MeasuredRange | None = None
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
-        _check_coefficients(self.name, self.a0_s, self.a1_s, self.a2_s, self.a3_s)
+        check_coefficients(self.name, self.a0_s, self.a1_s, self.a2_s, self.a3_s)
 
     def service_s(self, batch: BatchShape) -> float:
         tokens = batch.max_total_tokens
@@ -238,7 +181,7 @@ class FourTermModel(LatencyModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptOutputModel(LatencyModel):
+class PromptOutputModel(FittedModel):
     """The four terms with the longest prompt p and the longest output o taken apart.
 
     T = a0 + a1·max(o, 1) + a2·b·(w·p + (1 − w)·o) + a3·b·(p + o/2)·o/1.5
@@ -278,9 +221,10 @@ class PromptOutputModel(LatencyModel):
     source: str
     kind: Kind = "measurement"
     measured: MeasuredRange | None = None
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
-        _check_coefficients(self.name, self.a0_s, self.a1_s, self.a2_s, self.a3_s)
+        check_coefficients(self.name, self.a0_s, self.a1_s, self.a2_s, self.a3_s)
         if not 0 <= self.prefill_share <= 1:
             raise ValueError(f"prefill_share must be in [0, 1], got {self.prefill_share}")
 
@@ -304,12 +248,9 @@ class PromptOutputModel(LatencyModel):
             f"+ {1e9 * self.a3_s:.4g} ns·b·(p·o + o²/2)/1.5"
         )
 
-
-def _check_coefficients(name: str, *coefficients: float) -> None:
-    if not all(math.isfinite(value) and value >= 0 for value in coefficients):
-        raise ValueError(f"coefficients of {name!r} must be finite and >= 0, got {coefficients}")
-
-
-def service_times_s(model: LatencyModel, shapes: Shape) -> NDArray[np.float64]:
-    """Service time of each shape [s], as an array of the shapes' common shape."""
-    return np.asarray(model.service_s(shapes), dtype=np.float64)
+    def _drawn(self, uncertainty: Uncertainty, rng: np.random.Generator) -> Mapping[str, float]:
+        names = uncertainty.parameter_names
+        centre = np.array([getattr(self, name) for name in names])
+        upper = np.array([1.0 if name == "prefill_share" else math.inf for name in names])
+        drawn = uncertainty.draw(centre, rng, upper=upper)
+        return dict(zip(names, drawn.tolist(), strict=True))

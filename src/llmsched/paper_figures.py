@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmsched.figures import plotnine_module
+
 if TYPE_CHECKING:
     import pandas as pd
     from plotnine import ggplot
@@ -37,7 +39,7 @@ def example(result: FigureResult) -> ggplot:
     """Figure 1(b): who is served when, and how long each waits for its batch."""
     import pandas as pd
 
-    p9 = _plotnine()
+    p9 = plotnine_module()
     table = result.table.copy()
     table["own_end_s"] = table["start_s"] + table["service_s"]
     table["label"] = [f"{s:g} s" for s in table["service_s"]]
@@ -73,7 +75,7 @@ def against_arrival_rate(result: FigureResult) -> ggplot:
 
 def thresholds(result: FigureResult) -> ggplot:
     """Figure 6: latency against the arrival rate, and the thresholds, under both laws."""
-    p9 = _plotnine()
+    p9 = plotnine_module()
     table = _with_bins(result.table)
     latency = table[np.isfinite(table["arrival_rate_per_s"])].copy()
     saturated = table[~np.isfinite(table["arrival_rate_per_s"])]
@@ -118,7 +120,7 @@ def thresholds(result: FigureResult) -> ggplot:
 
 def against_bins(result: FigureResult) -> ggplot:
     """Figure 7: throughput against the number of bins, under both laws."""
-    p9 = _plotnine()
+    p9 = plotnine_module()
     table = result.table
     figure: ggplot = (
         p9.ggplot(table, p9.aes("n_bins", "mean", colour="lengths", shape="lengths"))
@@ -143,7 +145,7 @@ def against_bins(result: FigureResult) -> ggplot:
 
 def against_error(result: FigureResult) -> ggplot:
     """Figure 8: throughput against the probability of a wrong bin."""
-    p9 = _plotnine()
+    p9 = plotnine_module()
     table = _with_bins(result.table)
     figure: ggplot = (
         p9.ggplot(table, p9.aes("error_probability", "mean", colour="bins"))
@@ -165,7 +167,7 @@ def against_error(result: FigureResult) -> ggplot:
 
 def predictor_gain(result: FigureResult) -> ggplot:
     """Figure 11: gain over one bin, oracle and BERT predictor."""
-    p9 = _plotnine()
+    p9 = plotnine_module()
     table = result.table
     figure: ggplot = (
         p9.ggplot(table, p9.aes("n_bins", "100 * mean", colour="predictor", shape="predictor"))
@@ -208,7 +210,7 @@ DRAW: Mapping[str, Callable[[FigureResult], ggplot]] = {
 
 
 def _throughput(table: pd.DataFrame, caption: str) -> ggplot:
-    p9 = _plotnine()
+    p9 = plotnine_module()
     saturated = table.drop_duplicates("n_bins")
     figure: ggplot = (
         p9.ggplot(table, p9.aes("arrival_rate_per_s", "mean", colour="bins"))
@@ -235,7 +237,7 @@ def _throughput(table: pd.DataFrame, caption: str) -> ggplot:
 
 
 def _latency(table: pd.DataFrame, caption: str) -> ggplot:
-    p9 = _plotnine()
+    p9 = plotnine_module()
     figure: ggplot = (
         p9.ggplot(table, p9.aes("arrival_rate_per_s", "mean", colour="bins"))
         + p9.geom_vline(
@@ -269,7 +271,7 @@ def _latency(table: pd.DataFrame, caption: str) -> ggplot:
 def _both(table: pd.DataFrame, caption: str) -> ggplot:
     import pandas as pd
 
-    p9 = _plotnine()
+    p9 = plotnine_module()
     panels = list(dict.fromkeys(table["panel"]))
     table = table.assign(panel=pd.Categorical(table["panel"], panels))
     throughput, latency = (table[table["panel"] == panel] for panel in panels)
@@ -316,7 +318,7 @@ def _both(table: pd.DataFrame, caption: str) -> ggplot:
 
 
 def _published(table: pd.DataFrame, x: str) -> Any:
-    p9 = _plotnine()
+    p9 = plotnine_module()
     return p9.geom_point(
         table.dropna(subset=["published"]),
         p9.aes(x, "published"),
@@ -331,7 +333,9 @@ def _published(table: pd.DataFrame, x: str) -> Any:
 def _bins_axis(table: pd.DataFrame) -> Any:
     """Numbers of bins, equally far apart."""
     bins = sorted(set(table["n_bins"]))
-    return _plotnine().scale_x_continuous(breaks=bins, labels=[str(k) for k in bins], trans="log2")
+    return plotnine_module().scale_x_continuous(
+        breaks=bins, labels=[str(k) for k in bins], trans="log2"
+    )
 
 
 def _with_bins(table: pd.DataFrame) -> pd.DataFrame:
@@ -343,7 +347,7 @@ def _with_bins(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _bin_colours(table: pd.DataFrame) -> Any:
-    p9 = _plotnine()
+    p9 = plotnine_module()
     return p9.scale_colour_manual({str(k): BIN_COLOURS[int(k)] for k in set(table["n_bins"])})
 
 
@@ -353,15 +357,8 @@ def _wrapped(caption: str) -> str:
     return "\n".join(textwrap.wrap(caption, 105))
 
 
-def _plotnine() -> Any:
-    """The module, untyped: half of its functions carry no types."""
-    import plotnine
-
-    return plotnine
-
-
 def _theme() -> Any:
-    p9 = _plotnine()
+    p9 = plotnine_module()
     return p9.theme_bw(base_size=9) + p9.theme(
         figure_size=(WIDTH_IN, HEIGHT_IN),
         panel_grid_minor=p9.element_blank(),

@@ -27,6 +27,8 @@ from llmsched.memory import (
     kv_capacity_tokens,
 )
 
+MOST_BATCH_SIZE = 1_000_000
+
 CONTROLLERS: Mapping[str, Callable[[Settings], SlaController]] = {
     "paper": lambda s: PaperController(s.sla_s, s.batch_min, s.batch_max),
     "window": lambda s: WindowController(s.sla_s, s.batch_min, s.batch_max),
@@ -89,6 +91,11 @@ class Settings:
                 "batch sizes must satisfy 1 <= batch_min <= batch_max, "
                 f"got {self.batch_min} and {self.batch_max}"
             )
+        for name in ("batch_size", "batch_max"):
+            if getattr(self, name) > MOST_BATCH_SIZE:
+                raise ValueError(
+                    f"{name} must be <= {MOST_BATCH_SIZE} requests, got {getattr(self, name)}"
+                )
         if not self.capacity_tokens >= 1:
             raise ValueError(f"capacity_tokens must be >= 1, got {self.capacity_tokens}")
         wait_s = self.max_forming_wait_s

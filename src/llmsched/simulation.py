@@ -137,10 +137,7 @@ def simulate(
     model = load_latency(latency) if isinstance(latency, str) else latency
     believer = predictor_from_spec(predictor) if isinstance(predictor, str) else predictor
     policy = make_scheduler(scheduler, settings)
-    if isinstance(binning, int):
-        binning = Binning(n_bins=binning)
-    elif isinstance(binning, str):
-        binning = Binning.parse(binning)
+    binning = as_binning(binning)
     if policy.release is not None and admission != "together":
         warnings.warn(
             f"admission makes no difference to {scheduler}: arrivals form its batches, whatever a "
@@ -216,6 +213,13 @@ def _loaded(trace: Trace | Workload | str, seed: int) -> Trace:
     if not len(trace):
         raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
     return trace
+
+
+def as_binning(binning: Binning | int | str) -> Binning:
+    """The binning itself, so many bins of equal mass, or what `Binning.parse` makes of a text."""
+    if isinstance(binning, int):
+        return Binning(n_bins=binning)
+    return Binning.parse(binning) if isinstance(binning, str) else binning
 
 
 def scheduler_binning(policy: Scheduler, binning: Binning) -> Binning:

@@ -34,6 +34,11 @@ class Interval:
         """
         return self.low > 0 or self.high < 0
 
+    def to_dict(self) -> dict[str, float | None]:
+        """Mean and ends for JSON; what is infinite or undefined is null."""
+        ends = {"mean": self.mean, "low": self.low, "high": self.high}
+        return {name: value if math.isfinite(value) else None for name, value in ends.items()}
+
 
 def mean_interval(samples: Sequence[float] | FloatArray, *, confidence: float = 0.95) -> Interval:
     """The mean of independent replications and its Student-t confidence interval.

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from logging import ERROR
 from pathlib import Path
@@ -132,7 +132,12 @@ def _fitted(name: str, _sha256: str) -> LatencyModel:
 
 
 def _trace(task: Task) -> Prepared[Trace]:
+    """The requests, kept once for all rates: scaling divides the arrival times, and is done here.
+
+    The checksum is that of the requests and the rate together.
+    """
     workload, seed = task.config.workload, task.config.seed
+    in_real_time = replace(workload, rps_scale=1.0)
 
     def load() -> Trace:
         here = source_sha256(workload)
@@ -141,13 +146,23 @@ def _trace(task: Task) -> Prepared[Trace]:
                 f"{workload.source}: must be the file that the sweep was started with, got "
                 "another content on this machine; copy it there"
             )
-        trace = workload.load(seed)
+        trace = in_real_time.load(seed)
         if not len(trace):
             raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
         return trace
 
-    content = {"workload": workload_content(workload), "seed": seed if workload.random else None}
-    return cached_trace(task.cache, content_key(content), load)
+    content = {
+        "workload": workload_content(in_real_time),
+        "seed": seed if workload.random else None,
+    }
+    kept = cached_trace(task.cache, content_key(content), load)
+    if workload.rps_scale == 1:
+        return kept
+    return Prepared(
+        value=replace(kept.value, arrival_s=kept.value.arrival_s / workload.rps_scale),
+        sha256=content_key({"requests": kept.sha256, "rps_scale": workload.rps_scale}),
+        notes=kept.notes,
+    )
 
 
 def _latency_quantiles_s(run: Run) -> list[float]:

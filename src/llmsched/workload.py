@@ -29,6 +29,7 @@ class Streams:
     requests: np.random.Generator
     jitter: np.random.Generator
     prediction: np.random.Generator
+    calibration: np.random.Generator  # draws of latency parameters: of the root seed's, not more
 
     @classmethod
     def of_seed(cls, seed: int) -> Streams:
@@ -41,7 +42,7 @@ class Streams:
         """
         if seed < 0:
             raise ValueError(f"seed must be >= 0, got {seed}")
-        children = np.random.SeedSequence(seed).spawn(3)
+        children = np.random.SeedSequence(seed).spawn(4)  # one more leaves the others as they are
         return cls(*(np.random.default_rng(child) for child in children))
 
 

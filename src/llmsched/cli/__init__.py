@@ -10,9 +10,11 @@ from llmsched.cli.common import OneLineErrors
 
 # command -> (module, attribute, short help); the help is here so that --help imports nothing more
 COMMANDS = {
+    "calibrate": ("llmsched.cli.calibrate", "calibrate", "Measure a GPU, fit a latency model."),
     "capacity": ("llmsched.cli.capacity", "capacity", "Find the load, or the GPUs, within an SLA."),
     "compare": ("llmsched.cli.compare", "compare", "Compare schedulers on the same requests."),
     "paper": ("llmsched.cli.paper", "paper", "Redo the figures of a published paper."),
+    "stress": ("llmsched.cli.stress", "stress", "Run the three-step stress plan."),
     "trace": ("llmsched.cli.trace", "trace", "Look at trace files, convert them, get real ones."),
 }
 SCHEDULER_HELP = {
@@ -28,9 +30,11 @@ class _LazyGroup(OneLineErrors, click.Group):
     """Commands by name: ours, and one per registered scheduler, users' own included."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names: schedulers first."""
         return [*map(_command, SCHEDULER_HELP), *_users_schedulers(), *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, underscores read as dashes; None where there is none."""
         name = _command(cmd_name)
         if name in COMMANDS:
             module, attribute, _ = COMMANDS[name]
@@ -45,6 +49,7 @@ class _LazyGroup(OneLineErrors, click.Group):
         return scheduler_command(ours[name] if name in ours else users[name][0])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Schedulers and other commands, each with its short help."""
         ours = [(_command(name), text) for name, text in SCHEDULER_HELP.items()]
         users = [(name, f"Of {package}.") for name, (_, package) in _users_schedulers().items()]
         with formatter.section("Schedulers"):

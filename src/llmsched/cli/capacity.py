@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmsched.cli.common import OneLineErrors, progress_bar
-from llmsched.cli.compare import _schedulers
+from llmsched.cli.common import REPLICATIONS, OneLineErrors, progress_bar
 from llmsched.cli.options import (
     BIN_CHOICE,
     BINS,
@@ -26,6 +25,8 @@ from llmsched.cli.options import (
     take_workload,
     with_options,
 )
+from llmsched.cli.scheduler import chosen_schedulers
+from llmsched.cli.uncertainty import UNCERTAINTY, take_draws
 
 if TYPE_CHECKING:
     from llmsched.capacity import Capacity, Target
@@ -40,6 +41,7 @@ METRIC_TITLES = {
     "latency_p95_s": "Latency, 95th percentile [s]",
     "latency_p99_s": "Latency, 99th percentile [s]",
 }
+CALIBRATED = ("calibrated low", "high")
 AXIS_TITLES = {"rate": "Arrival rate [requests/s]", "gpus": "GPUs"}
 
 SEARCH = (
@@ -73,7 +75,7 @@ SEARCH = (
     click.option(
         "--seeds",
         "replications",
-        type=click.IntRange(min=1),
+        type=REPLICATIONS,
         default=5,
         show_default=True,
         metavar="N",
@@ -98,7 +100,7 @@ SEARCH = (
 
 
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
-@with_options(SEARCH, WORKLOAD, SERVING, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
+@with_options(SEARCH, WORKLOAD, SERVING, UNCERTAINTY, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--capacity-curve",
@@ -150,12 +152,13 @@ def _found(values: dict[str, Any], target: Target) -> tuple[Capacity, ...]:
     from llmsched.latency import load_latency
     from llmsched.prediction import predictor_from_spec
 
-    schedulers = _schedulers(values.pop("schedulers"))
+    schedulers = chosen_schedulers(values.pop("schedulers"))
     if values["search"] == "gpus" and given("gpus"):
         raise click.UsageError("--gpus is what --search gpus looks for; leave one of the two out")
     workload, llm = take_workload(values), take_llm(values)
     settings, binning = take_settings(values, llm), take_binning(values)
     latency, predictor = load_latency(values["latency"]), predictor_from_spec(values["predictor"])
+    draws = take_draws(values, latency)
     requests = workload.load(values["seed"])
     left_out_notes(requests)
     with progress_bar(100, "searches") as progress:
@@ -174,15 +177,16 @@ def _found(values: dict[str, Any], target: Target) -> tuple[Capacity, ...]:
             replications=values["replications"],
             tolerance=values["tolerance"],
             jobs=values["jobs"],
+            latency_draws=draws,
             on_progress=None if progress is None else lambda share: progress(int(100 * share)),
         )
 
 
 def _json(found: tuple[Capacity, ...]) -> dict[str, Any]:
     from llmsched.capacity import differences
+    from llmsched.comparison_results import calibrated_dict
 
     first = found[0]
-    intervals = [(one, one.interval) for one in differences(found)]
     return {
         "search": first.search,
         "target_metric": first.target.metric,
@@ -201,13 +205,11 @@ def _json(found: tuple[Capacity, ...]) -> dict[str, Any]:
             {
                 "scheduler": difference.scheduler,
                 "against": difference.baseline,
-                **{
-                    key: value if math.isfinite(value := getattr(interval, key)) else None
-                    for key in ("mean", "low", "high")
-                },
+                **difference.interval.to_dict(),
                 "verdict": difference.verdict,
+                **calibrated_dict(difference),
             }
-            for difference, interval in intervals
+            for difference in differences(found)
         ],
     }
 
@@ -215,7 +217,14 @@ def _json(found: tuple[Capacity, ...]) -> dict[str, Any]:
 def _text(found: tuple[Capacity, ...], differences: list[Any]) -> str:
     """A line per scheduler, what it says, and what differs by more than the noise."""
     from llmsched.capacity_results import UNITS
-    from llmsched.cli.render import _aligned, _number
+    from llmsched.cli.render import (
+        CALIBRATED_COLUMNS,
+        DIFFERENCE_COLUMNS,
+        aligned,
+        difference_cells,
+        number,
+        percent,
+    )
 
     first = found[0]
     what = "Highest arrival rate" if first.search == "rate" else "Fewest GPUs"
@@ -225,36 +234,40 @@ def _text(found: tuple[Capacity, ...], differences: list[Any]) -> str:
         f"{first.trace_name}\nSLA {first.sla_s:g} s, seeds {first.seeds[0]}..{first.seeds[-1]}, "
         f"predictor {first.predictor}, tolerance {first.tolerance:g}"
     )
+    if (calibrated := first.calibrated) is not None:
+        head += (
+            f"\nCalibrated: the {percent(calibrated.confidence)} interval that includes "
+            f"calibration error, over {first.n_draws} draws of the latency's parameters"
+        )
     unit = UNITS[first.search]
     rows = [["scheduler", unit, "95 % low", "high", "load ρ", "assured", "runs"]]
     for one in found:
         interval = one.interval
         numbers = (interval.mean, interval.low, interval.high, one.offered_load, one.assured)
-        rows.append([one.scheduler, *map(_number, numbers), str(one.n_runs)])
-    parts = [head, _aligned(rows)]
+        rows.append([one.scheduler, *map(number, numbers), str(one.n_runs)])
+        if (calibrated := one.calibrated) is not None:
+            rows[0] += CALIBRATED if len(rows) == 2 else ()
+            rows[-1] += [number(calibrated.low), number(calibrated.high)]
+    parts = [head, aligned(rows)]
     parts.append("\n".join(f"{one.scheduler}: {one.statement()}" for one in found))
     notes = [note for one in found for note in one.messages()]
     if notes:
         parts.append("\n".join(f"Note: {note}" for note in notes))
     if differences:
-        lines = [["scheduler", "difference", "verdict"]]
-        for difference in differences:
-            i = difference.interval
-            spread = "" if math.isnan(i.low) else f" [{i.low:+.4g}, {i.high:+.4g}]"
-            mean = "-" if math.isnan(i.mean) else f"{i.mean:+.4g}"
-            lines.append([difference.scheduler, f"{mean}{spread}", difference.verdict])
-        parts.append(f"Against {first.scheduler}, same requests [{unit}]\n" + _aligned(lines))
+        lines = [["scheduler", *DIFFERENCE_COLUMNS]]
+        if first.n_draws:
+            lines[0] += CALIBRATED_COLUMNS
+        lines += [[one.scheduler, *difference_cells(one)] for one in differences]
+        parts.append(f"Against {first.scheduler}, same requests [{unit}]\n" + aligned(lines))
     return "\n\n".join([*parts, f"Latency model: {first.latency}"])
 
 
 def _save_curve(found: tuple[Capacity, ...], path: Path) -> None:
     """Draw the curves and write the figure, all at once."""
-    import os
-    import warnings
-
     import pandas as pd
 
     from llmsched.capacity_figure import capacity_curve
+    from llmsched.cli.render import save_figure
 
     first = found[0]
     columns = ["scheduler", "value", "offered_load"]
@@ -275,11 +288,4 @@ def _save_curve(found: tuple[Capacity, ...], path: Path) -> None:
             "factor of 3 of the capacities.\nρ is the load at each scheduler's own best batch."
         ),
     )
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # plotnine's notes on saving
-            figure.save(partial, verbose=False, dpi=150)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_figure(figure, path)

@@ -15,6 +15,7 @@ import click
 from llmsched._whole_files import OutputError
 
 REQUEST_COUNT = click.IntRange(1, 1_000_000_000)
+REPLICATIONS = click.IntRange(1, 10_000)
 BATCH_SIZE = click.IntRange(1, 1_000_000)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmsched.cli.common import OneLineErrors, progress_bar, scheduler_name
+from llmsched.cli.common import REPLICATIONS, OneLineErrors, progress_bar
 from llmsched.cli.options import (
     BIN_CHOICE,
     BINS,
@@ -18,14 +18,14 @@ from llmsched.cli.options import (
     FORMING,
     SERVING,
     WORKLOAD,
-    given,
     take_binning,
     take_llm,
     take_settings,
     take_workload,
     with_options,
 )
-from llmsched.cli.scheduler import scheduler_command
+from llmsched.cli.scheduler import chosen_schedulers
+from llmsched.cli.uncertainty import UNCERTAINTY, take_draws
 
 if TYPE_CHECKING:
     from llmsched.comparison import Comparison
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 @click.option(
     "--seeds",
     "replications",
-    type=click.IntRange(min=1),
+    type=REPLICATIONS,
     default=5,
     show_default=True,
     metavar="N",
     help="Replications, with seeds --seed, --seed + 1, ...; intervals need 2.",
 )
-@with_options(WORKLOAD, SERVING, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
+@with_options(WORKLOAD, SERVING, UNCERTAINTY, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--figure",
@@ -86,13 +86,15 @@ def _compared(values: dict[str, Any]) -> Comparison:
     from llmsched.latency import load_latency
     from llmsched.prediction import predictor_from_spec
 
-    schedulers = _schedulers(values.pop("schedulers"))
+    schedulers = chosen_schedulers(values.pop("schedulers"))
     workload, llm = take_workload(values), take_llm(values)
     settings, binning = take_settings(values, llm), take_binning(values)
     latency, predictor = load_latency(values["latency"]), predictor_from_spec(values["predictor"])
+    draws = take_draws(values, latency)
     requests = workload.load(values["seed"])
     left_out_notes(requests)
-    with progress_bar(len(schedulers) * values["replications"], "runs") as progress:
+    total = len(schedulers) * values["replications"] * (1 + len(draws))
+    with progress_bar(total, "runs") as progress:
         runs = itertools.count(1)
 
         def count(_run: object) -> None:
@@ -111,41 +113,6 @@ def _compared(values: dict[str, Any]) -> Comparison:
             seed=values["seed"],
             replications=values["replications"],
             llm=llm,
+            latency_draws=draws,
             on_run=count,
         )
-
-
-def _schedulers(text: str) -> list[str]:
-    """The schedulers to compare, each known and given once, and every option of use to one."""
-    from llmsched.schedulers import SCHEDULERS
-
-    schedulers = [scheduler_name(name) for name in text.split(",")]
-    if "" in schedulers:
-        raise click.UsageError(f"--schedulers must be names between commas, got {text!r}")
-    for name in schedulers:
-        SCHEDULERS.named(name)
-        if schedulers.count(name) > 1:
-            raise click.UsageError(f"--schedulers must name each one once, got {name} twice")
-    _refuse_idle_options(schedulers)
-    return schedulers
-
-
-def _refuse_idle_options(schedulers: list[str]) -> None:
-    """Fail if an option was given that none of the schedulers takes."""
-    from llmsched.schedulers import SCHEDULERS
-
-    takers: dict[str, list[str]] = {}
-    for name in SCHEDULERS.ours:
-        options = {option.name for option in scheduler_command(name).params if option.name}
-        for option in options - ({"predictor"} if "n_bins" not in options else set()):
-            takers.setdefault(option, []).append(name)
-    if not set(schedulers) <= SCHEDULERS.ours.keys():
-        return  # an installed package's scheduler may take any; an unknown one is refused later
-    for parameter in click.get_current_context().command.params:
-        name = parameter.name or ""
-        taking = takers.get(name, [])
-        if given(name) and taking and not set(taking) & set(schedulers):
-            raise click.UsageError(
-                f"{parameter.opts[0]} does nothing for {', '.join(schedulers)}; leave it out, or "
-                f"compare one of {', '.join(taking)}"
-            )

@@ -17,6 +17,7 @@ from llmsched.cli.common import (
     rate_factor,
     window,
 )
+from llmsched.cli.memory_note import note_memory_mismatch
 
 if TYPE_CHECKING:
     from llmsched.binning import Binning
@@ -307,7 +308,9 @@ def take_settings(values: dict[str, Any], llm: ModelSpec) -> Settings:
             "--batch-min bounds a controller; with --controller none, leave it out"
         )
     if "gpu_memory" in values:
-        chosen["capacity_tokens"] = kv_capacity_tokens(_gpu(values.pop("gpu_memory")), llm)
+        gpu_memory = values.pop("gpu_memory")
+        chosen["capacity_tokens"] = kv_capacity_tokens(_gpu(gpu_memory), llm)
+        note_memory_mismatch(values.get("latency", ""), llm.name, gpu_memory)
     return Settings(**chosen)
 
 

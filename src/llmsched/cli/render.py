@@ -15,9 +15,11 @@ from llmsched.cli.common import keep_inputs
 from llmsched.load import LABEL_RULE
 
 if TYPE_CHECKING:
-    from llmsched.comparison import Comparison, SchedulerResult
+    from llmsched.calibration_intervals import RunUncertainty
+    from llmsched.comparison import Comparison, Difference, SchedulerResult
     from llmsched.latency import LatencyModel
     from llmsched.simulation import Run
+    from llmsched.stats import Interval
     from llmsched.trace import Trace
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -33,6 +35,9 @@ COLUMNS = {
     "batch_size_mean": "batch",
     "offered_load": "load ρ",
 }
+WITH_CALIBRATION = "  with calibration error"
+DIFFERENCE_COLUMNS = ("difference", "verdict")
+CALIBRATED_COLUMNS = ("with calibration error", "verdict")
 BIN_COLUMNS = {
     "bin": "bin",
     "requests": "requests",
@@ -56,8 +61,8 @@ def left_out_notes(trace: Trace) -> None:
         click.echo(f"Left out: {count} ({rule})", err=True)
 
 
-def run_table(run: Run) -> str:
-    """One run: figures of merit, then one line per bin."""
+def run_table(run: Run, uncertainty: RunUncertainty | None = None) -> str:
+    """One run: figures of merit, those with calibration error, then one line per bin."""
     summary = run.to_dict()
     hidden = {
         "per_bin",
@@ -67,32 +72,51 @@ def run_table(run: Run) -> str:
         "bin_edges",
         "config",
     }
-    rows = [[key, _number(value)] for key, value in summary.items() if key not in hidden]
-    per_bin = [[_number(getattr(row, key)) for key in BIN_COLUMNS] for row in run.metrics.per_bin]
+    rows = [[key, number(value)] for key, value in summary.items() if key not in hidden]
+    per_bin = [[number(getattr(row, key)) for key in BIN_COLUMNS] for row in run.metrics.per_bin]
     edges = ", ".join(f"{edge:g}" for edge in run.edges) or "none (one queue)"
     return "\n\n".join(
         (
-            _aligned(rows),
-            f"Per bin; edges: {edges}\n" + _aligned([list(BIN_COLUMNS.values()), *per_bin]),
+            aligned(rows),
+            *(_calibration_lines(uncertainty) if uncertainty else ()),
+            f"Per bin; edges: {edges}\n" + aligned([list(BIN_COLUMNS.values()), *per_bin]),
             _legend(run.latency),
         )
     )
+
+
+def _calibration_lines(uncertainty: RunUncertainty) -> list[str]:
+    """The main figures at the fitted latency parameters, and between which bounds they lie."""
+    from llmsched.calibration_intervals import reached_confidence
+
+    rows = [["", "fitted", "low", "high"]]
+    for metric, title in COLUMNS.items():
+        interval = uncertainty.interval(metric)
+        rows.append([title, *map(number, (interval.mean, interval.low, interval.high))])
+    n_draws = len(uncertainty.drawn)
+    head = (
+        f"Calibration error: {percent(reached_confidence(n_draws))} over {n_draws} draws of the "
+        "latency's parameters, these requests given"
+    )
+    return [f"{head}\n{aligned(rows)}"]
+
+
+def percent(share: float) -> str:
+    """A share in percent, without needless digits."""
+    return f"{100 * share:.3g} %"
 
 
 def comparison_table(result: Comparison) -> str:
     """All schedulers side by side, then what differs by more than the noise."""
     header = ["", *(row.scheduler for row in result.results)]
     rows = [header, ["load label", *(row.load_label for row in result.results)]]
-    rows += [
-        [title, *(_cell(row, metric) for row in result.results)]
-        for metric, title in COLUMNS.items()
-    ]
-    rows += [
-        [name, *(_cell(row, name) for row in result.results)] for name in ("completed", "rejected")
-    ]
+    for metric, title in {**COLUMNS, "completed": "completed", "rejected": "rejected"}.items():
+        rows.append([title, *(_cell(row, metric) for row in result.results)])
+        if result.n_draws and metric in COLUMNS:
+            rows.append([WITH_CALIBRATION, *(_range(row, metric) for row in result.results)])
     lines = [
         _comparison_header(result),
-        _aligned(rows),
+        aligned(rows),
         *_difference_lines(result),
         _legend(result.latency),
     ]
@@ -107,6 +131,8 @@ def _legend(latency: LatencyModel) -> str:
 
 def _comparison_header(result: Comparison) -> str:
     """What was compared on what, and what the cells say."""
+    from llmsched.calibration_intervals import reached_confidence
+
     first = result.results[0].summaries[0]
     seeds = result.seeds
     spread = (
@@ -117,6 +143,11 @@ def _comparison_header(result: Comparison) -> str:
         spread = "Nothing here is random: one run each, without intervals."
     elif len(seeds) == 1:
         spread = f"One replication (seed {seeds[0]}), so no interval; --seeds 2 or more gives one."
+    if result.n_draws:
+        spread += (
+            f"\nBelow it: the {percent(reached_confidence(result.n_draws))} interval that includes "
+            f"calibration error, over {result.n_draws} draws of the latency's parameters."
+        )
     return (
         f"The same {first['requests']} requests of {first['trace']} for all, {result.n_gpus} GPUs "
         f"each, SLA {first['sla_s']:g} s, predictor {first['predictor']}.\n{spread}"
@@ -129,29 +160,44 @@ def _difference_lines(result: Comparison) -> list[str]:
         return []
     if not differences:
         return [f"No differences: they are taken against {result.baseline}, which did not run."]
-    rows = [["scheduler", "metric", "difference", "verdict"]]
-    for difference in differences:
-        interval = difference.interval
-        spread = "" if math.isnan(interval.low) else f" [{interval.low:+.4g}, {interval.high:+.4g}]"
-        rows.append(
-            [
-                difference.scheduler,
-                difference.metric,
-                f"{interval.mean:+.4g}{spread}",
-                difference.verdict,
-            ]
-        )
-    return [f"Against {differences[0].baseline}, replication by replication\n" + _aligned(rows)]
+    rows = [["scheduler", "metric", *DIFFERENCE_COLUMNS]]
+    rows += [[one.scheduler, one.metric, *difference_cells(one)] for one in differences]
+    if result.n_draws:
+        rows[0] += CALIBRATED_COLUMNS
+    return [f"Against {differences[0].baseline}, replication by replication\n" + aligned(rows)]
+
+
+def difference_cells(difference: Difference) -> list[str]:
+    """Difference and verdict; where latency was drawn, also both with calibration error."""
+    interval, calibrated = difference.interval, difference.calibrated
+    mean = "-" if math.isnan(interval.mean) else f"{interval.mean:+.4g}"
+    cells = [f"{mean} {_ends(interval, '+')}".rstrip(), difference.verdict]
+    if calibrated is not None:
+        cells += [_ends(calibrated, "+") or "-", difference.calibrated_verdict or "-"]
+    return cells
+
+
+def _ends(interval: Interval, sign: str = "") -> str:
+    """The interval in brackets; nothing where there is none."""
+    if math.isnan(interval.low):
+        return ""
+    return f"[{interval.low:{sign}.4g}, {interval.high:{sign}.4g}]"
+
+
+def _range(result: SchedulerResult, metric: str) -> str:
+    interval = result.calibrated(metric)
+    return "-" if interval is None else _ends(interval) or "-"
 
 
 def _cell(result: SchedulerResult, metric: str) -> str:
     interval = result.interval(metric)
     if math.isnan(interval.low) or interval.low == interval.high:
-        return _number(interval.mean)
-    return f"{_number(interval.mean)} ± {_digits(interval.half_width, 2)}"
+        return number(interval.mean)
+    return f"{number(interval.mean)} ± {_digits(interval.half_width, 2)}"
 
 
-def _number(value: object) -> str:
+def number(value: object) -> str:
+    """A value for a table: four significant digits of a float, a dash where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return _digits(value, 4) if isinstance(value, float) else str(value)
@@ -162,7 +208,7 @@ def _digits(value: float, digits: int) -> str:
     return f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns of equal width: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
@@ -192,6 +238,10 @@ def save_comparison(result: Comparison, path: Path) -> None:
         f"Points: means over {len(result.seeds)} replications; bars: 95% intervals of the mean. "
         f"SLA {summary['sla_s']:g} s. Latency model: {result.latency.name} ({result.latency.kind})."
     )
+    if result.n_draws:
+        caption += (
+            f"\nThin bars: with calibration error, over {result.n_draws} draws of the latency."
+        )
     figure = scheduler_comparison(result.to_frame(), title=title, caption=caption)
     save_figure(figure, path)
 

@@ -1,0 +1,51 @@
+"""How the stress plan's sentences word numbers: rates with intervals, loads, counts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def interval_text(row: Any) -> str:
+    """A violation rate in per cent, with its interval where there is one."""
+    if math.isnan(row.low) or row.low == row.high:
+        return percent(row.mean)
+    return f"{percent(row.mean)} [{100 * row.low:.3g}, {100 * row.high:.3g}]"
+
+
+def difference_text(row: Any, *, of_shares: bool = False) -> str:
+    """A difference with its interval; in points where it is one of shares."""
+    scale, unit = (100, " points") if of_shares else (1, "")
+    if math.isnan(row.low) or row.low == row.high:
+        return f"{scale * row.mean:+.3g}{unit}"
+    return f"{scale * row.mean:+.3g}{unit} [{scale * row.low:+.3g}, {scale * row.high:+.3g}]"
+
+
+def load_text(row: Any) -> str:
+    """The load and its label: `ρ 0.63, backlogged`."""
+    return f"ρ {row.offered_load:.3g}, {row.load_label}"
+
+
+def percent(share: float) -> str:
+    """A share in per cent, three digits."""
+    return f"{100 * share:.3g} %"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * share:.3g} points"
+
+
+def number(value: float) -> str:
+    """Three significant digits, no powers of ten below a billion."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def gpus(count: float) -> str:
+    """`1 GPU`, `4 GPUs`."""
+    return f"{count:.0f} GPU{'' if count == 1 else 's'}"
+
+
+def bins_text(count: float) -> str:
+    """`1 bin`, `4 bins`."""
+    return f"{count:.0f} bin{'' if count == 1 else 's'}"

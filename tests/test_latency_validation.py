@@ -1,0 +1,280 @@
+"""The forms compared: what is held out, what is chosen, and the words for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmsched.latency import CalibrationError, Shape
+from llmsched.latency_fit import FORM_NAMES, fit_form, fit_grid
+from llmsched.latency_grid import LatencyGrid
+from llmsched.latency_validation import compare_forms, held_out_errors
+from llmsched.latency_words import misfit_in_words
+
+
+def grid(
+    law,
+    *,
+    noise=0.0,
+    seed=0,
+    sizes=(1, 4, 16, 64),
+    lengths=(128, 512, 2048, 4096),
+    step=None,
+    output=None,
+):
+    """Cells of law(b, L), or of a step law (prefill, decode step) with prompt = output."""
+    rng = np.random.default_rng(seed)
+    b, tokens = (axis.ravel() for axis in np.meshgrid(sizes, lengths, indexing="ij"))
+    columns = {}
+    if step is not None:
+        p = tokens // 2 if output is None else tokens - output
+        prefill, decode = (
+            t * (1 + noise * rng.standard_normal(len(b))) for t in step(b, p, tokens - p)
+        )
+        nothing = np.full(len(b), np.nan)
+        columns = {
+            "prompt_tokens": p,
+            "output_tokens": tokens - p,
+            "prefill_s": prefill,
+            "prefill_std_s": nothing,
+            "decode_step_s": decode,
+            "decode_step_std_s": nothing,
+        }
+        mean = prefill + (tokens - p - 1) * decode
+    else:
+        mean = law(b, tokens) * (1 + noise * rng.standard_normal(len(b)))
+    return LatencyGrid(
+        batch_size=b,
+        max_seq_len=tokens,
+        mean_latency_s=mean,
+        std_latency_s=np.full(len(b), np.nan),
+        n_trials=np.ones(len(b), dtype=np.int64),
+        **columns,
+    )
+
+
+def reference_s(b, tokens):
+    return 0.5 + 0.001 * tokens * (1 + 0.4 * (b - 1) / b)
+
+
+def four_term_s(b, tokens):
+    return 0.05 + 0.008 * tokens + 7e-5 * b * tokens + 9e-8 * b * tokens**2
+
+
+def step_s(b, p, o=None):
+    o = p if o is None else o
+    c0, cp, n0, cb, ckv = 0.02, 2e-5, 3000, 4e-4, 2e-7
+    return c0 + cp * np.maximum(0, b * p - n0) + cb * b, c0 + cb * b + ckv * b * (p + o / 2)
+
+
+def test_held_out__is_the_error_on_rows_and_columns_left_out():
+    # given 16 noisy cells; when batch size 16 is left out by hand
+    cells = grid(four_term_s, noise=0.03)
+    out = cells.batch_size == 16
+    by_hand = fit_form(cells.where(~out), "four-term", chosen="by hand").model
+    errors = (
+        by_hand.service_s(Shape(16, cells.max_seq_len[out], 0, 0)) / cells.mean_latency_s[out] - 1
+    )
+    # then these are the errors of its row, and every cell is predicted twice
+    held = held_out_errors(cells, "four-term")
+    assert held.rows[out] == pytest.approx(errors, rel=1e-12)
+    assert held.rows.shape == held.columns.shape == (16,)
+    assert held.median == np.median(np.abs([*held.rows, *held.columns]))
+    assert held.worst == np.max(np.abs([*held.rows, *held.columns]))
+
+
+@pytest.mark.parametrize(
+    ("cells", "form"),
+    [
+        (grid(reference_s, noise=0.02), "reference"),
+        (grid(four_term_s, noise=0.02), "four-term"),
+        # outputs of 64 tokens: a request costs something however long its prompt is
+        (grid(None, noise=0.02, step=step_s, output=64), "step"),
+        # steps in the batch size, as of a GPU that pads it: no formula follows them
+        (
+            grid(
+                lambda b, tokens: tokens * (0.01 + 0.02 * (b > 8) + 0.03 * (b > 20)),
+                noise=0.001,
+                sizes=(1, 2, 4, 8, 16, 32),
+                lengths=(128, 256, 512, 1024),
+            ),
+            "interpolation",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_best__is_the_form_the_data_came_from(cells, form):
+    comparison = compare_forms(cells)
+    assert comparison.best.form == form
+    # the rule: the smallest median held out, and the model's source says so
+    held = {r.form: r.held_out.median for r in comparison.results if r.held_out is not None}
+    assert min(held, key=held.__getitem__) == form
+    assert f"form {form} (chosen by cross-validation, median" in comparison.best.model.source
+    assert fit_grid(cells).form == form
+
+
+def test_best__among_equals_has_fewer_parameters():
+    # given exact data of the reference form with γ = 0: T = α + β·L, which four terms fit as well
+    cells = grid(lambda b, tokens: 0.5 + 0.001 * tokens)
+    results = {r.form: r for r in compare_forms(cells).results}
+    assert results["four-term"].held_out.worst < 1e-9
+    assert results["reference"].held_out.worst < 1e-9
+    assert compare_forms(cells, forms=("four-term",)).best.form == "four-term"
+
+
+def test_best__of_a_small_grid_is_judged_in_sample_and_says_so():
+    # given three batch sizes but two lengths: leaving one out leaves nothing to tell them apart
+    cells = grid(four_term_s, noise=0.01, lengths=(128, 2048), sizes=(1, 16, 64))
+    comparison = compare_forms(cells)
+    assert all(result.held_out is None for result in comparison.results)
+    assert "must hold at least 3 values of max_seq_len" in comparison.named("reference").refusal
+    # then the interpolation, which has no error in sample, is not taken for the best
+    assert comparison.best.form == "four-term"
+    assert "the grid being too small for cross-validation" in comparison.best.model.source
+
+
+def test_interpolation__has_no_error_in_sample_but_one_held_out():
+    result = compare_forms(grid(four_term_s, noise=0.02)).named("interpolation")
+    assert result.fit.max_relative_error < 0.04  # only what smoothing moves
+    assert result.held_out.worst > 0.02
+    assert result.n_parameters == 16
+    assert np.isnan(result.aic)
+    assert result.to_dict()["aic"] is None
+
+
+def test_aic__is_that_of_the_log_errors_and_prefers_the_right_form():
+    cells = grid(four_term_s, noise=0.02)
+    results = {r.form: r for r in compare_forms(cells).results}
+    fit = results["four-term"].fit
+    error = np.log(fit.fitted_s() / cells.mean_latency_s)
+    assert results["four-term"].aic == pytest.approx(16 * np.log(np.mean(error**2)) + 2 * 5)
+    assert results["four-term"].aic < results["reference"].aic - 10
+
+
+def test_step__without_prompts_and_outputs_is_refused_and_says_what_is_missing():
+    result = compare_forms(grid(four_term_s, noise=0.02)).named("step")
+    assert result.fit is None
+    assert "must know prompts and outputs apart" in result.refusal
+    assert result.to_dict()["r_squared"] is None
+
+
+def whole_only(cells):
+    return replace(
+        cells, prefill_s=None, prefill_std_s=None, decode_step_s=None, decode_step_std_s=None
+    )
+
+
+def test_step__from_whole_batches_in_one_ratio_is_refused_and_says_which():
+    # given prompt = output: cp·b·p and cb·b·o are the same column
+    with pytest.raises(CalibrationError, match="must tell cp_s and n0_tokens from cb_s"):
+        fit_form(whole_only(grid(None, step=step_s)), "step", chosen="asked for")
+
+
+def test_step__from_whole_batches_with_one_output_is_refused_and_says_which():
+    # given outputs of 64 tokens and no kink: prompts cost in the prefill or in each step's reading
+    def no_kink(b, p, o):
+        return 0.02 + 2e-5 * b * p + 4e-4 * b, 0.02 + 4e-4 * b + 2e-7 * b * (p + o / 2)
+
+    with pytest.raises(CalibrationError, match="to tell cp_s and n0_tokens from cb_s and ckv_s"):
+        fit_form(whole_only(grid(None, step=no_kink, output=64)), "step", chosen="asked for")
+
+
+def test_step__from_whole_batches_with_several_ratios_comes_back():
+    # given exact whole-batch times of a law whose prefill is free up to 3000 tokens
+    output = np.tile([32, 64, 512, 1024], 6)
+    cells = grid(
+        None,
+        step=step_s,
+        sizes=(1, 2, 4, 8, 16, 32),
+        lengths=(64, 256, 1024, 4096),
+        output=output,
+    )
+    model = fit_form(whole_only(cells), "step", chosen="asked for").model
+    assert (model.c0_s, model.cp_s, model.n0_tokens, model.cb_s, model.ckv_s) == pytest.approx(
+        (0.02, 2e-5, 3000, 4e-4, 2e-7), rel=1e-5
+    )
+
+
+def test_step__exact_prefill_and_decode_come_back():
+    fit = fit_form(grid(None, step=step_s), "step", chosen="asked for")
+    assert fit.parameters == pytest.approx([0.02, 2e-5, 3000, 4e-4, 2e-7], rel=1e-9)
+    assert fit.model.kind == "formula"
+    assert (
+        str(fit.model.measured) == "batch size 1-64, prompt tokens 64-2048, output tokens 64-2048"
+    )
+
+
+def test_step__too_few_prompt_sizes_are_refused():
+    cells = grid(None, step=step_s, sizes=(1, 2), lengths=(128, 256)).where(
+        np.array([1, 1, 1, 0]) > 0
+    )
+    with pytest.raises(CalibrationError, match="at least 6 cells for its 5 parameters"):
+        fit_form(cells, "step", chosen="asked for")
+
+
+def test_unknown_form__is_refused():
+    with pytest.raises(ValueError, match="got 'cubic'"):
+        fit_form(grid(reference_s), "cubic", chosen="x")
+    assert FORM_NAMES == ("reference", "four-term", "step", "interpolation")
+
+
+def test_nothing_identifiable__is_the_first_refusal():
+    with pytest.raises(CalibrationError, match="at least 2 values of max_seq_len"):
+        compare_forms(grid(reference_s, lengths=(100,)))
+
+
+def test_bootstrap__scatters_as_the_covariance_says():
+    # given a grid with one measurement per cell; when 400 grids are redrawn from its residuals
+    cells = grid(reference_s, noise=0.05, seed=4, sizes=(1, 2, 4, 8, 16, 32))
+    fit = fit_form(cells, "reference", chosen="x")
+    redrawn = fit.bootstrap(400, np.random.default_rng(1))
+    # then the standard errors agree (known to 3.5 %; residuals of 24 cells are their own sample)
+    assert redrawn.standard_errors == pytest.approx(fit.standard_errors, rel=0.2)
+    assert redrawn.how == "residuals"
+    low, high = redrawn.intervals().T
+    assert np.all((low < fit.parameters) & (fit.parameters < high))
+    assert redrawn.parameters.shape == (400, 3)
+    assert redrawn.refused == 0
+
+
+def test_bootstrap__from_trials_redraws_their_errors():
+    # given means whose std over 16 trials says 8 %, so 2 % each
+    rng = np.random.default_rng(2)
+    cells = grid(reference_s, noise=0.02, seed=2, sizes=(1, 2, 4, 8, 16, 32))
+    said = replace(
+        cells,
+        std_latency_s=0.08 * cells.mean_latency_s * rng.uniform(0.9, 1.1, len(cells)),
+        n_trials=np.full(len(cells), 16),
+    )
+    fit = fit_form(said, "reference", chosen="x")
+    redrawn = fit.bootstrap(400, np.random.default_rng(1))
+    assert redrawn.how == "errors of the trials"
+    assert redrawn.standard_errors == pytest.approx(fit.standard_errors, rel=0.15)
+
+
+def test_bootstrap__of_an_interpolation_is_refused():
+    fit = fit_form(grid(four_term_s), "interpolation", chosen="x")
+    with pytest.raises(CalibrationError, match="must have a parametric form, got interpolation"):
+        fit.bootstrap(10, np.random.default_rng(1))
+    with pytest.raises(ValueError, match="at least 2 fits, got 1"):
+        fit.bootstrap(1, np.random.default_rng(1))
+
+
+def test_words__say_where_the_reference_form_saturates():
+    # given a GPU whose batches of 64 take about 4 times as long as those of 16
+    cells = grid(lambda b, tokens: 0.01 * tokens * (1 + b / 8), noise=0.01)
+    text = misfit_in_words(fit_form(cells, "reference", chosen="x"))
+    fitted = fit_form(cells, "reference", chosen="x").fitted_s()
+    assert text.startswith("the α/β/γ form saturates in the batch size: at batch ")
+    worst = int(np.argmax(np.abs(fitted / cells.mean_latency_s - 1)))
+    assert f"({fitted[worst] / cells.mean_latency_s[worst] - 1:+.0%})" in text
+    assert "From batch 16 to 64 the measured time grows 2." in text or "grows 3." in text
+    assert text.endswith("Don't size a cluster with it.")
+
+
+def test_words__praise_a_form_that_fits():
+    cells = grid(reference_s, noise=0.01)
+    text = misfit_in_words(fit_form(cells, "reference", chosen="x"))
+    assert text.startswith("the α/β/γ form fits: its worst cell is ")
