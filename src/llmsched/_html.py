@@ -176,12 +176,17 @@ def _signed(text: str, sign: bool) -> str:
     return text.replace("-", "−", 1) if text[0] == "-" else f"+{text}" if sign else text
 
 
-def figure(drawn: ggplot, *, caption: str, id_: str) -> Markup:
-    """A plot as a picture inside the page, with its caption, which is its alternative text too."""
+def png(drawn: ggplot) -> bytes:
+    """A plot as the bytes of a PNG file; the same numbers give the same bytes."""
     picture = io.BytesIO()
-    # no software version in the file: the same numbers give the same bytes
+    # no software version in the file
     drawn.save(picture, format="png", dpi=DPI, verbose=False, metadata={"Software": None})
-    data = base64.b64encode(picture.getvalue()).decode("ascii")
+    return picture.getvalue()
+
+
+def figure(picture: bytes, *, caption: str, id_: str) -> Markup:
+    """A PNG inside the page, with its caption, which is its alternative text too."""
+    data = base64.b64encode(picture).decode("ascii")
     image = Markup(
         f'<img src="data:image/png;base64,{data}" alt="{html.escape(caption, quote=True)}">'
     )

@@ -7,6 +7,7 @@ duration, so the same results give the same bytes.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from string import Template
@@ -32,14 +33,30 @@ DEFINITIONS = (
     f"Labels: {LABEL_RULE}. In overload, latencies measure the length of the run, not the "
     "scheduler.",
     "a ± b is a mean over replications and half its 95 % Student-t interval; b is 0 where nothing "
-    "is random, and a stands alone where one replication gives no interval.",
+    "is random, and a stands alone where one replication gives no interval. In sentences, the "
+    "interval of a share is cut at 0 and 100 %: few replications that differ much can take it "
+    "beyond.",
     "Differences are paired: both sides saw the same requests and the same random numbers in each "
     "replication. One is larger than the noise when its 95 % interval leaves out 0; with many "
     "differences, 1 in 20 does so by chance alone.",
 )
 
 
-def write_report(result: StressResult, path: str | os.PathLike[str]) -> None:
+Pictures = Mapping[tuple[str, str], bytes]  # PNG files by step and figure
+
+
+def draw_pictures(result: StressResult) -> Pictures:
+    """Every figure of every step as a PNG file, by the names of both."""
+    return {
+        (step.name, name): h.png(figure.draw())
+        for step in result.steps
+        for name, figure in step.figures.items()
+    }
+
+
+def write_report(
+    result: StressResult, path: str | os.PathLike[str], *, pictures: Pictures | None = None
+) -> None:
     """Write the report of a stress plan, whole or not at all.
 
     Parameters
@@ -48,6 +65,9 @@ def write_report(result: StressResult, path: str | os.PathLike[str]) -> None:
         The steps to report, failed runs included.
     path : path
         The HTML file.
+    pictures : mapping, optional
+        What `draw_pictures` gave, where the figures are wanted elsewhere too: drawing them takes
+        most of the time.
 
     Raises
     ------
@@ -57,18 +77,20 @@ def write_report(result: StressResult, path: str | os.PathLike[str]) -> None:
         If writing fails, an `OSError`.
     """
     check_output(path, "the report")
-    page = html_report(result)
+    page = html_report(result, pictures=pictures)
     with whole_file(path, suffix=".html") as partial:
         partial.write_text(page, encoding="utf-8", newline="\n")
 
 
-def html_report(result: StressResult) -> str:
+def html_report(result: StressResult, *, pictures: Pictures | None = None) -> str:
     """The report as HTML."""
+    if pictures is None:
+        pictures = draw_pictures(result)
     title = f"Stress plan: {Path(result.plan.workload.source).name}, {result.plan.latency}"
     sections = [
         ("short", "In short", _overview(result)),
         ("made", "How it was made", _making(result)),
-        *((step.name, step.title, _step(step)) for step in result.steps),
+        *((step.name, step.title, _step(step, pictures)) for step in result.steps),
         ("definitions", "Definitions", h.bullets(DEFINITIONS)),
         ("settings", "Every setting", _every_setting(result)),
         ("requests", "Checksums", _checksums(result)),
@@ -157,12 +179,12 @@ def _latency_models(result: StressResult) -> list[str]:
     return list(found) or [f"{result.plan.latency}: no run is done"]
 
 
-def _step(step: StepResult) -> Markup:
+def _step(step: StepResult, pictures: Pictures) -> Markup:
     parts = [h.bullets(step.statements)] if step.statements else []
     parts += list(tables.points(step))
     parts += [
-        h.figure(found.draw(), caption=found.caption, id_=f"{step.name}-{number}")
-        for number, found in enumerate(step.figures.values(), start=1)
+        h.figure(pictures[step.name, name], caption=found.caption, id_=f"{step.name}-{number}")
+        for number, (name, found) in enumerate(step.figures.items(), start=1)
     ]
     parts += list(tables.differences(step.differences))
     parts += list(tables.failures(step.runs))

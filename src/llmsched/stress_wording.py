@@ -7,10 +7,11 @@ from typing import Any
 
 
 def interval_text(row: Any) -> str:
-    """A violation rate in per cent, with its interval where there is one."""
+    """A violation rate in per cent, with its interval, cut at what a share can be."""
     if math.isnan(row.low) or row.low == row.high:
         return percent(row.mean)
-    return f"{percent(row.mean)} [{100 * row.low:.3g}, {100 * row.high:.3g}]"
+    low, high = max(row.low, 0.0), min(row.high, 1.0)
+    return f"{percent(row.mean)} [{100 * low:.3g}, {100 * high:.3g}]"
 
 
 def difference_text(row: Any, *, of_shares: bool = False) -> str:

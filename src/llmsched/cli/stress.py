@@ -290,12 +290,13 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _draw(result: StressResult, out: Path) -> None:
     """The figures as PNG files, and the report."""
-    from llmsched.cli.render import save_figure
-    from llmsched.stress_report import write_report
+    from llmsched._whole_files import whole_file
+    from llmsched.stress_report import draw_pictures, write_report
 
     (out / "figures").mkdir(exist_ok=True)
-    for step in result.steps:
-        for name, figure in step.figures.items():
-            save_figure(figure.draw(), out / "figures" / f"{name}.png")
-    write_report(result, out / "report.html")
+    pictures = draw_pictures(result)
+    for (_, name), picture in pictures.items():
+        with whole_file(out / "figures" / f"{name}.png") as partial:
+            partial.write_bytes(picture)
+    write_report(result, out / "report.html", pictures=pictures)
     click.echo(f"Report: {out / 'report.html'}", err=True)
