@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmsched import _html as h
 from llmsched._html import Markup, element
+from llmsched._notes import NoteCount, Notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,11 +162,15 @@ def failures(runs: pd.DataFrame) -> Iterator[Markup]:
 
 
 def notes(runs: pd.DataFrame) -> Iterator[Markup]:
-    """Warnings of the runs, each once, with how many runs gave it."""
-    counts: dict[str, int] = {}
+    """Warnings of the runs, each kind once, with how many there were of it."""
+    said = Notes()
     for notes in runs["notes"]:
-        for note in () if notes is None else notes:
-            counts[note] = counts.get(note, 0) + 1
-    if counts:
+        said.extend(() if notes is None else notes)
+    if said.counts():
         yield element("h3", "Notes of the runs")
-        yield h.bullets([f"{note} ({count} runs)" for note, count in counts.items()])
+        yield h.bullets([_counted(note) for note in said.counts()])
+
+
+def _counted(note: NoteCount) -> str:
+    numbers = f", {note.others} of them with other numbers" if note.others else ""
+    return f"{note.text} ({note.times} runs{numbers})"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmsched._notes import Notes
 from llmsched.stress_tables import fewest_gpus, groups, knee, per_bin_table
 from llmsched.stress_wording import (
     bins_text,
@@ -272,15 +272,11 @@ def _failures(runs: pd.DataFrame) -> list[str]:
 
 
 def _notes(runs: pd.DataFrame) -> list[str]:
-    """Each kind of note once, with how many runs gave it: numbers in it differ from run to run."""
-    first: dict[str, str] = {}
-    count: dict[str, int] = {}
+    """Each kind of note once, with how many gave it: numbers in it differ from run to run."""
+    said = Notes()
     for notes in runs["notes"]:
-        for note in () if notes is None else notes:
-            kind = re.sub(r"[\d.,]+", "#", note)
-            first.setdefault(kind, note)
-            count[kind] = count.get(kind, 0) + 1
-    return [f"Note of {count[kind]} of {len(runs)} runs: {note}" for kind, note in first.items()]
+        said.extend(() if notes is None else notes)
+    return [f"Note of {note.times} of {len(runs)} runs: {note.text}" for note in said.counts()]
 
 
 def _metric(table: pd.DataFrame, metric: str) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from llmsched._notes import Notes
 from llmsched._whole_files import OutputError
 
 REQUEST_COUNT = click.IntRange(1, 1_000_000_000)
@@ -49,23 +50,25 @@ class OneLineErrors(click.Command):
 
 @contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Print our warnings as `Note: ...` lines, each once; others are faults and look like it."""
-    shown: set[str] = set()
+    """Print our warnings as `Note: ...` lines, each kind once, and at the end how often it came.
+
+    Others are faults and look like it.
+    """
+    shown = Notes()
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
         if not issubclass(category, UserWarning):
             usual(message, category, *details, **more)
-            return
-        text = str(message)
-        if text not in shown:
-            shown.add(text)
-            click.echo(f"Note: {text}", err=True)
+        elif shown.add(str(message)):
+            click.echo(f"Note: {message}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
         yield
+    for line in shown.repeated():
+        click.echo(f"Note: {line}", err=True)
 
 
 @contextmanager

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llmsched._notes import Notes
+
 if TYPE_CHECKING:
     from llmsched.sweep import RunRecord
 
 
 @contextmanager
 def sweep_progress() -> Iterator[Callable[[RunRecord], None]]:
-    """Give the `on_done` of a sweep: it prints each run, and its notes once.
+    """Give the `on_done` of a sweep: it prints each run, and each kind of note once.
 
     On a terminal one bar below shows the share of the requests that are done and the remaining
     time; it moves by requests, not by runs, since runs differ in size a thousandfold.
     """
     import sys
 
-    shown: set[str] = set()
+    shown = Notes()
     if not sys.stderr.isatty():
 
         def plain(record: RunRecord) -> None:
@@ -30,6 +32,8 @@ def sweep_progress() -> Iterator[Callable[[RunRecord], None]]:
                 click.echo(line, err=True)
 
         yield plain
+        for line in shown.repeated():
+            click.echo(f"Note: {line}", err=True)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -55,6 +59,8 @@ def sweep_progress() -> Iterator[Callable[[RunRecord], None]]:
             bar.update(task, completed=record.work_done, description=runs)
 
         yield draw
+        for line in shown.repeated():
+            bar.console.print(f"Note: {line}", markup=False, highlight=False)
 
 
 def run_line(record: RunRecord) -> str:
@@ -72,8 +78,6 @@ def run_line(record: RunRecord) -> str:
     )
 
 
-def _new_notes(record: RunRecord, shown: set[str]) -> list[str]:
-    """The run's warnings that were not shown before."""
-    new = [note for note in record.row.get("notes", ()) if note not in shown]
-    shown.update(new)
-    return [f"Note: {note}" for note in new]
+def _new_notes(record: RunRecord, shown: Notes) -> list[str]:
+    """The run's warnings of which nothing alike was shown before."""
+    return [f"Note: {note}" for note in shown.extend(record.row.get("notes", ()))]
