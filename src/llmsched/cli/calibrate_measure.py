@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmsched.cli.common import OneLineErrors
+from llmsched.cli.long_bar import long_bar
 from llmsched.cli.options import given
 
 if TYPE_CHECKING:
@@ -171,41 +171,16 @@ def _keep_model(source: ModelSource, out: Path) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
     """A bar with the remaining time on a terminal; else a line per round."""
-    import sys
+    with long_bar("first trial") as bar:
 
-    if not sys.stderr.isatty():
-
-        def plain(progress: Progress) -> None:
+        def tell(progress: Progress) -> None:
             if line := _failed_line(progress):
-                click.echo(line, err=True)
-            if progress.round_done:
-                click.echo(f"{_where(progress)} done", err=True)
+                bar.say(line)
+            if progress.round_done and not bar.drawn:
+                bar.say(f"{_where(progress)} done")
+            bar.move(progress.work_done, _where(progress))
 
-        yield plain
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    # a trial may take minutes: its speed counts for as long as the measurement goes on
-    with Bar(*columns, console=console, transient=True, speed_estimate_period=math.inf) as bar:
-        task = bar.add_task("first trial", total=1.0)
-
-        def draw(progress: Progress) -> None:
-            if line := _failed_line(progress):
-                bar.console.print(line, markup=False, highlight=False)
-            bar.update(task, completed=progress.work_done, description=_where(progress))
-
-        yield draw
+        yield tell
 
 
 def _where(progress: Progress) -> str:
