@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmsched.cli.common import REPLICATIONS, OneLineErrors, progress_bar
+from llmsched.cli.common import OneLineErrors, progress_bar
 from llmsched.cli.options import (
     BIN_CHOICE,
     BINS,
@@ -19,6 +19,7 @@ from llmsched.cli.options import (
     SERVING,
     WORKLOAD,
     given,
+    replications_option,
     take_binning,
     take_llm,
     take_settings,
@@ -72,15 +73,7 @@ SEARCH = (
     click.option(
         "--target-p99", type=float, metavar="SECONDS", help="At most this latency, 99th percentile."
     ),
-    click.option(
-        "--seeds",
-        "replications",
-        type=REPLICATIONS,
-        default=5,
-        show_default=True,
-        metavar="N",
-        help="Replications, with seeds --seed, --seed + 1, ...; intervals need 2.",
-    ),
+    replications_option(5),
     click.option(
         "--tolerance",
         type=float,

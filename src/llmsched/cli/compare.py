@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmsched.cli.common import REPLICATIONS, OneLineErrors, progress_bar
+from llmsched.cli.common import OneLineErrors, progress_bar
 from llmsched.cli.options import (
     BIN_CHOICE,
     BINS,
@@ -18,6 +18,7 @@ from llmsched.cli.options import (
     FORMING,
     SERVING,
     WORKLOAD,
+    replications_option,
     take_binning,
     take_llm,
     take_settings,
@@ -39,16 +40,10 @@ if TYPE_CHECKING:
     metavar="A,B,...",
     help="Which schedulers, by name; the others are set against static_fifo.",
 )
-@click.option(
-    "--seeds",
-    "replications",
-    type=REPLICATIONS,
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Replications, with seeds --seed, --seed + 1, ...; intervals need 2.",
+@with_options(
+    *((replications_option(5),), WORKLOAD, SERVING, UNCERTAINTY),
+    *(FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING),
 )
-@with_options(WORKLOAD, SERVING, UNCERTAINTY, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--figure",

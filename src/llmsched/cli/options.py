@@ -9,6 +9,7 @@ import click
 
 from llmsched.cli.common import (
     BATCH_SIZE,
+    REPLICATIONS,
     REQUEST_COUNT,
     gpu_count,
     jitter,
@@ -142,6 +143,20 @@ SERVING: Sequence[Any] = (
         help="Of the synthetic workload, the jitter and the predictor's noise.",
     ),
 )
+
+
+def replications_option(default: int) -> Any:
+    """`--seeds N`, for the commands that replicate what is random."""
+    return click.option(
+        "--seeds",
+        "replications",
+        type=REPLICATIONS,
+        default=default,
+        show_default=True,
+        metavar="N",
+        help="Replications, with seeds --seed, --seed + 1, ...; intervals need 2.",
+    )
+
 
 FIXED: Sequence[Any] = (
     click.option(

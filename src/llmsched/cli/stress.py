@@ -17,6 +17,7 @@ from llmsched.cli.options import (
     SERVING,
     WORKLOAD,
     given,
+    replications_option,
     take_llm,
     take_settings,
     take_workload,
@@ -109,15 +110,7 @@ PLAN: Sequence[Any] = (
         metavar="SHARE",
         help="Step 2 looks for the fewest GPUs with at most this share of violations.",
     ),
-    click.option(
-        "--seeds",
-        "replications",
-        type=click.IntRange(min=1),
-        default=4,
-        show_default=True,
-        metavar="N",
-        help="Replications of what is random, with seeds --seed, --seed + 1, ...",
-    ),
+    replications_option(4),
 )
 EXECUTION: Sequence[Any] = (
     click.option(
