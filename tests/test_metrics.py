@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -427,3 +430,26 @@ def assert_same(fast, slow):
             assert fast[key] is None, key
         else:
             assert fast[key] == pytest.approx(value, rel=1e-10, abs=1e-10), key
+
+
+@pytest.mark.slow
+def test_metrics__do_not_depend_on_the_threads_of_blas():
+    # given 100,000 batches: BLAS splits products that long over its threads
+    code = (
+        "import json, llmsched; w = llmsched.Workload(requests=100_000, rps_scale=50);"
+        "print(json.dumps(llmsched.simulate(w, 'static_fifo', n_gpus=50).to_dict()))"
+    )
+    # when one and two threads measure the same run
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for threads in ("1", "2")
+    }
+    # then every digit is the same
+    (one,) = said
+    assert json.loads(one)["batches"] > 20_000

@@ -25,9 +25,19 @@ from llmsched.schedulers import Settings
 from llmsched.simulation import simulate
 from llmsched.stress import SCHEDULERS, Plan, step1, step2, step2b, step3
 from llmsched.stress_files import read_runs
-from llmsched.stress_results import PAIRS
+from llmsched.stress_results import AGAINST, PAIRS
 from llmsched.stress_run import SweepOptions, available, choose_gpus, one_gpu_loads, run_steps
+from llmsched.stress_statements import (
+    Findings,
+    common_statements,
+    step1_statements,
+    step2_statements,
+    step2b_statements,
+    step3_statements,
+)
 from llmsched.stress_tables import (
+    PER_BIN_METRICS,
+    batch_size_table,
     differences,
     fewest_gpus,
     groups,
@@ -37,6 +47,7 @@ from llmsched.stress_tables import (
     summary_table,
     with_scaling,
 )
+from llmsched.stress_wording import load_text
 from llmsched.sweep import RunConfig, load_results, sweep
 from llmsched.workload import Workload
 
@@ -88,6 +99,8 @@ def test_plan__has_the_runs_that_the_stress_plan_asks_for_and_equal_gpus_beside(
     assert [run.config.n_gpus for run in step2(replace(plan, replications=1))] == [
         *(1, 2, 4, 8, 16, 32, 64, 100)
     ]
+    scaled = [*step2(plan), *step3(plan, 100), *step2b(plan, {0: 2.0})]
+    assert {run.config.workload.requests for run in scaled} == {1_000_000}
     bins = [run.config.binning.n_bins for run in step3(replace(plan, replications=1), 100)]
     assert bins == [1, 2, 4, 8, 16, 32]
     settings = {run.config.settings.sla_s for run in step1(plan)}
@@ -195,11 +208,15 @@ def test_summary__has_student_intervals_and_the_usual_label_and_mean_load():
     assert [row["mean"], row["low"], row["high"]] == pytest.approx(
         [0.2, 0.2 - half, 0.2 + half], rel=1e-6
     )
-    assert (row["n"], row["load_label"]) == (3, "stable")
+    assert (row["n"], row["load_label"], row["n_label"]) == (3, "stable", 2)
+    assert load_text(row) == "ρ 0.2, stable 2 of 3"
     assert row["offered_load"] == pytest.approx(0.2)
     # and labels that tie count as the worse
     summary = summary_table(runs[:2])
     assert set(summary["load_label"]) == {"overloaded"}
+    # and one that all have stands alone, also where all arrive at once
+    alone = summary_table(runs[:1].assign(offered_load=math.nan)).iloc[0]
+    assert load_text(alone) == "ρ infinite, stable"
 
 
 def test_summary__leaves_failed_runs_out_of_means_and_one_run_without_interval():
@@ -240,6 +257,24 @@ def test_differences__are_paired_by_seed():
         "records"
     )
     assert (row["mean"], row["n"]) == (2.5, 2)
+
+
+def test_differences__are_paired_by_seed_not_by_rank():
+    # given goodputs that more GPUs turn around: 3, 1 and -1 more, seed by seed
+    runs = runs_of(
+        [
+            {"seed": seed, "n_gpus": n_gpus, "goodput_rps": rate}
+            for n_gpus, rates in ((1.0, (1.0, 2.0, 3.0)), (2.0, (4.0, 3.0, 2.0)))
+            for seed, rate in enumerate(rates)
+        ]
+    )
+    one, two = (group for group, _ in groups(runs))
+    table = differences(runs, [(two, one)], names=["n_gpus"], metrics=["goodput_rps"])
+    # then the interval is that of 3, 1 and -1; smallest with smallest, all would differ by 1
+    half = 4.302653 * 2.0 / math.sqrt(3)
+    assert table[["mean", "low", "high"]].values.tolist() == [
+        pytest.approx([1, 1 - half, 1 + half], rel=1e-6)
+    ]
 
 
 def test_differences__of_what_is_not_random_hold_for_every_seed():
@@ -306,10 +341,195 @@ def test_pairs__of_held_loads_are_within_a_load_and_of_bins_go_back_to_the_first
         (held[4], held[3]),
         (held[5], held[4]),
     ]
+    static, dynamic, binned, adaptive = (group(scheduler=name, requests=9) for name in SCHEDULERS)
+    elsewhere = group(scheduler="static_fifo", requests=9, n_gpus=2)
+    assert PAIRS["step1"]([static, dynamic, binned, adaptive, elsewhere]) == [
+        (dynamic, static),
+        (binned, static),
+        (adaptive, static),
+        (binned, dynamic),
+        (adaptive, binned),
+    ]
     scaled = [group(n_gpus=n) for n in (1, 2, 4)]
     assert PAIRS["step2"](scaled) == [(scaled[1], scaled[0]), (scaled[2], scaled[1])]
     bins = [group(n_bins=n) for n in (1, 2, 4)]
     assert PAIRS["step3"](bins) == [(bins[1], bins[0]), (bins[2], bins[1]), (bins[2], bins[0])]
+
+
+def test_batch_sizes__are_pooled_over_the_runs_of_a_group():
+    # given 3 batches of 1 and one of 2 under one seed, and one of 1 under the other
+    runs = runs_of(
+        [
+            {"seed": 0, "batch_size_counts": [0, 3, 1]},
+            {"seed": 1, "batch_size_counts": [0, 1]},
+        ]
+    )
+    table = batch_size_table(runs)
+    assert table["batch_size"].tolist() == [1, 2]
+    assert table["share"].tolist() == [0.8, 0.2]
+
+
+def test_one_gpu_loads__are_those_of_one_gpu_wherever_the_plan_begins():
+    # given ρ = 1.2 and 1.6 on one GPU, and runs on 2 and 4, one of which failed
+    runs = runs_of(
+        [
+            {"seed": 0, "n_gpus": 2.0, "offered_load": 0.6},
+            {"seed": 1, "n_gpus": 2.0, "status": "failed", "offered_load": math.nan},
+            {"seed": 0, "n_gpus": 4.0, "offered_load": 0.3},
+            {"seed": 1, "n_gpus": 4.0, "offered_load": 0.4},
+        ]
+    )
+    assert one_gpu_loads(runs) == {0: pytest.approx(1.2), 1: pytest.approx(1.6)}
+
+
+# Sentences, by hand
+
+
+def findings(rows: list[dict[str, Any]], name: str = "step1") -> Findings:
+    """What the runs of these rows amount to; nothing is random, so that no interval is in them."""
+    usual = {"random": False, "seed": 0, "notes": None, "requests": 10, "rejected": 0}
+    runs = runs_of([usual | row for row in rows])
+    found = [group for group, _ in groups(runs)]
+    table = differences(
+        runs, PAIRS[name](found), names=AGAINST[name], metrics=["sla_violation_rate"]
+    )
+    return Findings(runs=runs, summary=summary_table(runs), differences=table, target=0.05)
+
+
+def bins_of(*given: dict[str, float]) -> list[dict[str, float]]:
+    """Bins of a run; what is not given is 1."""
+    return [
+        {"bin": index, **dict.fromkeys(PER_BIN_METRICS, 1.0), **one}
+        for index, one in enumerate(given)
+    ]
+
+
+def test_statements__of_step_1_tell_what_the_gpus_do_from_what_the_bins_do():
+    # given 90 % on one GPU and 30 % on four for static_fifo, 10 % on four with bins
+    fifo = {"scheduler": "static_fifo", "n_bins": 1, "per_bin": bins_of({})}
+    binned = {"n_gpus": 4.0, "per_bin": bins_of({}, {})}
+    found = findings(
+        [
+            {**fifo, "key": "a", "sla_violation_rate": 0.9},
+            {**fifo, "key": "b", "n_gpus": 4.0, "sla_violation_rate": 0.3},
+            {**binned, "key": "c", "sla_violation_rate": 0.1},
+            # and 50 % everywhere at a smaller volume
+            {**fifo, "key": "d", "requests_asked": 5, "sla_violation_rate": 0.5},
+            {**fifo, "key": "e", "requests_asked": 5, "n_gpus": 4.0, "sla_violation_rate": 0.5},
+            {**binned, "key": "f", "requests_asked": 5, "sla_violation_rate": 0.5},
+        ]
+    )
+    assert step1_statements(found)[0] == (
+        "On 1 GPU, 10 requests, late or rejected: static_fifo 90 %, ρ 0.5, stable."
+    )
+    assert (
+        "static_fifo on 1 GPU against multi_bin_dynamic on 4 GPUs is 90 % against 10 % "
+        "violations; of these 80 points, 60 points are due to the GPUs, as static_fifo on 4 GPUs "
+        "has 30 %." in step1_statements(found)
+    )
+
+
+def test_statements__of_step_1_name_the_bin_that_waits_longest():
+    rows = bins_of(
+        {"latency_p99_s": 5.0, "wait_max_s": 4.0, "gpu_time_share": 0.2, "request_share": 0.5},
+        {"latency_p99_s": 60.0, "wait_max_s": 50.0, "gpu_time_share": 0.5, "request_share": 0.1},
+        {"latency_p99_s": 7.0, "wait_max_s": 6.0, "gpu_time_share": 0.3, "request_share": 0.4},
+    )
+    statements = step1_statements(findings([{"key": "a", "per_bin": rows}]))
+    assert statements[-1] == (
+        "multi_bin_dynamic on 1 GPU: bin 1 of 3 waits longest, up to 50 s; its 99th percentile of "
+        "latency is 60 s beside 5 to 7 s, and it has 50 % of the GPU time for 10 % of the requests."
+    )
+
+
+@pytest.mark.parametrize(
+    ("rates", "text"),
+    [
+        # rate² / GPUs is 100, 200, 121; then largest at either end
+        ((10.0, 20.0, 22.0), "on 2 GPUs, the knee"),
+        ((10.0, 20.0, 40.0), "on 4 GPUs, the largest count: no knee within the range"),
+        ((10.0, 11.0, 12.0), "on 1 GPU, the smallest count: the knee is there or below"),
+    ],
+)
+def test_statements__of_step_2_say_where_the_knee_is(rates, text):
+    found = findings(
+        [
+            {"n_gpus": n_gpus, "throughput_rps": rate}
+            for n_gpus, rate in zip((1.0, 2.0, 4.0), rates, strict=True)
+        ],
+        "step2",
+    )
+    (sentence,) = [one for one in step2_statements(found) if one.startswith("By throughput")]
+    assert sentence.endswith(f"is highest {text} (1 of 1 replications agree).")
+
+
+def test_statements__of_step_2_name_no_knee_where_replications_disagree():
+    # given knees on 1, 2 and 4 GPUs: rate^2 / GPUs is highest there
+    rates = {0: (10.0, 11.0, 12.0), 1: (10.0, 19.0, 20.0), 2: (10.0, 19.0, 37.0)}
+    found = findings(
+        [
+            {"n_gpus": n_gpus, "throughput_rps": rate, "seed": seed, "random": True}
+            for seed, curve in rates.items()
+            for n_gpus, rate in zip((1.0, 2.0, 4.0), curve, strict=True)
+        ],
+        "step2",
+    )
+    (sentence,) = [one for one in step2_statements(found) if one.startswith("By throughput")]
+    assert sentence == (
+        "By throughput, no knee can be named: speedup times efficiency is highest on 1, 2, 4 GPUs "
+        "in the replications, and on 2 for their mean rates."
+    )
+
+
+def test_statements__say_that_requests_were_rejected():
+    found = findings([{"n_bins": 1, "rejected": 4}, {"n_bins": 2, "rejected": 1}], "step3")
+    assert any(
+        one.startswith("In the worst run 40 % of the requests are too large")
+        for one in common_statements(found)
+    )
+
+
+def test_statements__of_step_2b_bound_the_loads_of_all_runs():
+    # given loads of 0.5 to be held, and one run at 0.6
+    found = findings(
+        [
+            {"n_gpus": n_gpus, "target_load": 0.5, "offered_load": load}
+            for n_gpus, load in ((1.0, 0.5), (2.0, 0.6), (4.0, 0.5))
+        ],
+        "step2b",
+    )
+    assert step2b_statements(found)[0].startswith(
+        "Offered loads are within 0.2 of the target, as a share of it, in all 3 runs;"
+    )
+
+
+def test_statements__of_step_3_name_the_lowest_rate_and_its_difference():
+    # given 30, 10 and 20 % with 1, 2 and 4 bins, of which ties leave 3
+    found = findings(
+        [
+            {"n_bins": n_bins, "bins": left, "sla_violation_rate": rate}
+            for n_bins, left, rate in ((1, 1, 0.3), (2, 2, 0.1), (4, 3, 0.2))
+        ],
+        "step3",
+    )
+    _, best, *others = step3_statements(found)
+    assert best == "The lowest rate is at 2 bins: 10 %."
+    assert others == [
+        "2 bins less 1 bin: -20 points violations, larger than the noise.",
+        "4 bins less 1 bin: -10 points violations, larger than the noise.",
+        "Of 4 bins asked for, tied lengths leave 3 to 3.",
+    ]
+
+
+def test_statements__count_what_exceeds_the_noise_and_name_the_rest():
+    # given that 4 bins violate as much as 2
+    rates = ((1, 0.3), (2, 0.1), (4, 0.1))
+    found = findings(
+        [{"n_bins": n_bins, "sla_violation_rate": rate} for n_bins, rate in rates], "step3"
+    )
+    assert common_statements(found) == [
+        "2 of 3 differences in violations are larger than the noise; not so: 4 bins against 2 bins."
+    ]
 
 
 # Running it
@@ -365,6 +585,8 @@ def test_run__has_all_steps_with_tables_statements_and_figures(done):
             assert (out / f"{step.name}{suffix}").stat().st_size > 100
     # what is compared is compared on equal GPUs and volumes, everyone against static_fifo
     first = result.steps[0]
+    binned = {name: set(rows["n_bins"]) for name, rows in first.runs.groupby("scheduler")}
+    assert binned == {name: {2 if "bin_" in name else 1} for name in SCHEDULERS}
     against = first.differences.query("against == 'static_fifo' and metric == 'goodput_rps'")
     assert len(against) == 2 * 2 * 3
     assert result.steps[3].statements[0].startswith("2 GPUs: ")
@@ -416,6 +638,15 @@ def test_run__leaves_steps_of_other_settings_out_and_says_so(tmp_path):
         pytest.raises(ValueError, match="run step2 into it first, or give --best-gpu-count"),
     ):
         run_steps(other, ["step3"], tmp_path, command="test", options=ONE_JOB)
+
+
+def test_runs__of_another_arrival_rate_are_left_out(done):
+    slower = replace(TINY, workload=replace(TINY.workload, rps_scale=100.0))
+    for name in ("step1", "step2", "step3"):
+        with pytest.warns(UserWarning, match=f"{name}.parquet has another workload"):
+            assert read_runs(slower, done[0], name) is None
+    # but for step 2b, whose loads set its rates: those runs are the same ones
+    assert read_runs(slower, done[0], "step2b") is not None
 
 
 @pytest.mark.parametrize("change", [{"volumes": (60,)}, {"seed": 7}])
@@ -481,7 +712,9 @@ def test_volumes__beyond_the_rows_of_a_file_become_all_its_rows(tmp_path):
     workload = Workload(source=str(write_trace(tmp_path / "t.csv", n=80)))
     plan, notes = available(Plan(workload=workload, volumes=(40, 100, 1000)))
     assert plan.volumes == (40, 80)
-    assert notes == ["t.csv has 80 requests in all: volumes 100, 1000 left out, all 80 run instead"]
+    assert notes == [
+        "t.csv has 80 requests in all: volumes 100, 1000 left out, and all of it is run instead"
+    ]
     # the whole file is not run twice where it is asked for as well
     assert available(replace(plan, volumes=(80, 100)))[0].volumes == (80,)
     assert available(replace(plan, volumes=(40, 80))) == (replace(plan, volumes=(40, 80)), [])
@@ -511,6 +744,17 @@ def test_choice__is_what_step_2_found_or_what_was_asked_for(done):
         for seed, rho in runs.query("n_gpus == 1").set_index("seed")["offered_load"].items()
     }
     assert read_runs(TINY, out, "step2") is not None
+
+
+def test_choice__is_the_largest_count_where_none_meets_the_target():
+    # given 30 % of violations on 1 GPU and 20 % on 2, the target being 5 %
+    rates = ((1.0, 0.3), (2.0, 0.2))
+    runs = runs_of([{"seed": 0, "n_gpus": n, "sla_violation_rate": rate} for n, rate in rates])
+    assert choose_gpus(TINY, runs) == (
+        2,
+        "2 GPUs: no count of step 2 has violations within 5 %, so the largest.",
+    )
+    assert choose_gpus(replace(TINY, target_violations=0.3), runs)[0] == 1
 
 
 def test_run__under_a_measured_latency_set_says_where_it_was_not_measured(tmp_path):
@@ -672,3 +916,47 @@ def test_step1__runs_up_to_the_rows_that_a_real_trace_has(file, rows, tmp_path):
         **dict.fromkeys(("static_fifo", "dynamic_no_bins"), 1),  # nothing random in them
         **dict.fromkeys(("multi_bin_dynamic", "multi_bin_adaptive"), 2),
     }
+
+
+def test_command__where_no_request_fits_says_so_and_has_every_table(tmp_path):
+    # given requests that are all larger than the memory
+    rows = [f"{second},500000,5" for second in range(20)]
+    trace = tmp_path / "big.csv"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    # when the whole plan runs, figures and report included
+    result = invoke(
+        *("all", "--trace", str(trace), "--volumes", "20", "--gpu-counts", "1,2"),
+        *("--bins", "1,2", "--seeds", "1", "--jobs", "1", "--out", str(out)),
+    )
+    # then it ends well, tells it, and nothing is missing
+    assert result.exit_code == 0, result.output
+    assert "100 % of the requests are too large for the KV memory" in result.stdout
+    assert (out / "step1_per_bin.csv").is_file()
+    assert "too large for the KV memory" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_command__that_replaces_runs_of_other_settings_says_so(tmp_path):
+    given = ("step1", "--gpu-counts", "1", "--volumes", "60", "--seeds", "1", "--jobs", "1")
+    options = (*given, "--tables-only", "--out", str(tmp_path))
+    assert "other settings" not in invoke(*options).stderr
+    assert "other settings" not in invoke(*options).stderr  # the same again
+    changed = invoke(*options, "--sla", "5")
+    assert changed.exit_code == 0
+    assert "had 4 runs of other settings" in changed.stderr
+
+
+def test_command__started_again_leaves_the_report_alone(tmp_path):
+    given = ("step3", "--best-gpu-count", "1", "--bins", "1,2", "--volumes", "60", "--seeds", "1")
+    options = (*given, "--jobs", "1", "--out", str(tmp_path))
+    assert invoke(*options).exit_code == 0
+    report = tmp_path / "report.html"
+    first = report.stat()
+    # when nothing has changed, the file is the same one
+    again = invoke(*options)
+    assert "nothing has changed" in again.stderr
+    assert report.stat().st_mtime_ns == first.st_mtime_ns
+    # when a figure is gone, or the results are others, it is made again
+    next((tmp_path / "figures").glob("*.png")).unlink()
+    assert "nothing has changed" not in invoke(*options).stderr
+    assert "nothing has changed" not in invoke(*options, "--sla", "5").stderr

@@ -97,6 +97,7 @@ def step(runs: pd.DataFrame, name: str = "step1", **changes) -> StepResult:
             "target_load": math.nan,
             "offered_load": rho,
             "load_label": label,
+            "n_label": n,
         }
         for scheduler, n_gpus, n_bins, rho, label, n, metrics in SUMMARY
         for metric, (mean, low, high) in metrics.items()

@@ -138,6 +138,17 @@ def test_key__of_a_latency_grid_follows_its_content_and_form(tmp_path):
     assert len(keys) == 3
 
 
+def test_absolute_paths__keep_the_form_of_a_latency_grid(tmp_path, monkeypatch):
+    # given a grid beside, which a process elsewhere is to find and to fit in the same form
+    (tmp_path / "grid.csv").write_text("one\n")
+    monkeypatch.chdir(tmp_path)
+    for latency in ("grid.csv", "grid.csv#four-term"):
+        config = RunConfig(workload=SMALL, scheduler="static_fifo", latency=latency)
+        there = config.with_absolute_paths()
+        assert there.latency == f"{tmp_path}/{latency}"
+        assert there.key() == config.key()
+
+
 def test_key__of_a_file_that_is_not_there_says_so(tmp_path):
     config = RunConfig(workload=Workload(source="nowhere.csv"), scheduler="static_fifo")
     with pytest.raises(ValueError, match=r"nowhere\.csv: no such file"):
@@ -361,7 +372,7 @@ sweep(grid(20), Path({str(tmp_path)!r}), jobs=2, on_done=tell)
         ({"predictor": "noisy:x"}, "noisy:SIGMA must have a number"),
         ({"llm": "gpt-9"}, "llm must be one of"),
         ({"n_gpus": 1.5}, "n_gpus must be a whole number"),
-        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^63\), got -1"),
     ],
 )
 def test_wrong_config__ends_before_the_first_run(tmp_path, change, message):
@@ -377,6 +388,7 @@ def test_wrong_config__ends_before_the_first_run(tmp_path, change, message):
         ({"jobs": 0}, "jobs must be >= 1, got 0"),
         ({"backend": "slurm"}, "backend must be one of local, ray; got 'slurm'"),
         ({"address": "auto"}, "an address needs backend 'ray'"),
+        ({"backend": "ray", "address": "127.0.0.1:9"}, "nothing answers"),
     ],
 )
 def test_wrong_option__is_refused(tmp_path, options, message):
@@ -537,7 +549,7 @@ def test_progress__is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     lines = err.splitlines()
     assert out == ""
     assert len(lines) == 9, lines  # seven runs, a note, and that more of its kind came
-    assert lines[0].startswith("[1/7] burstgpt-like, 60 requests, static_fifo, 1 GPUs, seed 0, ")
+    assert lines[0].startswith("[1/7] burstgpt-like, 60 requests, static_fifo, 1 GPU, seed 0, ")
     assert (
         sum("FAILED multi_bin_dynamic, 4 GPUs, seed 0: ValueError" in line for line in lines) == 1
     )

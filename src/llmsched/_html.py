@@ -11,6 +11,7 @@ import html
 import io
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -179,8 +180,10 @@ def _signed(text: str, sign: bool) -> str:
 def png(drawn: ggplot) -> bytes:
     """A plot as the bytes of a PNG file; the same numbers give the same bytes."""
     picture = io.BytesIO()
-    # no software version in the file
-    drawn.save(picture, format="png", dpi=DPI, verbose=False, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # plotnine's notes on saving
+        # no software version in the file
+        drawn.save(picture, format="png", dpi=DPI, verbose=False, metadata={"Software": None})
     return picture.getvalue()
 
 

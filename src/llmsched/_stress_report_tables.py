@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmsched import _html as h
 from llmsched._html import Markup, element
 from llmsched._notes import NoteCount, Notes
+from llmsched.stress_wording import label_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,12 +69,12 @@ def _point_table(
     for _, point in summary.groupby([*POINT], sort=False, dropna=False):
         first = point.iloc[0]
         found = {row.metric: row for row in point.itertuples()}
-        state = first["load_label"]
+        state, text = first["load_label"], label_text(first)
         rows.append(
             [
                 *(plain(first[name]) for name in varying),
                 _load(first["offered_load"]),
-                element("span", state, class_=state) if state in LABELS else h.MISSING,
+                element("span", text, class_=state) if state in LABELS else h.MISSING,
                 *(_value(found[name]) if name in found else h.MISSING for name in metrics),
                 h.number(int(point["n"].max())),
             ]

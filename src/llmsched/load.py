@@ -104,7 +104,8 @@ def load_label(offered_load: float, requests: RequestTable, batches: BatchTable)
     if offered_load >= 1 or drain_s > DRAIN_SHARE * (last_s - first_s):
         return "overloaded"
     queueing_s = np.nansum(requests.start_s) - requests.arrival_s[requests.completed].sum()
-    return "backlogged" if queueing_s > service_s @ batches.size else "stable"
+    # a sum of products, not `@`: BLAS splits long ones over its threads, and the last digits follow
+    return "backlogged" if queueing_s > (service_s * batches.size).sum() else "stable"
 
 
 def _work_s(trace: Trace, bins: IntArray, sizes: IntArray, latency: LatencyModel) -> float:

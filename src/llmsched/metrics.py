@@ -148,7 +148,7 @@ def metrics(
         latency_p99_s=p99,
         latency_max_s=latency_max_s,
         queueing_mean_s=_mean(served.start_s - served.arrival_s),
-        service_mean_s=_ratio(float(service_s @ batches.size), n_completed),
+        service_mean_s=_ratio(float((service_s * batches.size).sum()), n_completed),
         sla_violation_rate=_ratio(n_requests - n_good, n_requests),
         goodput_rps=_rate(n_good, makespan_s),
         gpu_utilization=math.nan if n_gpus == math.inf else _rate(busy_s, n_gpus * makespan_s),

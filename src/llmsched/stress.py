@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_adaptive")
 SCALED = "multi_bin_dynamic"  # the scheduler of steps 2, 2b and 3
+MOST_REQUESTS, MOST_GPUS = 1_000_000_000, 1_000_000
 N_COMPARED = 3  # step 1 compares on so many of the plan's GPU counts, the smallest
 
 
@@ -80,6 +81,13 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("volumes", "gpu_counts", "loads", "bins"):
             _check_increasing(name, getattr(self, name))
+        if self.volumes[-1] > MOST_REQUESTS:
+            raise ValueError(
+                f"volumes must be at most {MOST_REQUESTS:,} requests, got {self.volumes[-1]:,}"
+            )
+        for count in (*self.gpu_counts, *(self.compared_gpu_counts or ()), self.best_gpu_count):
+            if count is not None and count > MOST_GPUS:
+                raise ValueError(f"GPU counts must be at most {MOST_GPUS:,}, got {count:,}")
         if self.compared_gpu_counts is not None:
             _check_increasing("compared_gpu_counts", self.compared_gpu_counts)
         if self.workload.requests is not None:
@@ -141,8 +149,8 @@ class StepResult:
     `n_bins`, `target_load` (NaN but in step 2b) and `random` (whether other seeds differ).
     `summary` is tidy, a row per group of replications and metric: `scheduler`, `n_gpus`,
     `requests`, `n_bins`, `target_load`, `metric`, `mean`, `low`, `high`, `n` (replications done),
-    `offered_load`, `load_label`. `differences` are paired, replication by replication: `what`,
-    `against`, `metric`, `mean`, `low`, `high`, `verdict`.
+    `offered_load`, `load_label`, `n_label` (how many have it). `differences` are paired,
+    replication by replication: `what`, `against`, `metric`, `mean`, `low`, `high`, `verdict`.
     """
 
     name: str  # step1, step2, step2b or step3

@@ -34,6 +34,7 @@ def write_runs(
 ) -> None:
     """Write the runs of each step, with what was said of them; the reasons are those of step 3."""
     for name, timed in tables.items():
+        _say_replaced(out / f"{name}.parquet", set(timed["key"]))
         runs = timed.drop(columns=list(TIMING_COLUMNS))
         said = [*notes, *reasons] if name == "step3" else [*notes]
         runs.attrs = {"command": command, "notes": said}
@@ -41,6 +42,22 @@ def write_runs(
             runs.to_parquet(partial, engine="pyarrow", index=False)
         flat = runs.drop(columns=[column for column in LIST_COLUMNS if column in runs])
         write_csv(flat, out / f"{name}.csv")
+
+
+def _say_replaced(path: Path, keys: set[str]) -> None:
+    """Warn if a table that is about to be replaced has runs that the new one has not."""
+    import pandas as pd
+
+    if not path.is_file():
+        return
+    before = set(pd.read_parquet(path, engine="pyarrow", columns=["key"])["key"])
+    if lost := len(before - keys):
+        warnings.warn(
+            f"{path} had {lost} runs of other settings, which are in its tables and the report no "
+            "more; they stay in runs/, and the plan that asked for them brings them back; use a "
+            "folder for each plan",
+            stacklevel=3,
+        )
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:

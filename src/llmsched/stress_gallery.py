@@ -25,8 +25,9 @@ LOAD_NOTE = "ρ is at the scheduler's largest batch; smaller ones cost more per 
 
 
 def step_figures(name: str, runs: pd.DataFrame, summary: pd.DataFrame, plan: Plan) -> Gallery:
-    """The figures of a step by name; none where no run finished."""
-    return _GALLERIES[name](runs, summary, plan) if len(summary) else {}
+    """The figures of a step by name; none where no run finished or served a single request."""
+    served = runs.loc[runs["status"] == "done", "completed"]
+    return _GALLERIES[name](runs, summary, plan) if (served > 0).any() else {}
 
 
 def _step1(runs: pd.DataFrame, summary: pd.DataFrame, plan: Plan) -> Gallery:

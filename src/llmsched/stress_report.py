@@ -6,7 +6,9 @@ duration, so the same results give the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +33,8 @@ DEFINITIONS = (
     "The offered load ρ is the work at the scheduler's largest batch over the GPU time there is. "
     "Real batches are smaller while queues are short, so ρ < 1 does not promise a stable run.",
     f"Labels: {LABEL_RULE}. In overload, latencies measure the length of the run, not the "
-    "scheduler.",
+    "scheduler. A point has the label of most of its replications, the worse on ties; 'stable 3 "
+    "of 4' says that not all have it.",
     "a ± b is a mean over replications and half its 95 % Student-t interval; b is 0 where nothing "
     "is random, and a stands alone where one replication gives no interval. In sentences, the "
     "interval of a share is cut at 0 and 100 %: few replications that differ much can take it "
@@ -52,6 +55,28 @@ def draw_pictures(result: StressResult) -> Pictures:
         for step in result.steps
         for name, figure in step.figures.items()
     }
+
+
+def results_sha256(result: StressResult) -> str:
+    """Checksum of all that the report and its figures are made from."""
+    made = (result.command, result.plan, sorted(result.versions.items()))
+    digest = hashlib.sha256(repr(made).encode())
+    for step in result.steps:
+        runs = step.runs[["key", "version", "status"]]
+        for table in (runs, step.summary, step.differences):
+            digest.update(table.to_csv(index=False, lineterminator="\n").encode())
+        digest.update(repr((step.name, step.title, step.statements)).encode())
+    return digest.hexdigest()
+
+
+def reported_sha256(path: str | os.PathLike[str]) -> str | None:
+    """The checksum of the results that the report in this file was made from; None without one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = re.search(r'<meta name="results-sha256" content="([0-9a-f]{64})">', file.read())
+    except (OSError, ValueError):
+        return None
+    return found and found[1]
 
 
 def write_report(
@@ -100,6 +125,7 @@ def html_report(result: StressResult, *, pictures: Pictures | None = None) -> st
     template = Path(__file__).with_name("stress_report.html.in").read_text(encoding="utf-8")
     return Template(template).substitute(
         title=h.escaped(title),
+        results_sha256=results_sha256(result),
         contents=h.bullets(contents),
         body=h.joined([element("h1", title), *body]),
     )

@@ -117,7 +117,7 @@ def available(plan: Plan) -> tuple[Plan, list[str]]:
     plural = "s" if len(absent) > 1 else ""
     note = (
         f"{Path(workload.source).name} has {n_rows} requests in all: "
-        f"volume{plural} {', '.join(map(str, absent))} left out, all {n_rows} run instead"
+        f"volume{plural} {', '.join(map(str, absent))} left out, and all of it is run instead"
     )
     return replace(plan, volumes=(*kept, n_rows)), [note]
 

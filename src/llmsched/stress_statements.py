@@ -16,6 +16,7 @@ from llmsched.stress_wording import (
     difference_text,
     gpus,
     interval_text,
+    label_text,
     load_text,
     number,
     percent,
@@ -98,9 +99,12 @@ def _starving(runs: pd.DataFrame, requests: int) -> list[str]:
             continue
         here = table[(table["scheduler"] == group["scheduler"])]
         here = here[here["n_gpus"] == group["n_gpus"]]
-        bins = here.pivot_table(index="bin", columns="metric", values="mean")
-        worst = bins["latency_p99_s"].idxmax()
-        others = bins["latency_p99_s"].drop(worst)
+        bins = here.pivot(index="bin", columns="metric", values="mean")
+        p99_s = bins["latency_p99_s"].dropna()
+        if len(p99_s) < 2:
+            continue  # one bin alone has requests that were served
+        worst = p99_s.idxmax()
+        others = p99_s.drop(worst)
         sentences.append(
             f"{group['scheduler']} on {gpus(group['n_gpus'])}: bin {worst} of {len(bins)} waits "
             f"longest, up to {number(bins['wait_max_s'][worst])} s; its 99th percentile of latency "
@@ -166,11 +170,17 @@ def _knee_sentence(runs: pd.DataFrame, metric: str) -> str:
         for _, one in done.groupby("seed")
     ]
     agreeing = sum(count == at for count in own)
+    if agreeing <= len(own) / 2:
+        places = ", ".join(f"{count:.0f}" for count in sorted(own))
+        return (
+            f"By {name}, no knee can be named: speedup times efficiency is highest on {places} "
+            f"GPUs in the replications, and on {at:.0f} for their mean rates."
+        )
     where = "the largest count: no knee within the range" if at == max(curve.index) else "the knee"
     if at == min(curve.index):
         where = "the smallest count: the knee is there or below"
     return (
-        f"By {name}, speedup times efficiency is highest on {gpus(at)}, {where} "
+        f"By {name}, speedup times efficiency of the mean rates is highest on {gpus(at)}, {where} "
         f"({agreeing} of {len(own)} replications agree)."
     )
 
@@ -188,7 +198,7 @@ def step2b_statements(found: Findings) -> list[str]:
     ]
     for load, place in found.summary.groupby("target_load"):
         rates = [
-            f"{row.n_gpus:.0f}: {interval_text(row)} ({row.load_label})"
+            f"{row.n_gpus:.0f}: {interval_text(row)} ({label_text(row)})"
             for row in _metric(place, "sla_violation_rate")
         ]
         sentences.append(f"Violations by GPUs at load {load:g}: " + "; ".join(rates) + ".")
@@ -221,10 +231,10 @@ def step3_statements(found: Findings) -> list[str]:
             f"{bins_text(row.n_bins)} less {row.against}: {difference_text(row, of_shares=True)} "
             f"violations, {row.verdict}."
         )
-    merged = found.runs[
-        (found.runs["status"] == "done") & (found.runs["bins"] < found.runs["n_bins"])
-    ]
-    for n_bins, place in merged.groupby("n_bins"):
+    done = found.runs[found.runs["status"] == "done"]
+    for n_bins, place in done.groupby("n_bins"):
+        if place["bins"].min() == n_bins:
+            continue
         sentences.append(
             f"Of {n_bins} bins asked for, tied lengths leave {place['bins'].min():.0f} to "
             f"{place['bins'].max():.0f}."
@@ -234,7 +244,12 @@ def step3_statements(found: Findings) -> list[str]:
 
 def common_statements(found: Findings) -> list[str]:
     """What holds of every step: significance, failed runs, notes of the runs."""
-    return [*_significance(found.differences), *_failures(found.runs), *_notes(found.runs)]
+    return [
+        *_significance(found.differences),
+        *_rejected(found.runs),
+        *_failures(found.runs),
+        *_notes(found.runs),
+    ]
 
 
 def _significance(differences: pd.DataFrame) -> list[str]:
@@ -253,6 +268,18 @@ def _significance(differences: pd.DataFrame) -> list[str]:
             f"{len(rows) - len(within)} of {len(rows)} differences in {name} are {CLEAR}{listed}."
         )
     return sentences
+
+
+def _rejected(runs: pd.DataFrame) -> list[str]:
+    """That some requests were too large for the memory, where they were."""
+    done = runs[runs["status"] == "done"]
+    share = (done["rejected"] / done["requests"].astype(float)).max()
+    if not share > 0:
+        return []
+    return [
+        f"In the worst run {percent(share)} of the requests are too large for the KV memory: they "
+        "are rejected, count as late, and have no latency."
+    ]
 
 
 def _failures(runs: pd.DataFrame) -> list[str]:
@@ -276,7 +303,11 @@ def _notes(runs: pd.DataFrame) -> list[str]:
     said = Notes()
     for notes in runs["notes"]:
         said.extend(() if notes is None else notes)
-    return [f"Note of {note.times} of {len(runs)} runs: {note.text}" for note in said.counts()]
+    sentences = []
+    for note in said.counts():
+        numbers = f" ({note.others} of them with other numbers)" if note.others else ""
+        sentences.append(f"Note of {note.times} of {len(runs)} runs{numbers}: {note.text}")
+    return sentences
 
 
 def _metric(table: pd.DataFrame, metric: str) -> Iterator[Any]:

@@ -40,8 +40,9 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Every metric of every group: its mean over replications and the 95 % interval.
 
     Columns: those of `GROUP`, `metric`, `mean`, `low`, `high` (NaN where one replication gives no
-    interval), `n` (runs done), `offered_load` (their mean ρ) and `load_label` (the one that most
-    got; the worse on ties).  A group whose runs all failed has no row.
+    interval), `n` (runs done), `offered_load` (their mean ρ), `load_label` (the one that most
+    got; the worse on ties) and `n_label` (how many got it).  A group whose runs all failed has no
+    row.
     """
     import pandas as pd
 
@@ -52,9 +53,11 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
             "offered_load": float(members["offered_load"].astype(float).mean()),
             "load_label": _load_label(members),
         }
+        load["n_label"] = int((members["load_label"] == load["load_label"]).sum())
         for metric in metrics:
             rows.append(group | {"metric": metric} | _interval_row(members, metric) | load)
-    columns = [*GROUP, "metric", "mean", "low", "high", "n", "offered_load", "load_label"]
+    columns = [*GROUP, "metric", "mean", "low", "high", "n", "offered_load"]
+    columns += ["load_label", "n_label"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -23,8 +23,14 @@ def difference_text(row: Any, *, of_shares: bool = False) -> str:
 
 
 def load_text(row: Any) -> str:
-    """The load and its label: `ρ 0.63, backlogged`."""
-    return f"ρ {row.offered_load:.3g}, {row.load_label}"
+    """The load and its label: `ρ 0.63, backlogged`; no load where all arrive at one instant."""
+    load = "infinite" if math.isnan(row.offered_load) else f"{row.offered_load:.3g}"
+    return f"ρ {load}, {label_text(row)}"
+
+
+def label_text(row: Any) -> str:
+    """A point's label, and how many of its replications have it where not all do."""
+    return row.load_label if row.n_label == row.n else f"{row.load_label} {row.n_label} of {row.n}"
 
 
 def percent(share: float) -> str:

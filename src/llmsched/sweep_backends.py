@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import socket
 import sys
 import threading
 import time
@@ -204,7 +206,11 @@ def run_local(tasks: Sequence[Task], *, jobs: int | None = None) -> Iterator[Out
 
 
 def _end_with_parent(parent: int) -> None:
-    """Let a worker end soon after a sweep that was killed: loky's would wait on, memory and all."""
+    """Let a worker end soon after a sweep that was killed: loky's would wait on, memory and all.
+
+    Ctrl-C reaches every process of a terminal; the parent ends its workers itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -227,6 +233,7 @@ def run_ray(
     if started and address is None:
         ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level=ERROR)
     elif started:
+        _check_reachable(str(address))
         ray.init(address=address, log_to_driver=False, logging_level=ERROR)
     try:
         remote = ray.remote(num_cpus=1, max_retries=0)(execute)
@@ -243,3 +250,20 @@ def run_ray(
     finally:
         if started:
             ray.shutdown()
+
+
+_REACH_S = 5.0  # a cluster that does not take a connection within this is not there
+
+
+def _check_reachable(address: str) -> None:
+    """Fail where nothing listens at HOST:PORT: Ray itself would try again for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # such as `auto`: Ray knows where to look, or says so at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"address must be that of a running Ray cluster, got {address!r}, where nothing "
+            f"answers ({error}); start one with `ray start --head`, or leave the address out"
+        ) from None

@@ -84,8 +84,8 @@ class RunConfig:
             raise ValueError(f"llm must be one of {', '.join(MODELS)}; got {self.llm!r}")
         if not self.n_gpus >= 1 or (self.n_gpus != math.inf and self.n_gpus != int(self.n_gpus)):
             raise ValueError(f"n_gpus must be a whole number >= 1 or inf, got {self.n_gpus}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if not 0 <= self.seed < 2**63:  # it is a column of 64-bit integers
+            raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
 
     def with_absolute_paths(self) -> RunConfig:
         """The same run (and key) for a process with another working folder."""

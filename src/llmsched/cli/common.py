@@ -17,6 +17,7 @@ from llmsched._whole_files import OutputError
 
 REQUEST_COUNT = click.IntRange(1, 1_000_000_000)
 REPLICATIONS = click.IntRange(1, 10_000)
+SEED = click.IntRange(0, 2**32 - 1)
 BATCH_SIZE = click.IntRange(1, 1_000_000)
 
 

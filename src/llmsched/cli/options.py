@@ -11,6 +11,7 @@ from llmsched.cli.common import (
     BATCH_SIZE,
     REPLICATIONS,
     REQUEST_COUNT,
+    SEED,
     gpu_count,
     jitter,
     not_negative,
@@ -136,7 +137,7 @@ SERVING: Sequence[Any] = (
     ),
     click.option(
         "--seed",
-        type=click.IntRange(min=0),
+        type=SEED,
         default=0,
         show_default=True,
         metavar="N",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmsched.cli.common import OneLineErrors, progress_bar
+from llmsched.cli.common import SEED, OneLineErrors, progress_bar
 
 if TYPE_CHECKING:
     from llmsched.papers.multibin import Reproduction
@@ -42,7 +42,7 @@ def paper() -> None:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=SEED,
     default=0,
     show_default=True,
     metavar="N",

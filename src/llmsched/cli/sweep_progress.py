@@ -37,13 +37,18 @@ def sweep_progress() -> Iterator[Callable[[RunRecord], None]]:
 def run_line(record: RunRecord) -> str:
     """One finished or failed run in one line."""
     config = record.config
-    what = f"{config.scheduler}, {config.n_gpus:g} GPUs, seed {config.seed}"
+    what = f"{config.scheduler}, {_count(config.n_gpus, 'GPU')}, seed {config.seed}"
     count = f"[{record.n_done}/{record.n_total}]"
     if record.error is not None:
         return f"{count} FAILED {what}: {record.error}"
     row = record.row
+    bins = _count(row["bins"], "bin")
     return (
-        f"{count} {row['trace']}, {row['requests']} requests, {what}, {row['bins']} bins: "
+        f"{count} {row['trace']}, {row['requests']} requests, {what}, {bins}: "
         f"violations {row['sla_violation_rate']:.1%}, {row['load_label']}, "
         f"{record.wall_s:.1f} s"
     )
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ import click
 
 from llmsched.cli.common import (
     REQUEST_COUNT,
+    SEED,
     OneLineErrors,
     jitter,
     keep_inputs,
@@ -48,7 +49,7 @@ def selection_options(command: F) -> F:
         ),
         click.option(
             "--seed",
-            type=click.IntRange(min=0),
+            type=SEED,
             default=0,
             show_default=True,
             help="Of a synthetic profile, and of the jitter.",
