@@ -15,8 +15,10 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from logging import ERROR
 from pathlib import Path
 from typing import Any, Literal
@@ -186,7 +188,7 @@ def run_local(tasks: Sequence[Task], *, jobs: int | None = None) -> Iterator[Out
     if n_jobs <= 1:
         yield from map(execute, tasks)
         return
-    from joblib.externals.loky import ProcessPoolExecutor, as_completed
+    from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     # an executor of its own, not joblib's shared one: its workers' memory goes when it is done
@@ -194,8 +196,7 @@ def run_local(tasks: Sequence[Task], *, jobs: int | None = None) -> Iterator[Out
         max_workers=n_jobs, timeout=300, initializer=_end_with_parent, initargs=(os.getpid(),)
     )
     try:
-        for future in as_completed([executor.submit(execute, task) for task in tasks]):
-            yield future.result()
+        yield from _in_flight(executor, tasks, n_jobs + 1)
     except BrokenProcessPool as error:
         raise ChildProcessError(
             f"{n_jobs} worker processes must live until the sweep is done, but one was killed, "
@@ -203,6 +204,20 @@ def run_local(tasks: Sequence[Task], *, jobs: int | None = None) -> Iterator[Out
         ) from error
     finally:
         executor.shutdown(wait=True, kill_workers=True)
+
+
+def _in_flight(executor: Executor, tasks: Sequence[Task], most: int) -> Iterator[Outcome]:
+    """The outcomes as they come, with so many tasks handed over at a time.
+
+    Loky's own thread fails on tasks that still queue when Ctrl-C ends it.
+    """
+    waiting = iter(tasks)
+    running = {executor.submit(execute, task) for task in islice(waiting, most)}
+    while running:
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        running |= {executor.submit(execute, task) for task in islice(waiting, len(done))}
+        for future in done:
+            yield future.result()
 
 
 def _end_with_parent(parent: int) -> None:

@@ -180,9 +180,13 @@ def stress(**values: Any) -> None:
     command = _command()
     execution = {name: values.pop(name) for name in ("backend", "jobs", "address", "retry_failed")}
     plan = _plan(values, step)
-    with sweep_progress() as on_done:
-        options = SweepOptions(**execution, on_done=on_done)
-        result = run_steps(plan, STEPS[step], out, command=command, options=options)
+    try:
+        with sweep_progress() as on_done:
+            options = SweepOptions(**execution, on_done=on_done)
+            result = run_steps(plan, STEPS[step], out, command=command, options=options)
+    except KeyboardInterrupt:
+        click.echo(f"Finished runs are kept in {out}; the same command goes on.", err=True)
+        raise
     click.echo(json.dumps(_json(result), indent=2) if as_json else _text(result))
     if not tables_only:
         _draw(result, out)
