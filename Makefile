@@ -61,7 +61,7 @@ GRID = $(OUT)/calibration/$(NAME)
 
 calibrate: $(ALL)  ## Measure a small model on this CPU, fit, compare; ARGS="--model ..." for yours
 	@mkdir -p $(OUT)/calibration
-	$(BIN)/llmsched calibrate measure $(or $(ARGS),$(TINY)) --out $(GRID).csv
+	$(BIN)/llmsched calibrate measure $(or $(ARGS),$(TINY)) --out $(GRID).csv $(if $(wildcard $(GRID).csv),--restart)
 	$(BIN)/llmsched calibrate fit $(GRID).csv --out $(GRID)-model.json --figure $(GRID).png
 	$(BIN)/llmsched compare --latency $(GRID).csv --requests 2000 $(if $(ARGS),,$(SHORT))
 
@@ -77,6 +77,9 @@ stress-step2: $(CORE)  ## Step 2 and 2b: GPU scaling at the given rate and at he
 stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 	$(BIN)/llmsched stress step3 --out $(OUT)/stress $(ARGS)
 
+published: $(ALL)  ## Published values beside ours: PUBLISHED.md; ARGS="--data ..." for real rows
+	$(BIN)/python experiments/stress/published.py $(ARGS)
+
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
 
@@ -88,4 +91,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test check lint types format bench paper calibrate \
-  stress stress-step1 stress-step2 stress-step3 mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published mutants constraints clean

@@ -9,6 +9,7 @@ is not significant, or is reversed, is pinned as that.
 from __future__ import annotations
 
 import csv
+import importlib
 import math
 import subprocess
 import sys
@@ -278,6 +279,36 @@ def run_experiment(report: Path, out: Path) -> None:
     options = ["--seeds", "2", "--most-requests", "1000", "--report", report, "--out", out]
     command = [sys.executable, EXPERIMENT / "published.py", *options]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def words():
+    """Its module that puts tables into words, which its folder alone can import."""
+    sys.path.insert(0, str(EXPERIMENT))
+    try:
+        return importlib.import_module("published_words")
+    finally:
+        sys.path.remove(str(EXPERIMENT))
+
+
+FALLS, RISES = mean_interval([-0.2, -0.3, -0.25]), mean_interval([0.2, 0.3, 0.25])
+UNTOLD = mean_interval([-0.2, 0.3, 0.02])
+
+
+def test_experiment__its_prose_names_every_row_under_its_verdict():
+    steps = [("quiet", "1", FALLS), ("quiet", "2", UNTOLD), ("quiet", "4", FALLS)]
+    assert words().by_verdict([*steps, ("busy", "1", FALLS), ("busy", "2", RISES)]) == (
+        "- holds: quiet: 1 (-0.2500) and 4 (-0.2500); busy: 1 (-0.2500)\n"
+        "- not significant: quiet: 2 (+0.0400)\n"
+        "- reversed: busy: 2 (+0.2500)"
+    )
+
+
+def test_experiment__its_prose_counts_steps_and_names_those_that_are_not_told():
+    steps = [("quiet", "K = 2", FALLS), ("quiet", "K = 4", UNTOLD), ("busy", "K = 2", RISES)]
+    assert words().in_steps(steps) == (
+        "of 3 steps 1 hold; reversed: 1 (busy, K = 2 (+0.2500)); "
+        "not significant: 1 (quiet, K = 4 (+0.0400))"
+    )
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import published_orderings as orderings
 import published_why as why
 from published_runs import VARIANTS, published_configs, run
 from published_text import head, line, number, text
+from published_words import words
 
 from llmsched.stats import mean_interval
 
@@ -90,12 +91,15 @@ def main() -> None:
     runs = {group: done.loc[[c.key() for c in several]] for group, several in asked.items()}
     n_seeds = options.seeds or orderings.N_SEEDS
     settings = dict(orderings.equal_gpus(options.out, jobs=options.jobs, n_seeds=n_seeds))
+    small = why.small_pairs(n_seeds)
     parts = {
+        **words(settings, runs, published),
+        **why.small_in_words(small),
         "version": version("llmsched"),
         "tables": tables(published, runs),
         "loads": loads(runs),
         "rates": why.rates(),
-        "small": why.small_differences(n_seeds),
+        "small": why.small_differences(small),
         "orderings": orderings.orderings(settings),
         "with_gpus": orderings.with_gpus(settings),
         "with_gpus_1m": orderings.with_gpus_1m(runs),

@@ -5,8 +5,9 @@ Every difference is paired, seed by seed; an ordering counts where its 95 % inte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +44,11 @@ BIN_COLUMNS = {
 
 
 Runs = dict[tuple[str, int], pd.DataFrame]  # scheduler, GPUs -> replications
+Step = tuple[str, str, Interval]  # where, which step, and the difference that it makes
+PublishedRow = tuple[str, int, int, int]  # scheduler, requests, GPUs, K
+Published = dict[tuple[str, PublishedRow], pd.DataFrame]  # variant and row -> replications
+GPU_ROWS_1M = [(MULTI, 1_000_000, n_gpus, 4) for n_gpus in (1, 2, 4, 8, 16, 32, 64, 100)]
+BIN_ROWS_1M = [(MULTI, 1_000_000, 100, n_bins) for n_bins in (1, 2, 4, 8, 16, 32)]
 
 
 def equal_gpus(out: Path, *, jobs: int, n_seeds: int = N_SEEDS) -> Iterator[tuple[str, Runs]]:
@@ -99,51 +105,79 @@ def orderings(settings: dict[str, Runs]) -> str:
 def with_gpus(settings: dict[str, Runs]) -> str:
     """Multi-bin's violations on twice the GPUs, less those on the fewer."""
     lines = head(["setting", "2 GPUs − 1", "says", "4 GPUs − 2", "says"])
-    for name, runs in settings.items():
-        cells = []
-        for fewer, more in ((1, 2), (2, 4)):
-            pair = _paired(runs[MULTI, more], runs[MULTI, fewer], "sla_violation_rate")
-            cells += [difference(pair), verdict(pair, falls="holds", rises="reversed")]
-        lines.append(line([name, *cells]))
-    return "\n".join(lines)
+    cells: dict[str, list[str]] = {}
+    for name, _, pair in gpu_steps(settings):
+        cells.setdefault(name, []).extend(
+            [difference(pair), verdict(pair, falls="holds", rises="reversed")]
+        )
+    return "\n".join([*lines, *(line([name, *several]) for name, several in cells.items())])
 
 
-def _paired(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> Interval:
+def gpu_steps(settings: Mapping[str, Runs]) -> list[Step]:
+    """Every doubling of the GPUs."""
+    return [
+        (name, f"{more} GPUs", paired(runs[MULTI, more], runs[MULTI, fewer], "sla_violation_rate"))
+        for name, runs in settings.items()
+        for fewer, more in pairwise(GPU_COUNTS)
+    ]
+
+
+def paired(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> Interval:
+    """First less second, seed by seed."""
     return paired_difference(first[metric].to_numpy(), second[metric].to_numpy())
-
-
-Published = dict[tuple[str, tuple[str, int, int, int]], pd.DataFrame]
 
 
 def with_gpus_1m(runs: Published) -> str:
     """Multi-bin's violations on more GPUs less those on the next fewer, a million requests."""
-    rows = [(MULTI, 1_000_000, n_gpus, 4) for n_gpus in (1, 2, 4, 8, 16, 32, 64, 100)]
-    return _stepwise(runs, rows, column=2, head_of="GPUs")
+    return _stepwise(runs, GPU_ROWS_1M, column=2, head_of="GPUs")
 
 
 def with_bins_1m(runs: Published) -> str:
     """The same with the number of bins, on 100 GPUs."""
-    rows = [(MULTI, 1_000_000, 100, n_bins) for n_bins in (1, 2, 4, 8, 16, 32)]
-    return _stepwise(runs, rows, column=3, head_of="K")
+    return _stepwise(runs, BIN_ROWS_1M, column=3, head_of="K")
 
 
-def _stepwise(
-    runs: Published, rows: list[tuple[str, int, int, int]], *, column: int, head_of: str
-) -> str:
-    lines = head(["variant", head_of, "violations", "less those of the row above", "says"])
+def gpu_steps_1m(runs: Published) -> list[Step]:
+    """The steps of `with_gpus_1m`."""
+    return [
+        (name, f"{row[2]} GPUs", pair)
+        for name, row, _, pair in _steps(runs, GPU_ROWS_1M)
+        if pair is not None
+    ]
+
+
+def bin_steps_1m(runs: Published) -> list[Step]:
+    """The steps of `with_bins_1m`."""
+    return [
+        (name, f"K = {row[3]}", pair)
+        for name, row, _, pair in _steps(runs, BIN_ROWS_1M)
+        if pair is not None
+    ]
+
+
+def _steps(
+    runs: Published, rows: Sequence[PublishedRow]
+) -> Iterator[tuple[str, PublishedRow, pd.DataFrame, Interval | None]]:
+    """Variant, row, its runs, and their violations less those of the row above."""
     for variant in VARIANTS:
-        before = None
+        before: pd.DataFrame | None = None
         for row in rows:
             found = runs.get((variant.name, row))
             if found is None:
                 continue
-            rate = text(mean_interval(found["sla_violation_rate"].to_numpy()))
-            cells: list[object] = ["", ""]
-            if before is not None:
-                pair = _paired(found, before, "sla_violation_rate")
-                cells = [difference(pair), verdict(pair, falls="holds", rises="reversed")]
-            lines.append(line([variant.name, row[column], rate, *cells]))
+            pair = None if before is None else paired(found, before, "sla_violation_rate")
+            yield variant.name, row, found, pair
             before = found
+
+
+def _stepwise(runs: Published, rows: Sequence[PublishedRow], *, column: int, head_of: str) -> str:
+    lines = head(["variant", head_of, "violations", "less those of the row above", "says"])
+    for name, row, found, pair in _steps(runs, rows):
+        rate = text(mean_interval(found["sla_violation_rate"].to_numpy()))
+        cells = ["", ""]
+        if pair is not None:
+            cells = [difference(pair), verdict(pair, falls="holds", rises="reversed")]
+        lines.append(line([name, row[column], rate, *cells]))
     return "\n".join(lines)
 
 
@@ -157,7 +191,7 @@ def with_bins(out: Path, *, jobs: int, n_seeds: int = N_SEEDS) -> str:
             found, longest = _with_bins(out, jobs, n_seeds, n_gpus, n_bins)
             cells: list[object] = ["", ""]
             if before is not None:
-                pair = _paired(found, before, "sla_violation_rate")
+                pair = paired(found, before, "sla_violation_rate")
                 cells = [difference(pair), verdict(pair, falls="holds", rises="reversed")]
             rate, batch, other = (
                 text(mean_interval(runs[metric].to_numpy()))
@@ -203,7 +237,7 @@ def in_words(settings: dict[str, Runs]) -> str:
     for name in ("reference, as it comes, noisy", "H100, as it comes, noisy"):
         for n_gpus in GPU_COUNTS:
             multi, static = (settings[name][s, n_gpus] for s in (MULTI, STATIC))
-            pair = _paired(multi, static, "throughput_rps")
+            pair = paired(multi, static, "throughput_rps")
             rates = [number(float(runs["throughput_rps"].mean())) for runs in (multi, static)]
             says = verdict(pair, **words)
             shown = "cannot be told from it" if says == "not significant" else f"is {says}"
@@ -222,7 +256,7 @@ def throughput(settings: dict[str, Runs]) -> str:
         for n_gpus in GPU_COUNTS:
             base = runs[STATIC, n_gpus]
             dynamic, multi = (
-                _paired(runs[s, n_gpus], base, "throughput_rps") for s in (DYNAMIC, MULTI)
+                paired(runs[s, n_gpus], base, "throughput_rps") for s in (DYNAMIC, MULTI)
             )
             says = verdict(multi, falls="multi-bin has less", rises="multi-bin has more")
             cells = [text(mean_interval(base["throughput_rps"].to_numpy()))]

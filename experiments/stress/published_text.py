@@ -35,6 +35,12 @@ def difference(interval: Interval) -> str:
     return f"**{shown}**" if interval.significant else shown
 
 
+def listed(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *most, last = items
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def verdict(interval: Interval, *, falls: str, rises: str) -> str:
     """Which way a difference goes, if it can be told."""
     if not interval.significant:

@@ -24,13 +24,19 @@ from llmsched.control import PaperController
 from llmsched.memory import BufferLimit
 from llmsched.metrics import Metrics
 from llmsched.schedulers import SCHEDULERS, Scheduler, Settings, make_scheduler
-from llmsched.stats import mean_interval, paired_difference
+from llmsched.stats import Interval, mean_interval, paired_difference
 
 STATIC, DYNAMIC, MULTI = "static_fifo", "dynamic_no_bins", "multi_bin_dynamic"
 SCHEDULERS_COMPARED = (STATIC, DYNAMIC, MULTI)
-GPU_COUNTS = (1, 2, 4)
 N_SEEDS = 10
 REQUESTS = 10_000
+TIES, FAILED = "ties in random order", "failed requests left out"
+SMALL = {
+    "sla_violation_rate": "violations",
+    "latency_mean_s": "mean latency [s]",
+    "throughput_rps": "throughput [req/s]",
+}
+SmallPairs = dict[tuple[str, str], list[tuple[Metrics, Metrics]]]  # changed, unchanged
 
 
 def rates() -> str:
@@ -44,30 +50,51 @@ def rates() -> str:
     return "\n".join(lines)
 
 
-def small_differences(n_seeds: int = N_SEEDS) -> str:
+def small_pairs(n_seeds: int = N_SEEDS) -> SmallPairs:
     """Ties served in another order than they came in, and failed requests left out."""
-    lines = head(["what", "scheduler", "violations", "mean latency [s]", "throughput [req/s]"])
     changes: dict[str, Callable[[Workload, int], Trace]] = {
-        "ties in random order": _ties_shuffled,
-        "failed requests left out": lambda w, seed: replace(w, failures="drop").load(seed),
+        TIES: _ties_shuffled,
+        FAILED: lambda w, seed: replace(w, failures="drop").load(seed),
     }
-    for what, change in changes.items():
-        for scheduler in SCHEDULERS_COMPARED:
-            pairs = []
-            for seed in range(n_seeds):
-                workload = QUIET.workload(REQUESTS, seed)
-                traces = change(workload, seed), workload.load(seed)
-                pairs.append([_metrics(trace, scheduler, seed) for trace in traces])
-            cells = [
-                difference(
-                    paired_difference(
-                        *np.transpose([[getattr(m, metric) for m in pair] for pair in pairs])
-                    )
-                )
-                for metric in ("sla_violation_rate", "latency_mean_s", "throughput_rps")
-            ]
-            lines.append(line([what, scheduler, *cells]))
+    return {
+        (what, scheduler): [
+            (_metrics(change(w, seed), scheduler, seed), _metrics(w.load(seed), scheduler, seed))
+            for seed in range(n_seeds)
+            for w in (QUIET.workload(REQUESTS, seed),)
+        ]
+        for what, change in changes.items()
+        for scheduler in SCHEDULERS_COMPARED
+    }
+
+
+def small_differences(pairs: SmallPairs) -> str:
+    """The difference that each makes."""
+    lines = head(["what", "scheduler", *SMALL.values()])
+    for (what, scheduler), found in pairs.items():
+        cells = [difference(_change(found, metric)[0]) for metric in SMALL]
+        lines.append(line([what, scheduler, *cells]))
     return "\n".join(lines)
+
+
+def small_in_words(pairs: SmallPairs) -> dict[str, str]:
+    """Which of them can be told from none, and how large they are."""
+    said: dict[str, list[str]] = {TIES: [], FAILED: []}
+    for (what, scheduler), found in pairs.items():
+        for metric, title in SMALL.items():
+            pair, base = _change(found, metric)
+            if pair.significant:
+                share = f"{pair.mean / base:+.1%}".replace("%", " %")
+                said[what].append(f"{scheduler}'s {title} {text(pair, sign=True)} ({share})")
+    return {
+        "ties_say": "; ".join(said[TIES]) or "none",
+        "failed_say": "; ".join(said[FAILED]) or "none",
+    }
+
+
+def _change(found: list[tuple[Metrics, Metrics]], metric: str) -> tuple[Interval, float]:
+    """Changed less unchanged, and the mean of the unchanged."""
+    changed, unchanged = np.transpose([[getattr(m, metric) for m in pair] for pair in found])
+    return paired_difference(changed, unchanged), float(unchanged.mean())
 
 
 def _ties_shuffled(workload: Workload, seed: int) -> Trace:
