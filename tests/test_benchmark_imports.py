@@ -243,6 +243,9 @@ def test_read__a_unit_is_obeyed(tmp_path):
     document["time_to_first_token"] = {"unit": "us", "avg": 70_000.0}
     (point,) = read_benchmarks([save(tmp_path / "p.json", document)], tool="aiperf").points
     assert point.ttft_s == pytest.approx(0.07, rel=1e-12)
+    document["time_to_first_token"] = {"avg": 80.0}  # none: milliseconds
+    (point,) = read_benchmarks([save(tmp_path / "p.json", document)], tool="aiperf").points
+    assert point.ttft_s == pytest.approx(0.08, rel=1e-12)
     document["time_to_first_token"]["unit"] = "ticks"
     with pytest.raises(CalibrationError, match=r"unit of time_to_first_token .* got 'ticks'"):
         read_benchmarks([save(tmp_path / "p.json", document)], tool="aiperf")
@@ -434,6 +437,39 @@ def test_fit__errors_are_of_the_batch_time_and_of_what_ttft_leaves_of_it():
     assert fit.max_relative_error == max(abs(one.relative_error) for one in fit.points) > 0.001
 
 
+def test_fit__covariance_is_that_of_the_relative_residuals():
+    # given six points, each mean off by some per cent
+    noisy = [
+        {**point, "ttft_s": point["ttft_s"] * a, "tpot_s": point["tpot_s"] * b}
+        for point, a, b in zip(
+            TWO_SHAPES,
+            (1.02, 0.98, 1.01, 0.99, 1.0, 1.0),
+            (0.99, 1.02, 0.98, 1.01, 1.0, 1.01),
+            strict=True,
+        )
+    ]
+    model = fitted(noisy).model
+    # when the equations of the module's docstring are solved by hand, relative to the times
+    rows, times_s = [], []
+    for point in noisy:
+        n, p, o = (point[name] for name in ("concurrency", "prompt_tokens", "output_tokens"))
+        if n == 1:
+            rows += [(1, p, 1, 0), (1, 0, 1, p + o / 2)]
+            times_s += [point["ttft_s"], point["tpot_s"]]
+        else:
+            rows.append((o, n * p, n * o, n * (o - 1) * (p + o / 2)))
+            times_s.append(e2e_s(point))
+    design = np.array(rows) / np.array(times_s)[:, None]
+    scale = np.linalg.norm(design, axis=0)
+    solved, (squares,), _, _ = np.linalg.lstsq(design / scale, np.ones(8), rcond=None)
+    # then the variance is over 8 times less 4 parameters
+    covariance = squares / 4 * np.linalg.inv((design / scale).T @ (design / scale))
+    assert [model.c0_s, model.cp_s, model.cb_s, model.ckv_s] == pytest.approx(solved / scale)
+    errors = np.sqrt(np.diag(covariance)) / scale
+    assert model.uncertainty.standard_errors == pytest.approx(errors, rel=1e-6)
+    assert model.uncertainty.degrees_of_freedom == 4
+
+
 def test_fit__noise_shows_up_in_the_covariance():
     # given 2 % of noise on every mean, 200 times
     z = []
@@ -606,3 +642,23 @@ def test_real_server__three_parameters_describe_a_vllm_sweep_within_1_percent(tm
     ttft_s = fit.points[0].point.ttft_s
     naive_s = 32 * ttft_s - 31 * c0_s + 127 * (c0_s + 32 * slope_s)
     assert naive_s > 1.5 * fit.points[-1].point.e2e_s
+
+
+def test_import__the_same_result_twice_is_refused(tmp_path):
+    # given a file, a copy and a link of it
+    first, other = tmp_path / "c1.json", tmp_path / "c4.json"
+    first.write_text(json.dumps(vllm_file(together(1))))
+    other.write_text(json.dumps(vllm_file(together(4))))
+    (tmp_path / "copy.json").write_bytes(first.read_bytes())
+    (tmp_path / "link.json").symlink_to(first)
+    for again in ("c1.json", "copy.json", "link.json"):
+        with pytest.raises(CalibrationError, match=rf"{again}: every result must be named once"):
+            read_benchmarks([first, other, tmp_path / again], tool="vllm-bench")
+    assert len(read_benchmarks([first, other], tool="vllm-bench").points) == 2
+
+
+def test_import__of_json_nested_too_deep_is_one_line(tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(CalibrationError, match=r"deep\.json: must be JSON .* nested too deep"):
+        read_benchmarks([path], tool="vllm-bench")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import itertools
 import json
@@ -16,12 +17,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="the harness times models of torch")
 
-from llmsched import calibrate, calibrate_timing  # noqa: E402
+from llmsched import (  # noqa: E402
+    _calibrate_output,
+    _calibrate_partial,
+    calibrate,
+    calibrate_timing,
+)
 from llmsched._calibrate_partial import partial_file  # noqa: E402
-from llmsched.calibrate import Cell, MeasurePlan, measure  # noqa: E402
+from llmsched._whole_files import OutputError  # noqa: E402
+from llmsched.calibrate import Cell, CellResult, MeasurePlan, measure  # noqa: E402
+from llmsched.cli import main  # noqa: E402
 from llmsched.latency_models import CalibrationError  # noqa: E402
 from measured_fakes import FakeForward, fake_model  # noqa: E402
 
@@ -108,6 +117,35 @@ def test_measure__writes_means_and_deviations_over_all_trials(tmp_path, monkeypa
         [2, 8, 2.25, 1.5 / root, 2, 5, 3, 1.5, 1 / root, 0.375, 0.25 / root], rel=1e-14
     )
     assert row.split(",")[11:] == ["", "ok"]
+
+
+def test_measure__says_what_the_harness_adds_to_one_step(tmp_path, monkeypatch):
+    # given forward passes of 1 s, 3 of them per batch, and a harness of 5 and 20 ms per step
+    clock = SimpleNamespace(now_s=0.0)
+    clock.perf_counter = lambda: clock.now_s
+    monkeypatch.setattr(calibrate_timing, "time", clock)
+    overhead = calibrate_timing.StepOverhead(harness_s=0.005, token_choice_s=0.02)
+    monkeypatch.setattr(_calibrate_output, "step_overhead", lambda model, size: overhead)
+
+    def takes(batch_size: int, n_tokens: int) -> None:
+        clock.now_s += 1.0
+
+    plan = MeasurePlan(batch_sizes=(2,), seq_lens=(8,), prompt_share=0.625, n_trials=2)
+    measure(plan, fake_model(FakeForward(takes)), tmp_path / "g.csv")
+    # then these are its shares of a step, not of the batch of three
+    found = provenance(tmp_path / "g.csv")["harness"]
+    assert found["overhead_share_worst_cell"] == pytest.approx(0.005)
+    assert found["overhead_share_median_cell"] == pytest.approx(0.005)
+    assert found["token_choice_share_worst_cell"] == pytest.approx(0.02)
+
+
+def test_cell_result__has_the_largest_peak_of_its_trials():
+    trials = [
+        calibrate_timing.BatchTime(prefill_s=1.0, whole_s=2.0, peak_memory_bytes=peak)
+        for peak in (10, 30, 20)
+    ]
+    cell = Cell(batch_size=1, prompt_tokens=2, output_tokens=2)
+    assert CellResult(cell=cell, trials=tuple(trials)).peak_memory_bytes == 30
 
 
 def test_measure__keeps_every_trial_and_gives_the_grid_again_from_them(tmp_path):
@@ -377,11 +415,15 @@ def test_grid__beyond_the_models_positions_is_refused_before_the_work(tmp_path):
     measure(PLAN, fake_model(forward, max_tokens=8), tmp_path / "g.csv")
 
 
-def test_measure__a_second_time_replaces_its_own_files(tmp_path):
+def test_measure__a_second_time_is_refused_and_replaces_its_own_files_if_told_to(tmp_path):
     out = tmp_path / "g.csv"
     measure(PLAN, fake_model(), out)
     first = out.read_bytes()
-    measure(PLAN, fake_model(), out)
+    forward = FakeForward()
+    with pytest.raises(CalibrationError, match=r"g.csv is there already; give --restart"):
+        measure(PLAN, fake_model(forward), out)
+    assert (forward.calls, out.read_bytes()) == ([], first)
+    measure(PLAN, fake_model(), out, restart=True)
     assert out.read_bytes() != first  # it was measured again
     assert len(provenance(out)["trials"]) == 12
 
@@ -424,3 +466,107 @@ def test_killed_run__resumes_without_measuring_finished_trials_again(tmp_path):
     assert len(visits) == len(set(visits)) == 40
     assert len(provenance(out)["sessions"]) == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.csv", "g.json"]
+
+
+def test_measure__a_grid_of_somebody_else_is_not_replaced(tmp_path):
+    out = tmp_path / "good.csv"
+    out.write_text("mine\n")
+    with pytest.raises(CalibrationError, match=r"a grid must be new, and .*good.csv is there"):
+        measure(PLAN, fake_model(), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["good.csv"]
+    assert out.read_text() == "mine\n"
+
+
+def test_measure__anew_goes_on_after_a_kill_without_restart(tmp_path):
+    # given a finished grid that is measured again, and stopped after 5 trials
+    out = tmp_path / "g.csv"
+    measure(PLAN, fake_model(), out)
+    with pytest.raises(KeyboardInterrupt):
+        measure(PLAN, fake_model(), out, restart=True, on_trial=stop_after(5))
+    kept = trial_lines(out)
+    # then it goes on without --restart, which would forget them
+    measure(PLAN, fake_model(), out)
+    assert provenance(out)["trials"][: len(kept)] == kept
+
+
+def test_full_disk__says_what_is_kept_and_the_run_goes_on(tmp_path, monkeypatch):
+    # given a disk that takes half a line of the 4th record and then no more
+    out, written = tmp_path / "g.csv", itertools.count(1)
+    opened = _calibrate_partial._opened
+
+    class Full:
+        def __init__(self, path):
+            self.file = opened(path)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, line):
+            number = next(written)
+            if number == 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(line[:9] if number == 4 else line)
+
+    monkeypatch.setattr(_calibrate_partial, "_opened", Full)
+    message = (
+        r"g\.partial\.jsonl: cannot be written \(No space left on device\); finished trials are "
+        r"kept in .*g\.partial\.jsonl, and the same command goes on from there"
+    )
+    with pytest.raises(OutputError, match=message):
+        measure(PLAN, fake_model(), out)
+    kept = trial_lines(out)
+    assert len(kept) == 1  # after the header and the beginning of the session
+    # then with room again it goes on
+    monkeypatch.undo()
+    measure(PLAN, fake_model(), out)
+    assert provenance(out)["trials"][:1] == kept
+    assert len(provenance(out)["trials"]) == 12
+
+
+def test_full_disk__at_the_end_keeps_the_trials(tmp_path, monkeypatch):
+    def full(_values):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_calibrate_output, "_provenance_json", full)
+    out = tmp_path / "g.csv"
+    with pytest.raises(OutputError, match=r"cannot be written .*; finished trials are kept in"):
+        measure(PLAN, fake_model(), out)
+    assert len(trial_lines(out)) == 12
+    assert not out.exists()
+
+
+def test_partial_file__that_cannot_be_opened_says_what_to_do(tmp_path):
+    (tmp_path / "g.partial.jsonl").mkdir()
+    with (
+        pytest.raises(OutputError, match=r"g.partial.jsonl: cannot be written \(.*; name another"),
+        partial_file(tmp_path / "g.partial.jsonl", {}, restart=False),
+    ):
+        pass
+
+
+def test_partial_file__nested_too_deep_is_not_ours(tmp_path):
+    (tmp_path / "g.partial.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(CalibrationError, match="must be a line of a measurement under way"):
+        measure(PLAN, fake_model(), tmp_path / "g.csv")
+
+
+def test_command__stopped_by_hand_says_what_is_kept(tmp_path, monkeypatch):
+    def stopped(plan, model, out, **_):
+        out.with_suffix(".partial.jsonl").write_text("{}\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibrate, "load_timed_model", lambda *_, **__: fake_model())
+    monkeypatch.setattr(calibrate, "measure", stopped)
+    out = tmp_path / "g.csv"
+    line = ["calibrate", "measure", "--random-weights", "tiny-qwen3", "--out", str(out)]
+    result = CliRunner().invoke(main, line)
+    assert result.exit_code == 1
+    assert f"Finished trials are kept in {out.with_suffix('.partial.jsonl')}" in result.stderr
+    assert "the same command goes on from there\n" in result.stderr
+    assert "Aborted!" in result.stderr

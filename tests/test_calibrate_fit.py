@@ -193,3 +193,48 @@ def test_show__reads_a_grid_and_a_model_file(grid_file, tmp_path):
     assert from_file.stdout == from_grid.stdout
     assert "Time of a batch [s]" in from_file.stdout
     assert run("show", "gpu").exit_code == 2
+
+
+@pytest.fixture
+def padded_grid(tmp_path):
+    """A GPU that pads its batches: steps in the batch size, which no formula follows."""
+    rows = [
+        f"{b},{t},{t * (0.01 + 0.02 * (b > 8) + 0.03 * (b > 20)) * (1 + 1e-3 * ((b + t) % 3))!r},,1"
+        for b in (1, 2, 4, 8, 16, 32)
+        for t in (128, 256, 512, 1024)
+    ]
+    path = tmp_path / "padded.csv"
+    path.write_text("\n".join([",".join(HEADER), *rows]) + "\n")
+    return path
+
+
+def test_fit__bootstrap_beside_an_interpolation_is_of_the_best_parametric_form(
+    padded_grid, tmp_path
+):
+    out = tmp_path / "gpu.json"
+    result = run("fit", padded_grid, "--bootstrap", "20", "--out", out)
+    # then the table and the model are there, and the note says of what the bootstrap is
+    assert result.exit_code == 0, result.output
+    assert "Taken: interpolation" in result.stdout
+    assert "For comparison, four-term" in result.stdout
+    assert "bootstrap 95 %" in result.stdout
+    assert (
+        "Note: the interpolation taken has no residuals to redraw, so --bootstrap is of four-"
+        in (result.stderr)
+    )
+    assert json.loads(out.read_text())["form"] == "interpolation"
+    found = json.loads(run("fit", padded_grid, "--bootstrap", "20", "--json").stdout)
+    assert found["bootstrap"]["form"] == "four-term"
+    assert set(found["bootstrap"]["intervals"]) == {"a0_s", "a1_s", "a2_s", "a3_s"}
+    # and an interpolation that was asked for is refused before anything is shown
+    refused = run("fit", padded_grid, "--bootstrap", "20", "--form", "interpolation")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "an interpolation has none; leave it out" in refused.stderr
+
+
+def test_show__of_json_nested_too_deep_is_one_line(tmp_path):
+    (tmp_path / "m.json").write_text("[" * 100_000)
+    result = run("show", tmp_path / "m.json")
+    assert result.exit_code == 2
+    assert "must be a JSON file, got one nested too deep" in result.stderr
+    assert isinstance(result.exception, SystemExit)

@@ -105,7 +105,7 @@ def test_command__takes_a_folder_with_weights(config, out, tmp_path):
     assert (beside["model"]["name"], beside["model"]["weights"]) == ("trained", "pretrained")
     assert str(tmp_path) not in text
     # the same architecture as the one with random weights, then, and the folder will do for that
-    again = invoke(out, "--random-weights", tmp_path / "trained", *SMALL)
+    again = invoke(out, "--random-weights", tmp_path / "trained", *SMALL, "--restart")
     assert again.exit_code == 0, again.output
     random = json.loads(out.with_suffix(".json").read_text())
     assert random["model"]["name"] == "trained"
@@ -251,6 +251,7 @@ def test_command__says_what_is_wrong_with_a_folder(config, out, tmp_path):
         ("--random-weights {} --seq-lens 2", "seq_lens must leave .* an output of >= 2 tokens"),
         ("--random-weights {} --trials 1", "n_trials must be >= 2, got 1"),
         ("--random-weights {} --threads 0", "threads must be >= 1"),
+        ("--random-weights {} --threads 100000", r"threads must be at most the \d+ CPUs"),
         (
             "--random-weights no-such-name",
             "one of qwen3-0.6b, qwen3-1.7b, tiny-qwen3; got 'no-",

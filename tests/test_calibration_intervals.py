@@ -134,6 +134,18 @@ def test_interval__is_absent_where_it_has_no_meaning(drawn: Any) -> None:
     assert not interval.significant
 
 
+def test_uncertainty__of_a_metric_without_a_value_has_no_interval() -> None:
+    # given a percentile that one of the draws does not have, as where it completed nothing
+    drawn = [{"latency_p99_s": 2.0}, {"latency_p99_s": None}, {"latency_p99_s": 4.0}]
+    interval = RunUncertainty(fitted={"latency_p99_s": 3.0}, drawn=tuple(drawn)).interval(
+        "latency_p99_s"
+    )
+    # then it does not count as 0
+    assert interval.mean == 3.0
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+
+
 def mean_service_s(model: FourTermModel, lengths: Any) -> Any:
     return np.mean(model.service_s(Shape(8, lengths, lengths, lengths)), axis=-1)
 

@@ -93,6 +93,8 @@ def test_gpus__of_a_clockwork_are_service_over_gap(gap_s, gpus):
         evenly(gap_s), "static_fifo", search="gpus", target=Target(at_most=0), **ONE_BY_ONE
     )
     assert found.per_replication == (gpus,)
+    # and n requests at that gap are 60/59 per gap, of one second each
+    assert found.offered_load == pytest.approx(60 / 59 / gap_s * SERVICE_S / gpus)
 
 
 def test_latency_target__of_a_clockwork_is_its_last_wait():

@@ -129,3 +129,18 @@ def test_model_file__no_json_object_is_one_line(text, tmp_path):
     path.write_text(text)
     with pytest.raises(CalibrationError, match=r"model\.json: must be a"):
         load_latency(path)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(("factor", "time"), [(0.0, r"got 0 s"), (1e300, r"got (inf|nan|\d.*e)")])
+def test_model_file__of_impossible_times_is_refused(model, factor, time, tmp_path):
+    # given coefficients that are finite and >= 0, each fine by itself
+    content = model_to_dict(model)
+    shares = ("gamma", "prefill_share", "n0_tokens", "batch_sizes", "lengths", "standard_errors_s")
+    for name, value in content["parameters"].items():
+        if name not in shares:
+            content["parameters"][name] = (np.array(value) * factor).tolist()
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(CalibrationError, match=rf"model\.json: a batch of .* must take .* {time}"):
+        load_latency(path)

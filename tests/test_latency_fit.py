@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmsched.latency import CalibrationError, CalibrationWarning, Shape, load_latency
-from llmsched.latency_fit import fit_grid
+from llmsched.latency_fit import fit_form, fit_grid
 from llmsched.latency_forms import nonnegative_least_squares
 from llmsched.latency_grid import HEADER, LatencyGrid, read_grid
 
@@ -242,7 +242,7 @@ def test_fit__gamma_without_a_length_effect_is_refused():
 def test_fit__gamma_has_a_largest_value():
     # given times that double with the batch size and no small batches: (b - 1)/b is 0.94 to 0.98
     grid = make_grid(lambda b, tokens: 1e-3 * b * tokens, sizes=(16, 32, 64))
-    fit = fit_grid(grid, form="reference")
+    fit = fit_form(grid, "reference", chosen="asked for")
     # then γ would be infinite; it stops at 100, which is said, and the times stay finite and grow
     assert fit.parameters[2] == 100
     assert fit.at_bound == ("alpha_s", "gamma")
@@ -393,3 +393,22 @@ def test_fit__real_noise_gives_no_warning():
         fit = fit_grid(make_grid(four_term_s, noise=0.02, rng=np.random.default_rng(7)))
     assert caught == []
     assert fit.model.kind == "measurement"
+
+
+@pytest.mark.parametrize("name", ["gird.csv", "model.JSON", "a/b", "grid.csv#step", "./reference"])
+def test_load_latency__a_missing_file_is_said_to_be_missing(name):
+    with pytest.raises(ValueError, match=r"which is no such file$"):
+        load_latency(name)
+
+
+def test_load_latency__a_folder_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"which is a folder$"):
+        load_latency(tmp_path)
+
+
+def test_read_grid__has_a_largest_number_of_cells(tmp_path):
+    # given 25 batch sizes × 25 lengths, and the same without one line
+    rows = [f"{b},{t},{0.1 + b * t},,1" for b in range(1, 26) for t in range(1, 26)]
+    with pytest.raises(CalibrationError, match="must have at most 600 cells, got 625; leave out"):
+        read_grid(write_grid(tmp_path / "grid.csv", rows))
+    assert len(read_grid(write_grid(tmp_path / "grid.csv", rows[25:]))) == 600

@@ -150,6 +150,17 @@ def test_draw__moves_every_cell_by_its_own_error():
     assert fit.model.uncertainty.standard_errors == pytest.approx(mean * 0.01, rel=0.02)
 
 
+def test_draw__that_falls_moves_the_cell_that_is_known_worse():
+    # given equal times at both batch sizes, known to 10 % at the first, to 0.1 % at the second
+    fit = model(((1.0, 9.0), (1.0, 9.0)), standard_errors_s=((0.1, 0.9), (0.001, 0.009)))
+    rng = np.random.default_rng(5)
+    drawn = np.array([fit.draw(rng).times_s for _ in range(200)])
+    # then half of the draws fall and are mended, and the second stays as well known as it was:
+    # its scatter is known to 5 %, and a mended one has a weight of 1e-4 of the other
+    assert np.std(drawn[:, 1], axis=0) == pytest.approx([0.001, 0.009], rel=0.2)
+    assert np.all(drawn[:, 0] <= drawn[:, 1])
+
+
 def test_draw__without_trials_there_are_no_errors():
     fit = fit_form(grid(np.arange(1, 10)), "interpolation", chosen="asked for")
     assert fit.model.uncertainty is None

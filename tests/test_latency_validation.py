@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmsched.latency import CalibrationError, Shape
+from llmsched.latency import CalibrationError, CalibrationWarning, InterpolationModel, Shape
 from llmsched.latency_fit import FORM_NAMES, fit_form, fit_grid
 from llmsched.latency_grid import LatencyGrid
+from llmsched.latency_step import StepModel
+from llmsched.latency_step_fit import step_problem
 from llmsched.latency_validation import compare_forms, held_out_errors
 from llmsched.latency_words import misfit_in_words
 
@@ -81,6 +83,11 @@ def test_held_out__is_the_error_on_rows_and_columns_left_out():
     held = held_out_errors(cells, "four-term")
     assert held.rows[out] == pytest.approx(errors, rel=1e-12)
     assert held.rows.shape == held.columns.shape == (16,)
+    # and the columns likewise, for the lengths
+    out = cells.max_seq_len == 512
+    by_hand = fit_form(cells.where(~out), "four-term", chosen="by hand").model
+    errors = by_hand.service_s(Shape(cells.batch_size[out], 512, 0, 0)) / cells.mean_latency_s[out]
+    assert held.columns[out] == pytest.approx(errors - 1, rel=1e-9)
     assert held.median == np.median(np.abs([*held.rows, *held.columns]))
     assert held.worst == np.max(np.abs([*held.rows, *held.columns]))
 
@@ -206,6 +213,41 @@ def test_step__exact_prefill_and_decode_come_back():
     )
 
 
+def test_step__jacobian_is_that_of_small_changes():
+    # given the least squares of exact prefills and decode steps, none of them at the kink n0
+    cells = grid(None, step=step_s)
+    problem = step_problem(cells)
+    found = problem.solve(problem.observed, problem.observed)
+
+    def seconds(parameters):
+        names = ("c0_s", "cp_s", "n0_tokens", "cb_s", "ckv_s")
+        model = StepModel(**dict(zip(names, parameters, strict=True)), name="x", source="x")
+        b, p, o = cells.batch_size, cells.prompt_tokens, cells.output_tokens
+        return np.concatenate([model.prefill_s(b, p), model.decode_step_s(b, p + o / 2)])
+
+    # then its slopes are those of the form: linear in each parameter, so exact but for rounding
+    for k, value in enumerate(found.parameters):
+        up, down = found.parameters.copy(), found.parameters.copy()
+        up[k], down[k] = 1.01 * value, 0.99 * value
+        slope = (seconds(up) - seconds(down)) / (0.02 * value)
+        assert found.jacobian[:, k] == pytest.approx(slope, rel=1e-6, abs=1e-9 * abs(slope).max())
+
+
+def test_step__prefills_and_decode_steps_have_their_own_errors():
+    # given 4 trials that scatter by 10 % in the prefill and by 1 % in the decode steps
+    cells = grid(None, step=step_s)
+    said = replace(
+        cells,
+        prefill_std_s=0.1 * cells.prefill_s,
+        decode_step_std_s=0.01 * cells.decode_step_s,
+        n_trials=np.full(16, 4),
+    )
+    # then means over 4 are known half as far off, prefills first, with 3 degrees of freedom each
+    trials = step_problem(said).trials
+    assert trials.relative_error == pytest.approx([0.05] * 16 + [0.005] * 16)
+    assert trials.degrees_of_freedom == 2 * 16 * 3
+
+
 def test_step__too_few_prompt_sizes_are_refused():
     cells = grid(None, step=step_s, sizes=(1, 2), lengths=(128, 256)).where(
         np.array([1, 1, 1, 0]) > 0
@@ -254,6 +296,27 @@ def test_bootstrap__from_trials_redraws_their_errors():
     assert redrawn.standard_errors == pytest.approx(fit.standard_errors, rel=0.15)
 
 
+def test_bootstrap__residuals_are_widened_for_the_parameters():
+    # given 6 cells for 3 parameters: residuals have half the variance of the noise
+    cells = grid(reference_s, noise=0.02, seed=1, sizes=(1, 4, 64), lengths=(128, 4096))
+    fit = fit_form(cells, "reference", chosen="x")
+    assert fit.at_bound == ()
+    redrawn = fit.bootstrap(1000, np.random.default_rng(1))
+    # then the standard errors are those of the covariance, which divides by the 3 that are left;
+    # 1000 fits tell them to 2.2 %: 4 of these are 9 %, where residuals as they are give 29 % less
+    assert redrawn.standard_errors == pytest.approx(fit.standard_errors, rel=0.09)
+
+
+def test_bootstrap__interval_leaves_out_half_of_the_rest_at_each_end():
+    # given a parameter that came out as 0, 1, ..., 1000
+    fit = fit_form(grid(reference_s, noise=0.02), "reference", chosen="x")
+    found = replace(
+        fit.bootstrap(2, np.random.default_rng(1)), parameters=np.arange(1001.0)[:, None]
+    )
+    assert found.intervals().tolist() == [pytest.approx([25, 975])]
+    assert found.intervals(0.9).tolist() == [pytest.approx([50, 950])]
+
+
 def test_bootstrap__of_an_interpolation_is_refused():
     fit = fit_form(grid(four_term_s), "interpolation", chosen="x")
     with pytest.raises(CalibrationError, match="must have a parametric form, got interpolation"):
@@ -278,3 +341,43 @@ def test_words__praise_a_form_that_fits():
     cells = grid(reference_s, noise=0.01)
     text = misfit_in_words(fit_form(cells, "reference", chosen="x"))
     assert text.startswith("the α/β/γ form fits: its worst cell is ")
+
+
+def exact_grid():
+    """T = 0.02 + 0.001·L whatever the batch size, to the last digit."""
+    cells = grid(
+        lambda b, tokens: 0.02 + 0.001 * tokens, sizes=(1, 2, 4, 8), lengths=(64, 128, 256)
+    )
+    return replace(cells, std_latency_s=np.full(12, 0.01), n_trials=np.full(12, 5))
+
+
+def test_best__of_a_formulas_grid_is_not_chosen_by_rounding():
+    # given held-out errors of about 1e-16 in three forms
+    comparison = compare_forms(exact_grid())
+    assert max(r.held_out.worst for r in comparison.results if r.held_out is not None) < 1e-9
+    # then the fewest parameters win, and the model is a formula
+    assert comparison.best.form == "reference"
+    assert comparison.best.model.kind == "formula"
+
+
+@pytest.mark.parametrize("form", ["best", "reference", "four-term", "interpolation"])
+def test_fit__of_a_formulas_grid_warns_in_every_form(form):
+    with pytest.warns(CalibrationWarning, match="this is a formula's output, not a measurement"):
+        fit = fit_grid(exact_grid(), form=form)
+    assert fit.model.kind == "formula"
+    assert fit.model.uncertainty is None
+
+
+def test_compare__one_forms_refusal_does_not_stop_the_others(monkeypatch):
+    def refuse(_model):
+        raise ValueError("batch_sizes must be smaller")
+
+    monkeypatch.setattr(InterpolationModel, "__post_init__", refuse)
+    comparison = compare_forms(grid(four_term_s, noise=0.02))
+    assert comparison.best.form == "four-term"
+    assert "(form interpolation) batch_sizes must be" in comparison.named("interpolation").refusal
+
+
+def test_interpolation__takes_every_batch_size_that_a_file_may_have():
+    cells = grid(four_term_s, noise=0.02, sizes=(1, 4, 10**9), lengths=(128, 512, 10**9))
+    assert fit_form(cells, "interpolation", chosen="x").model.batch_sizes[-1] == 1e9

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmsched._calibrate_torch import libraries
-from llmsched.calibrate_model import TimedModel
+from llmsched.calibrate_model import TimedModel, usable_cpus
 
 _GPU_STATE = (
     "name",
@@ -53,7 +53,7 @@ def device_facts(model: TimedModel) -> dict[str, Any]:
         "device": model.device,
         "dtype": model.dtype,
         "cpu": cpu_model(),
-        "cpus_usable": _usable_cpus(),
+        "cpus_usable": usable_cpus(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -100,12 +100,6 @@ def cpu_model() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown"
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _gpu_state() -> dict[str, Any]:

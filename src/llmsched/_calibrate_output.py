@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from llmsched._calibrate_machine import process_peak_memory_bytes
-from llmsched._whole_files import check_output, whole_file
+from llmsched._calibrate_partial import kept
+from llmsched._whole_files import OutputError, check_output, whole_file
 from llmsched.calibrate_cells import UNEVEN, CellResult, FloatArray
 from llmsched.calibrate_model import TimedModel
 from llmsched.calibrate_timing import step_overhead
@@ -68,7 +69,7 @@ class Measurement:
         share = self.provenance["harness"]["overhead_share_worst_cell"]
         if share > MOST_OVERHEAD:
             notes.append(
-                f"the harness itself adds up to {share:.1%} to a cell: its steps are too short"
+                f"the timing loop itself adds up to {share:.1%} to a cell: its steps are too short"
             )
         return notes
 
@@ -83,13 +84,21 @@ def provenance_path(out: Path) -> Path:
     return out.with_suffix(".json")
 
 
-def check_outputs(out: Path) -> None:
+def check_outputs(out: Path, *, restart: bool = False) -> None:
     """Fail before any work if the grid or its provenance cannot be written.
+
+    Parameters
+    ----------
+    out : Path
+        The CSV file.
+    restart : bool
+        Whether a grid that is there may be replaced; one whose measurement is under way may be.
 
     Raises
     ------
     CalibrationError
-        If the name does not end in `.csv`, or there is a JSON file beside it that is no provenance.
+        If the name does not end in `.csv`, there is a JSON file beside it that is no provenance, or
+        the grid is there already.
     ValueError
         If the folder is missing or cannot be written.
     """
@@ -104,12 +113,18 @@ def check_outputs(out: Path) -> None:
             f"the provenance would replace {str(beside)!r}, which is something else; name the grid "
             "differently"
         )
+    there = [path for path in (out, beside) if path.exists()]
+    if there and not restart and not partial_path(out).exists():
+        raise CalibrationError(
+            f"a grid must be new, and {there[0]} is there already; give --restart to measure it "
+            "again, or another --out"
+        )
 
 
 def _is_provenance(path: Path) -> bool:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(values, dict) and _MARK in values
 
@@ -182,9 +197,12 @@ def write_measurement(measurement: Measurement, out: Path) -> None:
     """
     grid = grid_csv(measurement.cells).encode()
     beside = {**measurement.provenance, "grid_sha256": hashlib.sha256(grid).hexdigest()}
-    with whole_file(provenance_path(out)) as json_path, whole_file(out) as csv_path:
-        csv_path.write_bytes(grid)
-        json_path.write_text(_provenance_json(beside), encoding="utf-8")
+    try:
+        with whole_file(provenance_path(out)) as json_path, whole_file(out) as csv_path:
+            csv_path.write_bytes(grid)
+            json_path.write_text(_provenance_json(beside), encoding="utf-8")
+    except OutputError as error:
+        raise OutputError(f"{error}; {kept(partial_path(out))}") from error
 
 
 def _provenance_json(values: Mapping[str, Any]) -> str:

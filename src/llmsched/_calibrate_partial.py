@@ -33,12 +33,15 @@ class PartialFile:
         OutputError
             If it cannot be written.
         """
+        line = _line(record)
         try:
-            self._file.write(_line(record))
-            self._file.flush()
+            while line:  # a disk that fills up may take a part of it
+                line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
+            raise OutputError(
+                f"{self._path}: cannot be written ({error.strerror}); {kept(self._path)}"
+            ) from error
         self.records.append(dict(record))
 
 
@@ -50,8 +53,10 @@ def partial_file(path: Path, header: Mapping[str, Any], *, restart: bool) -> Ite
     ------
     CalibrationError
         If another process writes it, it belongs to another measurement, or a line is not ours.
+    OutputError
+        If it cannot be opened.
     """
-    with path.open("a+b") as file:
+    with _opened(path) as file:
         _lock(file, path)
         if restart:
             file.truncate(0)
@@ -65,6 +70,22 @@ def partial_file(path: Path, header: Mapping[str, Any], *, restart: bool) -> Ite
             partial.append(header)
             partial.records.clear()
         yield partial
+
+
+def kept(path: Path) -> str:
+    """What to say of the trials when a measurement ends early."""
+    return f"finished trials are kept in {path}, and the same command goes on from there"
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Unbuffered, so that closing it after a failed write writes nothing more."""
+    try:
+        return path.open("a+b", buffering=0)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); name another --out, in a folder that "
+            "can be written"
+        ) from error
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
@@ -94,7 +115,7 @@ def _whole_records(file: IO[bytes], path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(raw[:end].splitlines(), start=1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise CalibrationError(

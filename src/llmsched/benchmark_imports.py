@@ -95,6 +95,7 @@ def read_benchmarks(
         raise ValueError(f"tool must be one of {', '.join(TOOLS)}; got {tool!r}")
     if concurrency is not None and concurrency < 1:
         raise ValueError(f"concurrency must be >= 1, got {concurrency}")
+    _check_files_differ([Path(path) for path in paths])
     points: list[BenchmarkPoint] = []
     notes: list[str] = []
     needed = False
@@ -125,6 +126,19 @@ def read_benchmarks(
         notes=(*notes, *_failures(points)),
         source=_source([Path(path) for path in paths]),
     )
+
+
+def _check_files_differ(paths: list[Path]) -> None:
+    """Fail if a result is named twice, which would count it twice."""
+    seen: dict[bytes, Path] = {}
+    for path in paths:
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        if digest in seen:
+            raise CalibrationError(
+                f"{path}: every result must be named once, got the same content as in "
+                f"{seen[digest]}; leave one out"
+            )
+        seen[digest] = path
 
 
 def _point(means: Means, concurrency: int | None) -> BenchmarkPoint:
@@ -173,6 +187,10 @@ def _documents(path: Path, tool: str) -> list[Any]:
     except json.JSONDecodeError as error:
         raise CalibrationError(
             f"{path}: must be JSON that {tool} saved, got {error.msg} in line {error.lineno}"
+        ) from None
+    except RecursionError:
+        raise CalibrationError(
+            f"{path}: must be JSON that {tool} saved, got one nested too deep"
         ) from None
     except UnicodeDecodeError:
         raise CalibrationError(f"{path}: must be JSON that {tool} saved, got no text") from None

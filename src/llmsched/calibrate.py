@@ -84,7 +84,7 @@ def measure(
         The CSV file. The provenance has the same name with `.json`; finished trials are kept in
         `.partial.jsonl` until both are written, and found there by the next run.
     restart : bool
-        Forget the finished trials of an earlier run.
+        Forget the finished trials of an earlier run, and replace the grid if it is there.
     on_trial : callable, optional
         Called after every trial, warm-up included.
 
@@ -96,11 +96,11 @@ def measure(
     Raises
     ------
     CalibrationError
-        If the outputs cannot be written, the earlier run was another measurement, the lengths are
-        beyond the model's, or no cell at all fits in memory.
+        If the outputs cannot be written or are there already, the earlier run was another
+        measurement, the lengths are beyond the model's, or no cell at all fits in memory.
     """
     out = Path(out)
-    check_outputs(out)
+    check_outputs(out, restart=restart)
     check_length(model.max_tokens, plan.longest_tokens)
     header = {
         "llmsched_measurement": 1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,8 @@ class ModelSource:
     Raises
     ------
     CalibrationError
-        If not exactly one of `pretrained` and `random_weights` is given, or `n_threads` is below 1
-        or meant for a GPU.
+        If not exactly one of `pretrained` and `random_weights` is given, or `n_threads` is below 1,
+        above the CPUs that this process may use, or meant for a GPU.
     """
 
     pretrained: str | None = None  # a folder, or the name of a model on the hub
@@ -45,11 +46,23 @@ class ModelSource:
             raise CalibrationError(
                 f"threads must be >= 1 and are a CPU's, got {self.n_threads} on {self.device}"
             )
+        if self.n_threads is not None and self.n_threads > usable_cpus():
+            raise CalibrationError(
+                f"threads must be at most the {usable_cpus()} CPUs that this process may use, got "
+                f"{self.n_threads}"
+            )
         if (self.pretrained is None) == (self.random_weights is None):
             raise CalibrationError(
                 "exactly one model must be given: a folder or hub name (--model), or a "
                 "configuration whose weights are made up (--random-weights)"
             )
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import os
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -133,6 +134,12 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     path, form = _split_form(name)
     if path.is_file():
         return _from_file(path, form)
+    if _looks_like_path(name):
+        found = "a folder" if path.is_dir() else "no such file"
+        raise ValueError(
+            f"latency must be a known name, a model file or a grid CSV file, got {name!r}, which "
+            f"is {found}"
+        )
     known = latency_names()
     near = [text for text in known if name.lower() in text]
     near = near or difflib.get_close_matches(name.lower(), known)
@@ -163,6 +170,13 @@ def _split_form(name: str) -> tuple[Path, str | None]:
     if not mark or Path(name).is_file():
         return Path(name), None
     return Path(path), form
+
+
+def _looks_like_path(name: str) -> bool:
+    """Whether a text is meant as a file, with or without `#form`."""
+    path, _, _ = name.rpartition("#")
+    suffixes = {Path(text).suffix.lower() for text in (name, path)}
+    return "/" in name or os.sep in name or bool(suffixes & {".csv", ".json"})
 
 
 def _from_file(path: Path, form: str | None) -> LatencyModel:

@@ -24,6 +24,7 @@ FloatArray = NDArray[np.float64]
 class Bootstrap:
     """Parameters of repeated fits."""
 
+    form: str
     parameter_names: tuple[str, ...]
     parameters: FloatArray  # (n, p), of the fits that were possible
     refused: int  # redrawn grids that could not identify the parameters
@@ -84,6 +85,7 @@ def bootstrap(fit: LatencyFit, n: int, rng: np.random.Generator) -> Bootstrap:
             f"grids too, got {refused} of {n} that do not; measure more cells"
         )
     return Bootstrap(
+        form=fit.form,
         parameter_names=fit.parameter_names,
         parameters=np.array(rows),
         refused=refused,

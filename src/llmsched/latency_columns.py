@@ -33,6 +33,9 @@ OPTIONAL_GROUPS = (STEP_COLUMNS, MEMORY_COLUMNS, STATUS_COLUMNS)  # each whole o
 MEASURED, OUT_OF_MEMORY = "ok", "out-of-memory"  # what `status` may say
 
 
+MOST_CELLS = 600  # each line is held out of each form in turn: half a minute for as many
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedCell:
     """A cell that could not be measured: its batch did not fit the memory."""
@@ -82,6 +85,11 @@ def read_columns(path: Path, raw: bytes) -> tuple[Columns, tuple[FailedCell, ...
                 columns[column].append(values[column])
         else:
             failed.append(FailedCell(batch_size=int(key[0]), max_seq_len=int(key[1])))
+    if len(columns["batch_size"]) > MOST_CELLS:
+        raise CalibrationError(
+            f"{path}: a grid must have at most {MOST_CELLS} cells, got "
+            f"{len(columns['batch_size'])}; leave out some batch sizes or lengths"
+        )
     if not columns["batch_size"]:
         found = f"only {len(failed)} that ran out of memory" if failed else "none"
         raise CalibrationError(f"{path}: a grid must have rows below its header, got {found}")

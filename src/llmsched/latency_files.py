@@ -16,6 +16,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmsched._whole_files import check_output, whole_file
 from llmsched.latency_interpolation import InterpolationModel
 from llmsched.latency_models import (
@@ -26,6 +28,7 @@ from llmsched.latency_models import (
     PerTokenModel,
     PromptOutputModel,
     SaturatingModel,
+    Shape,
 )
 from llmsched.latency_step import StepModel
 from llmsched.latency_uncertainty import Uncertainty
@@ -40,6 +43,7 @@ MODELS: dict[str, type[Any]] = {
     "per-token": PerTokenModel,
 }
 _ABOUT = ("name", "source", "kind", "measured", "uncertainty")
+_PLAUSIBLE_S = (1e-9, 1e12)  # of the shortest batch and of a very large one
 _KEYS = {MARK, "form", "name", "kind", "source", "parameters", "measured", "covariance"}
 
 
@@ -73,8 +77,13 @@ def load_model(path: str | os.PathLike[str]) -> LatencyModel:
         content = json.loads(Path(path).read_bytes())
     except ValueError as error:  # not UTF-8, or not JSON
         raise CalibrationError(f"{path}: must be a JSON file, got: {error}") from None
+    except RecursionError:
+        raise CalibrationError(f"{path}: must be a JSON file, got one nested too deep") from None
     try:
-        return _model(content)
+        with np.errstate(all="ignore"):  # what overflows is refused below
+            model = _model(content)
+            _check_times(model)
+        return model
     except (TypeError, ValueError) as error:
         raise CalibrationError(f"{path}: {error}") from None
 
@@ -137,6 +146,18 @@ def _model(content: Any) -> LatencyModel:
         about["uncertainty"] = _uncertainty(content["covariance"], names)
     model: LatencyModel = MODELS[form](**{n: _value(n, parameters[n]) for n in names}, **about)
     return model
+
+
+def _check_times(model: LatencyModel) -> None:
+    """Fail if the coefficients, each fine by itself, give times that no machine takes."""
+    least_s, most_s = _PLAUSIBLE_S
+    for b, tokens in ((1, 1), (128, 50_000)):
+        time_s = model.service_s(Shape(b, 2 * tokens, tokens, tokens))
+        if not least_s <= time_s <= most_s:
+            raise ValueError(
+                f"a batch of {b} with {tokens} prompt and {tokens} output tokens each must take "
+                f"from {least_s:g} to {most_s:g} s, got {time_s:g} s; check the parameters"
+            )
 
 
 def _check_keys(what: str, found: Any, expected: set[str]) -> None:

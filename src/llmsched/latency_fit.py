@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from llmsched.latency_base import CalibrationError, CalibrationWarning, LatencyModel
-from llmsched.latency_form_fit import EXACT, FORM_NAMES, INTERPOLATION, LatencyFit, fit_form
+from llmsched.latency_form_fit import (
+    EXACT,
+    FORM_NAMES,
+    INTERPOLATION,
+    LatencyFit,
+    exact_forms,
+    fit_form,
+    with_kind,
+)
 from llmsched.latency_grid import LatencyGrid, read_grid
 
 __all__ = [
@@ -50,8 +58,8 @@ def fit_grid(grid: LatencyGrid, *, form: str = "best") -> LatencyFit:
     Warns
     -----
     CalibrationWarning
-        If the residuals vanish or every std is the same share of its mean (a formula's output,
-        not a measurement).
+        If a parametric form meets every cell, or every std is the same share of its mean (a
+        formula's output, not a measurement).
     """
     if form == "best":
         from llmsched.latency_validation import compare_forms
@@ -69,6 +77,8 @@ def load_grid_model(path: str | Path, *, form: str = "best") -> LatencyModel:
 
 def checked(fit: LatencyFit, *, stacklevel: int = 2) -> LatencyFit:
     """The same fit, if it is better than a constant; its doubts are said aloud.
+
+    Its model is called a formula if any parametric form meets every cell of the grid.
 
     Raises
     ------
@@ -88,7 +98,7 @@ def checked(fit: LatencyFit, *, stacklevel: int = 2) -> LatencyFit:
     for doubt in doubts(fit):
         message = f"grid {fit.grid.name!r}: {doubt}"
         warnings.warn(message, CalibrationWarning, stacklevel=stacklevel)
-    return fit
+    return with_kind(fit)
 
 
 def doubts(fit: LatencyFit) -> list[str]:
@@ -98,6 +108,11 @@ def doubts(fit: LatencyFit) -> list[str]:
         said.append(
             f"residual {fit.max_relative_error:.1%} in every cell: this is a formula's output, "
             "not a measurement"
+        )
+    elif exact := exact_forms(grid):
+        said.append(
+            f"form {exact[0]} leaves a residual of {0:.1%} in every cell: this is a formula's "
+            "output, not a measurement"
         )
     shares = grid.std_latency_s / grid.mean_latency_s
     if len(grid) > 2 and shares.min() > 0 and np.ptp(shares) < EXACT * shares.max():

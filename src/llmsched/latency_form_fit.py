@@ -98,9 +98,35 @@ def fit_form(grid: LatencyGrid, form: str, *, chosen: str) -> LatencyFit:
         _check_cells(grid, FORMS[form])
         problem = FORMS[form].problem(grid)
         found = estimate(problem.solve, problem.observed, problem.trials)
-    except CalibrationError as error:
+        return _parametric(grid, FORMS[form], found, chosen)
+    except ValueError as error:  # of the grid, or of the model that would come out
         raise CalibrationError(f"grid {grid.name!r} (form {form}) {error}") from None
-    return _parametric(grid, FORMS[form], found, chosen)
+
+
+def exact_forms(grid: LatencyGrid) -> tuple[str, ...]:
+    """The parametric forms that meet every cell within `EXACT`: the grid is their output."""
+    found = []
+    for form in FORMS:
+        try:
+            fit = fit_form(grid, form, chosen="compared")
+        except CalibrationError:
+            continue  # a form that the grid cannot identify did not make it
+        if fit.max_relative_error < EXACT:
+            found.append(form)
+    return tuple(found)
+
+
+def with_kind(fit: LatencyFit) -> LatencyFit:
+    """The same fit; where a form made its grid its model is a formula, without errors to draw."""
+    if fit.model.kind == "formula" or not exact_forms(fit.grid):
+        return fit
+    return replace(fit, model=_as_formula(fit.model))
+
+
+def _as_formula(model: Any) -> LatencyModel:
+    errors = "standard_errors_s" if isinstance(model, InterpolationModel) else "uncertainty"
+    formula: LatencyModel = replace(model, kind="formula", **{errors: None})
+    return formula
 
 
 def _parametric(grid: LatencyGrid, form: Form, found: Estimate, chosen: str) -> LatencyFit:
@@ -218,7 +244,8 @@ def _check_cells(grid: LatencyGrid, form: Form) -> None:
 
 def _check_rectangle(grid: LatencyGrid, b: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
     there = list(zip(grid.batch_size.tolist(), grid.max_seq_len.tolist(), strict=True))
-    missing = [(i, j) for i in b.tolist() for j in tokens.tolist() if (i, j) not in set(there)]
+    cells = set(there)
+    missing = [(i, j) for i in b.tolist() for j in tokens.tolist() if (i, j) not in cells]
     if missing:
         shown = ", ".join(f"batch {i} × {j} tokens" for i, j in missing[:5])
         raise CalibrationError(
@@ -226,7 +253,7 @@ def _check_rectangle(grid: LatencyGrid, b: NDArray[np.int64], tokens: NDArray[np
             f"({shown}{', ...' * (len(missing) > 5)}); take another form, or leave those rows or "
             "columns out"
         )
-    if len(set(there)) != len(there):
+    if len(cells) != len(there):
         raise CalibrationError("must have each batch size and max_seq_len once, got several splits")
 
 

@@ -26,7 +26,7 @@ from llmsched.latency_uncertainty import Uncertainty
 FloatArray = NDArray[np.float64]
 Table = tuple[tuple[float, ...], ...]
 
-FAR = 1e9  # requests, tokens: where the outermost slopes are laid out to
+FAR = 2e9  # requests, tokens: where the outermost slopes are laid out to, beyond any grid
 SETTLED = 1e-13  # relative change of an alternating projection that has converged
 ITERATIONS = 10_000
 

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched.latency_base import CalibrationError
-from llmsched.latency_form_fit import FORM_NAMES, INTERPOLATION, LatencyFit, fit_form
+from llmsched.latency_form_fit import (
+    EXACT,
+    FORM_NAMES,
+    INTERPOLATION,
+    LatencyFit,
+    fit_form,
+    with_kind,
+)
 from llmsched.latency_grid import LatencyGrid
 
 FloatArray = NDArray[np.float64]
@@ -98,6 +105,13 @@ class FormComparison:
     best: LatencyFit  # its model says how it was chosen
     rule: str  # how, in words
 
+    @property
+    def best_parametric(self) -> LatencyFit | None:
+        """The parametric form that the same rule would take; None where all are refused."""
+        parametric = [result for result in self.results if result.form != INTERPOLATION]
+        fitted = [result for result in parametric if result.fit is not None]
+        return _best(fitted).fit if fitted else None
+
     def named(self, form: str) -> FormResult:
         """The result of one form."""
         return next(result for result in self.results if result.form == form)
@@ -107,7 +121,8 @@ def compare_forms(grid: LatencyGrid, *, forms: Sequence[str] = FORM_NAMES) -> Fo
     """Fit every form, hold out rows and columns, and choose.
 
     Chosen is the smallest median relative error on the cells held out, over rows and columns;
-    among equals the form with fewer parameters. Where no form can be cross-validated (fewer than
+    among equals (errors no further apart than `EXACT`, which is rounding, not prediction) the form
+    with fewer parameters. Where no form can be cross-validated (fewer than
     three batch sizes or lengths, or too few cells) it is the parametric form with the smallest
     median relative error in sample.
 
@@ -120,26 +135,39 @@ def compare_forms(grid: LatencyGrid, *, forms: Sequence[str] = FORM_NAMES) -> Fo
     fitted = [result for result in results if result.fit is not None]
     if not fitted:
         raise CalibrationError(results[0].refusal)
-    validated = [result for result in fitted if result.held_out is not None]
-    if validated:
-        best = min(validated, key=_by_held_out)
-        rule = (
-            f"chosen by cross-validation, median relative error {_by_held_out(best)[0]:.1%} on "
+    best = _best(fitted)
+    rule = _rule(best, fitted)
+    taken = with_kind(fit_form(grid, best.form, chosen=rule))
+    return FormComparison(grid=grid, results=results, best=taken, rule=rule)
+
+
+def _best(fitted: Sequence[FormResult]) -> FormResult:
+    """By what was held out; where nothing was, by the sample, which the interpolation repeats."""
+    if validated := [result for result in fitted if result.held_out is not None]:
+        least = min(map(_held_out_median, validated))
+        equals = [one for one in validated if _held_out_median(one) <= least + EXACT]
+        return min(equals, key=lambda one: (one.n_parameters, _held_out_median(one)))
+    return min(_parametric(fitted), key=_by_sample)
+
+
+def _rule(best: FormResult, fitted: Sequence[FormResult]) -> str:
+    """How the best was chosen, in words."""
+    if best.held_out is not None:
+        return (
+            f"chosen by cross-validation, median relative error {best.held_out.median:.1%} on "
             "batch sizes and lengths held out"
         )
-    else:
-        parametric = [result for result in fitted if result.form != INTERPOLATION] or fitted
-        best = min(parametric, key=_by_sample)
-        rule = (
-            "the only parametric form this grid can identify"
-            if len(parametric) == 1
-            else "chosen for the smaller median relative error, the grid being too small for "
-            "cross-validation"
-        )
-    assert best.fit is not None
-    return FormComparison(
-        grid=grid, results=results, best=fit_form(grid, best.form, chosen=rule), rule=rule
+    if len(_parametric(fitted)) == 1:
+        return "the only parametric form this grid can identify"
+    return (
+        "chosen for the smaller median relative error, the grid being too small for "
+        "cross-validation"
     )
+
+
+def _parametric(fitted: Sequence[FormResult]) -> Sequence[FormResult]:
+    """Those of a parametric form, if there are any."""
+    return [result for result in fitted if result.form != INTERPOLATION] or fitted
 
 
 def held_out_errors(grid: LatencyGrid, form: str) -> HeldOut:
@@ -185,9 +213,9 @@ def _result(grid: LatencyGrid, form: str) -> FormResult:
         return replace(result, refusal=f"not cross-validated: {error}")
 
 
-def _by_held_out(result: FormResult) -> tuple[float, int]:
+def _held_out_median(result: FormResult) -> float:
     assert result.held_out is not None
-    return result.held_out.median, result.n_parameters
+    return result.held_out.median
 
 
 def _by_sample(result: FormResult) -> tuple[float, int]:

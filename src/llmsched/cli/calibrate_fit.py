@@ -12,6 +12,8 @@ from llmsched.cli.common import OneLineErrors, keep_inputs
 from llmsched.cli.options import given
 
 if TYPE_CHECKING:
+    from llmsched.latency_bootstrap import Bootstrap
+    from llmsched.latency_form_fit import LatencyFit
     from llmsched.latency_validation import FormComparison
 
 FORMS = ("best", "reference", "four-term", "step", "interpolation")
@@ -69,8 +71,6 @@ def fit(
     \b
     Example: llmsched calibrate fit grid.csv --bootstrap 1000 --out gpu.json
     """
-    import numpy as np
-
     from llmsched.cli.calibrate_render import fit_dict, fit_text
     from llmsched.latency_files import save_model
     from llmsched.latency_fit import checked, fit_form
@@ -79,13 +79,18 @@ def fit(
 
     if given("seed") and n_bootstrap is None:
         raise click.UsageError("--seed does nothing without --bootstrap; leave it out")
+    if n_bootstrap is not None and form == "interpolation":
+        raise click.UsageError(
+            "--bootstrap redraws the residuals of a parametric form, and an interpolation has "
+            "none; leave it out, or ask for another --form"
+        )
     _check_outputs(Path(latency), out, figure, residuals)
     comparison = compare_forms(read_grid(latency))
     taken = comparison.best
     if form != "best":
         taken = fit_form(comparison.grid, form, chosen="asked for")
-    checked(taken)
-    redrawn = taken.bootstrap(n_bootstrap, np.random.default_rng(seed)) if n_bootstrap else None
+    taken = checked(taken)
+    redrawn = _redrawn(comparison, taken, n_bootstrap, seed) if n_bootstrap else None
     if as_json:
         content = fit_dict(comparison, taken, redrawn)
         click.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
@@ -116,6 +121,20 @@ def show(latency: str, as_json: bool) -> None:
         click.echo(json.dumps(model_dict(model), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         click.echo(model_text(model))
+
+
+def _redrawn(comparison: FormComparison, taken: LatencyFit, n: int, seed: int) -> Bootstrap | None:
+    """The bootstrap of the form taken, or of the best parametric one beside an interpolation."""
+    import numpy as np
+
+    bootstrapped: LatencyFit | None = taken
+    if taken.estimate is None:
+        bootstrapped = comparison.best_parametric
+        of = "and no parametric form fits this grid; --bootstrap is left out"
+        if bootstrapped is not None:
+            of = f"so --bootstrap is of {bootstrapped.form}, the best parametric form"
+        click.echo(f"Note: the interpolation taken has no residuals to redraw, {of}", err=True)
+    return bootstrapped.bootstrap(n, np.random.default_rng(seed)) if bootstrapped else None
 
 
 def _check_outputs(

@@ -40,6 +40,8 @@ def import_(
 ) -> None:
     """Make a latency model from result FILEs of TOOL, one or more concurrencies, 1 among them.
 
+    aiperf and genai-perf save the same fields, so each reads the other's files too.
+
     \b
     Examples:
       llmsched calibrate import vllm-bench c1.json c4.json c16.json c32.json --out h100.json

@@ -107,7 +107,7 @@ def _whole_numbers(context: click.Context, option: click.Parameter, text: str) -
     is_flag=True,
     help="Batch sizes 1,2,4, lengths 32,64,128 and 3 trials, unless given: seconds for tiny-qwen3.",
 )
-@click.option("--restart", is_flag=True, help="Forget the finished trials of an earlier run.")
+@click.option("--restart", is_flag=True, help="Measure anew: forget an earlier run's trials.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -132,15 +132,30 @@ def measure(**values: Any) -> None:
         dtype=values["dtype"],
         n_threads=values["threads"],
     )
-    check_outputs(out)
+    check_outputs(out, restart=values["restart"])
     _keep_model(source, out)
     model = load_timed_model(source, longest_tokens=plan.longest_tokens)
-    with _progress() as on_trial:
+    with _said_when_stopped(out), _progress() as on_trial:
         measurement = measure_grid(plan, model, out, restart=values["restart"], on_trial=on_trial)
     for note in measurement.notes():
         click.echo(f"Note: {note}", err=True)
     click.echo(_table(measurement))
     click.echo(f"Grid: {out}, provenance: {out.with_suffix('.json')}", err=True)
+
+
+@contextmanager
+def _said_when_stopped(out: Path) -> Iterator[None]:
+    """Say where the trials are if Ctrl-C ends the run."""
+    from llmsched._calibrate_output import partial_path
+    from llmsched._calibrate_partial import kept
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if partial_path(out).exists():
+            line = kept(partial_path(out))
+            click.echo(f"\n{line[0].upper()}{line[1:]}", err=True)
+        raise
 
 
 def _plan(values: dict[str, Any]) -> MeasurePlan:
@@ -209,7 +224,7 @@ def _table(measurement: Measurement) -> str:
             aligned(rows),
             f"{model.get('name', 'model')} ({model.get('weights', 'unknown')} weights), "
             f"{device['dtype']} on {where}. Step: one decode step of the whole batch.\n"
-            f"Harness overhead at most {share:.2%} of a cell's time.",
+            f"Loop overhead, around a pass that returns at once: at most {share:.2%} of a cell.",
         )
     )
 

@@ -65,6 +65,7 @@ def _parameter_dicts(taken: LatencyFit) -> list[dict[str, Any]]:
 def _bootstrap_dict(redrawn: Bootstrap) -> dict[str, Any]:
     intervals = zip(redrawn.parameter_names, redrawn.intervals().tolist(), strict=True)
     return {
+        "form": redrawn.form,
         "fits": len(redrawn.parameters),
         "refused": redrawn.refused,
         "redrawn_from": redrawn.how,
@@ -83,7 +84,12 @@ def fit_text(comparison: FormComparison, taken: LatencyFit, redrawn: Bootstrap |
         parts.append("\n".join(refused))
     how = comparison.rule if taken is comparison.best else "asked for"
     parts.append(f"Taken: {taken.form}, {how}\n{taken.model.equation()}")
-    parts.append(_parameters_text(taken, redrawn))
+    own = redrawn is not None and redrawn.form == taken.form
+    parts.append(_parameters_text(taken, redrawn if own else None))
+    if redrawn is not None and not own:
+        other = comparison.named(redrawn.form).fit
+        assert other is not None
+        parts.append(f"For comparison, {other.form}\n{_parameters_text(other, redrawn)}")
     shown = [r.fit for r in comparison.results if r.form in ("reference", taken.form) and r.fit]
     words = [misfit_in_words(fit) for fit in shown if fit.form != "interpolation"]
     return "\n\n".join([*parts, "\n".join(text[0].upper() + text[1:] for text in words)]).rstrip()
