@@ -617,6 +617,8 @@ def run(places, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(out))
         if command == "calibrate measure":
             _without_clocks(monkeypatch)
+            # on any machine: --threads is refused beyond its CPUs, and 2 must differ from the usual
+            monkeypatch.setattr("llmsched.calibrate_model.usable_cpus", lambda: 2)
         line = f"{command} {BASE[command]} {case.base} {IN_FULL[command] if full else ''} {more}"
         line = line.replace("{file}", case.file).format(**places, out=out)
         result = CliRunner().invoke(main, shlex.split(line))

@@ -51,11 +51,14 @@ def steps(tmp_path_factory):
         }
 
 
-def rendered(plot) -> None:
-    """Draw it in full, and let go of it."""
+def rendered(plot) -> list[int]:
+    """Draw it in full, let go of it, and say how many marks each panel holds."""
     import matplotlib.pyplot as plt
 
-    plt.close(plot.draw())
+    figure = plot.draw()
+    marks = [len(panel.collections) + len(panel.lines) for panel in figure.axes]
+    plt.close(figure)
+    return marks
 
 
 def test_figures__are_those_of_each_step_and_say_what_they_show(steps):
@@ -74,17 +77,21 @@ def test_figures__are_those_of_each_step_and_say_what_they_show(steps):
 
 
 @pytest.mark.parametrize("name", ["step1_violations", "step2_rates", "step3_composition"])
-def test_figure__draws_without_a_warning(name, steps):
+def test_figure__draws_something_in_every_panel_without_a_warning(name, steps):
     drawn = {n: f for step in steps[PLAN] for n, f in step.figures.items()}
-    rendered(drawn[name].draw())
+    marks = rendered(drawn[name].draw())
+    assert marks
+    assert all(marks), marks
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", [PLAN, ONE_POINT], ids=["tiny", "one point"])
 @pytest.mark.parametrize("name", [name for names in NAMES.values() for name in names])
-def test_every_figure__draws_without_a_warning(name, plan, steps):
+def test_every_figure__draws_something_in_every_panel_without_a_warning(name, plan, steps):
     drawn = {n: f for step in steps[plan] for n, f in step.figures.items()}
-    rendered(drawn[name].draw())
+    marks = rendered(drawn[name].draw())
+    assert marks
+    assert all(marks), marks
 
 
 def summary_of(rows: list[tuple[float, float, float, float]]) -> pd.DataFrame:
