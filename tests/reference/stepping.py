@@ -115,6 +115,7 @@ class Decision:
     preempted: list[int]  # in the order preempted
     limit: int  # of requests in running, for admission
     tokens: int = 0  # planned
+    ran_before: int = 0  # requests in running when it began
     start_s: float | None = None
     end_s: float | None = None
     duration_s: float | None = None
@@ -287,6 +288,7 @@ class Engine:
         self.running: list[Request] = []
         self.flight: deque[Decision] = deque()
         self.decisions: list[Decision] = []
+        self.levels: list[tuple[float, int]] = []  # (instant, blocks used from then on)
         self.device_free_s = -inf
         self.outstanding = 0  # accepted and not finished
         self.on_decision: Callable[[Engine, Decision], None] | None = None
@@ -307,9 +309,13 @@ class Engine:
             self.queue(request)
         while len(self.flight) < self.options.depth and (self.waiting or self.running):
             decision = self.decide(now)
-            if not decision.entries:
-                break
-            self.flight.append(decision)
+            if decision.entries:
+                self.flight.append(decision)
+            elif self.flight or not decision.preempted:
+                break  # an empty decision waits for the oldest step ...
+            # ... but where a request just preempted itself and no step is in flight, there is none
+            # to wait for while others in running could go on (priority only): decide again
+        self.levels.append((now, self.pool.total - len(self.pool.free)))
 
     def queue(self, request: Request) -> None:
         if self.options.order == "priority":  # rule 8
@@ -348,6 +354,7 @@ class Engine:
         """Running first, then waiting (A1); in prefill-first mode the other way round (rule 10)."""
         decoding = sum(request.computed >= request.prompt for request in self.running)
         decision = Decision(self.index, now, [], [], self.batch_limit.ask(decoding))
+        decision.ran_before = len(self.running)
         if self.options.prefill == "first":
             self.admit(decision)
             if not decision.entries:
@@ -435,6 +442,7 @@ class Engine:
         whole = self.options.prefill == "first"
         while self.waiting and len(self.running) < decision.limit:
             request, budget = self.waiting[0], self.budget(decision)
+            assert not request.in_flight, "at most depth - 1 = 1 step is in flight at a decision"
             hits = self.pool.hits(request)
             cached = len(hits) * self.pool.size
             new = request.known - cached
@@ -503,8 +511,8 @@ def run(
     on_decision: Callable[[Engine, Decision], None] | None = None,
 ) -> Result:
     """Serve a trace to its end; `on_decision` is called after every decision, empty ones too."""
-    if options.prefill == "first" and options.depth != 1:
-        raise ValueError(f"prefill first needs depth 1 (rule 10), got depth {options.depth}")
+    if options.depth != 1 and (options.depth != 2 or options.prefill == "first"):
+        raise ValueError(f"depth must be 1, or 2 with chunked prefill, got {options.depth}")
     requests = []
     for i, (at, prompt, output) in enumerate(
         zip(arrival_s, prompt_tokens, output_tokens, strict=True)
