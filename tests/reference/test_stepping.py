@@ -422,9 +422,8 @@ def test_caching__a_block_whose_last_token_was_in_flight_is_not_found(depth, aga
     result = serve(asked, usable_blocks=3, depth=depth, prefix_caching=True)
     assert result.requests[0].token_s == [42, 56, 68, 80, 92, 104]
     assert [one.preemptions for one in result.requests] == [0, 1]
-    assert [line(step).split(" | ")[2] for step in result.steps if step.decided_s == 104][
-        0
-    ] == again
+    back = next(step for step in result.steps if step.decided_s == 104)
+    assert line(back).split(" | ")[2] == again
 
 
 def test_caching__of_several_blocks_of_one_identity_the_first_registered_is_hit():
