@@ -46,6 +46,18 @@ class Options:
     replicas: int = 1
     router: str = "round_robin"  # or "least_outstanding"
 
+    def __post_init__(self) -> None:
+        for name, known in {
+            "depth": (1,) if self.prefill == "first" else (1, 2),  # rule 10
+            "prefill": ("chunked", "first"),
+            "order": ("fcfs", "priority"),
+            "router": ("round_robin", "least_outstanding"),
+        }.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        if ("sla" in self.limits) != (self.d_sla_s is not None):
+            raise ValueError("d_sla_s goes with the limit 'sla': give both or neither")
+
 
 @dataclass(eq=False)
 class Request:
@@ -216,7 +228,7 @@ class BatchLimit:
         self.b_max = self.b_mem = self.high = options.max_num_seqs
         self.low = self.b_min = 1
         self.eta = options.usable_blocks * options.block_tokens
-        self.d_sla_s = options.d_sla_s or 0.0
+        self.d_sla_s = options.d_sla_s
         self.m1, self.m2 = 500.0, 500.0 * 500.0
         self.mixed = False  # the last processed step had decodes and prefills
         self.window: list[tuple[float, int]] = []  # (duration, decodes)
@@ -511,8 +523,6 @@ def run(
     on_decision: Callable[[Engine, Decision], None] | None = None,
 ) -> Result:
     """Serve a trace to its end; `on_decision` is called after every decision, empty ones too."""
-    if options.depth != 1 and (options.depth != 2 or options.prefill == "first"):
-        raise ValueError(f"depth must be 1, or 2 with chunked prefill, got {options.depth}")
     requests = []
     for i, (at, prompt, output) in enumerate(
         zip(arrival_s, prompt_tokens, output_tokens, strict=True)

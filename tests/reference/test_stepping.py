@@ -382,6 +382,15 @@ def test_step_time__one_token_prompts_are_prefills_one_token_chunks_are_decodes(
     assert result.steps[0].end_s == 0 + ((0.1 + 0.7) + 0.2 * 2)  # == , in this order
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"router": "random"}, {"order": "sjf"}, {"depth": 2, "prefill": "first"}, {"d_sla_s": 1.0}],
+)
+def test_options__a_misspelt_one_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"must be one of .*got|give both or neither"):
+        Options(usable_blocks=9, **wrong)
+
+
 # ------------------------------------------------------------------------------- prefix caching
 
 
@@ -561,8 +570,8 @@ def random_case(seed: int) -> tuple[Asked, dict[str, Any]]:
         "long_prefill_token_threshold": pick(0, 0, 7),
         "max_model_len": pick(None, 60),
         "prefix_caching": pick(True, False),
-        "limits": frozenset(pick((), (), ("memory",), ("sla",), ("memory", "sla"))),
-        "d_sla_s": 20.0,
+        "limits": (limits := frozenset(pick((), (), ("memory",), ("sla",), ("memory", "sla")))),
+        "d_sla_s": 20.0 if "sla" in limits else None,
         "replicas": pick(1, 1, 2),
         "router": pick("round_robin", "least_outstanding"),
         "priority": rng.integers(0, 3, n).tolist(),
@@ -621,7 +630,8 @@ def test_scaling__all_times_by_two_scales_all_results():
     for seed in range(40):
         asked, options = random_case(seed)
         once = serve(asked, **options)
-        options["d_sla_s"] = 40.0
+        if options["d_sla_s"]:
+            options["d_sla_s"] = 40.0
         doubled = [(2 * at, prompt, output) for at, prompt, output in asked]
         twice = serve(doubled, lambda *shape: 2 * milliseconds(*shape), **options)
         for one, two in zip(once.requests, twice.requests, strict=True):
