@@ -7,7 +7,7 @@ no coefficient below 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -141,7 +141,7 @@ def _fit_mixed(steps: Sequence[Step], times_s: FloatArray) -> tuple[int, FloatAr
             f"n0_tokens apart, got {tokens}; give the grid more chunks"
         )
 
-    def best(candidates: range) -> tuple[float, int, FloatArray]:
+    def best(candidates: Iterable[int]) -> tuple[float, int, FloatArray]:
         fits = []
         for n0 in candidates:
             design = _mixed_design(steps, n0)
@@ -149,10 +149,11 @@ def _fit_mixed(steps: Sequence[Step], times_s: FloatArray) -> tuple[int, FloatAr
             fits.append((float(np.sum(np.square(design @ terms / times_s - 1))), n0, terms))
         return min(fits, key=lambda fit: fit[:2])
 
-    last = tokens[-3]  # two values must lie beyond n0
-    _, coarse, _ = best(range(0, last + 1, _N0_STRIDE))
-    low, high = max(0, coarse - _N0_STRIDE), min(last, coarse + _N0_STRIDE)
-    _, n0, terms = best(range(low, high + 1))
+    # up to the shortest of the steps n0 only moves c0, so there it is 0
+    least, last = tokens[0] + 1, tokens[-3]  # two values must lie beyond n0
+    _, coarse, _ = best([0, *range(least, last + 1, _N0_STRIDE)])
+    near = range(max(least, coarse - _N0_STRIDE), min(last, coarse + _N0_STRIDE) + 1)
+    _, n0, terms = best(near if coarse else [0])
     return n0, terms
 
 
