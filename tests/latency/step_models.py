@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import strategies as st
-from layer_files import write_layers
+from layer_files import attention_us, write_layers
 
 from llmsched.latency import PerTokenModel, load_latency
 from llmsched.latency_step import StepModel
@@ -28,10 +29,12 @@ STEP = StepModel(
 REDUCE = AllReduce(latency_s=1e-5, bandwidth_bytes_per_s=3e10, bytes_per_token=8192)
 
 
-def tables(**settings: object) -> LayerTables:
+def tables(
+    attention: Callable[[int, int, int, int], float] = attention_us, **settings: object
+) -> LayerTables:
     """Our small layer tables, three layers of them."""
     with tempfile.TemporaryDirectory() as folder:
-        files = read_layers(write_layers(Path(folder) / "small"))
+        files = read_layers(write_layers(Path(folder) / "small", attention=attention))
     return LayerTables(files, 3, **settings)  # type: ignore[arg-type]
 
 
@@ -39,6 +42,8 @@ MODELS: dict[str, StepLatency] = {
     "two-regime": TWO_REGIME,
     "layers": tables(),
     "layers-tp2": tables(tp=2, all_reduce=REDUCE, max_running=10),
+    # so steep that a bit lost in a difference is a bit lost in the time
+    "layers-steep": tables(lambda c, k, n, kv: 1.0 + c + k + n * (kv / 16.0) ** 7.3),
     "scaled": Scaled(tables(), 1.055),
     "step-model": steps_of(STEP),
     "prompt-output": steps_of(load_latency("h100-llama-3-8b-vllm")),

@@ -176,6 +176,35 @@ def test_step__beyond_the_grid_the_last_interval_goes_on():
     at = {t: model._tokens.at(t) for t in (520, 600, 2000)}
     slope = (at[600] - at[520]) / 80
     assert at[2000] == pytest.approx(at[600] + slope * 1400, rel=1e-12)
+    at = {n: model._entries.at(n) for n in (4, 16, 40)}
+    assert at[40] == pytest.approx(at[16] + (at[16] - at[4]) / 12 * 24, rel=1e-12)
+
+
+def test_step__beyond_the_last_tokens_noise_is_not_prolonged(tmp_path):
+    # given dense rows at 1, 8, 16, 64, 600 and, for one layer's sake, 448, 592 and a wild 600
+    def closer(lines):
+        more = [f"{layer},{t},{t}" for layer in LAYERS for t in (448, 592)]
+        kept = [line for line in lines if not line.startswith("embedding,600")]
+        return [*kept, *more, "embedding,600,9000"]
+
+    files = read_layers(write_layers(tmp_path / "x", change={"dense": closer}))
+    model = LayerTables(files, 3)
+    # then beyond 600 the line from 448, the last point up to three quarters of 600, goes on
+    at = {t: model._tokens.at(t) for t in (448, 600, 700)}
+    assert at[700] == pytest.approx(at[600] + (at[600] - at[448]) / 152 * 100, rel=1e-12)
+
+
+def test_step__between_the_last_row_and_the_last_cuda_graph(tmp_path):
+    # given dense rows to 64 tokens only; when 100 run, padded to 104
+    small = {"dense": lambda lines: [line for line in lines if line.split(",")[1] != "600"]}
+    files = read_layers(write_layers(tmp_path / "x", change=small))
+    model = LayerTables(files, 3)
+    at = {t: model._tokens.at(t) for t in (16, 64, 100, 104)}
+    assert at[100] == at[104]
+    slope = (at[64] - at[16]) / 48
+    assert at[104] == pytest.approx(at[64] + slope * 40, rel=1e-12)
+    model.step_s([(99, 0)], 1, 20)
+    assert model.outside()["tokens above 64"] == 1
 
 
 def test_outside__counts_by_axis_and_way():

@@ -79,6 +79,26 @@ def test_step__is_the_composition_of_the_doubling_grid(gpu):
     assert not model.outside()
 
 
+@pytest.mark.parametrize(
+    ("step", "rtx4090_s", "rtxpro6000_s"),
+    [
+        (([(512, 0)], 0, 0), 0.048305504840, 0.023744969390),
+        (((), 32, 32_000), 0.023808697340, 0.015031526000),
+        (([(100, 0)], 20, 14_000), 0.025283777800, 0.014799440316),
+        (([(300, 0), (200, 640)], 30, 15_360), 0.065067599995, 0.028712129870),
+        (([(512, 256), (1024, 0), (500, 16)], 12, 9000), 0.191482494463, 0.082263465819),
+        (([(5, 64)], 3, 100), 0.017175829880, 0.010952218437),
+        (((), 300, 38_400), 0.043778143630, 0.022062063985),
+        (([(1, 0)], 0, 0), 0.016649993830, 0.011128034260),
+        (([(3000, 0)], 0, 0), 0.282864401998, 0.114282405013),
+    ],
+)
+def test_step__against_the_composition_that_replays_the_real_runs(step, rtx4090_s, rtxpro6000_s):
+    # given times of another program, with which both vLLM runs come out as published
+    assert tables("RTX4090").step_s(*step) == pytest.approx(rtx4090_s, abs=1e-12)
+    assert tables("RTXPRO6000").step_s(*step) == pytest.approx(rtxpro6000_s, abs=1e-12)
+
+
 def test_read__the_second_sweep_tells_how_good_interpolation_is():
     files = tables("RTXPRO6000").files
     off = [len(grid.off) for grid in (files.decode, files.prefill, files.mixed)]

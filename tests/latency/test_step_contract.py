@@ -31,6 +31,15 @@ def test_decode_run__is_its_steps_bit_for_bit(name, n, mean_kv, more, steps):
     assert run.tolist() == [model.step_s((), n, kv + j * n) for j in range(steps)]
 
 
+@pytest.mark.parametrize("name", ["layers", "layers-steep", "layers-tp2", "scaled"])
+def test_decode_run__through_the_very_points_of_the_grid(name):
+    # given runs that meet every mean kv of the tables, where two straight pieces join
+    model = MODELS[name]
+    for n in range(1, 60):
+        run = model.decode_run_s(n, 10 * n, 150)
+        assert run.tolist() == [model.step_s((), n, (10 + j) * n) for j in range(150)]
+
+
 @names
 def test_decode_run__longer_than_any_table(name):
     # given more steps than the models keep ready; then the last is still the step alone

@@ -61,14 +61,25 @@ class Curve:
     __slots__ = ("_first", "_last", "_slope", "_times_s", "_top", "axis")
 
     def __init__(
-        self, grid: Grid, times_s: NDArray[np.float64], padded: Sequence[int] = ()
+        self,
+        grid: Grid,
+        times_s: NDArray[np.float64],
+        *,
+        padded: Sequence[int] = (),
+        chord: float = 0.0,
     ) -> None:
-        """`padded`: sizes up to which a number is rounded up first, as far as they go."""
+        """A curve through a grid's points.
+
+        `padded` are sizes up to which a number is rounded up first, as far as they go. Beyond the
+        last value the line goes on that ends the curve: its last interval or, if that is longer,
+        its last part of length `chord` times the last value, where points are close and noisy.
+        """
         values = grid.axes[0]
         self.axis = Axis(grid.names[0], values)
         self._first, self._last = values[0], values[-1]
         self._top = max(self._last, *padded, 0)
-        self._slope = float((times_s[-1] - times_s[-2]) / (values[-1] - values[-2]))
+        i = min(bisect_right(values, (1 - chord) * self._last), len(values) - 1) - 1
+        self._slope = float((times_s[-1] - times_s[i]) / (self._last - values[i]))
         x = np.arange(self._top + 1)
         if padded:
             sizes = np.array(padded)

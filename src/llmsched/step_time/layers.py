@@ -28,6 +28,8 @@ from llmsched.step_time.step_base import FloatArray, StepLatency, kv_ahead
 # What tensor parallelism shares out; norms, embedding and sampler take as long on every GPU.
 SHARED = ("qkv_proj", "qk_norm", "rotary_emb", "o_proj", "gate_up_proj", "act_fn", "down_proj")
 
+_CHORD = 0.25  # of the tokens: profiles end in steps of 16, whose differences are noise
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllReduce:
@@ -82,8 +84,9 @@ class LayerTables(StepLatency):
     Steps are padded to the size of a CUDA graph (`graph_sizes`) in all but attention and
     `lm_head`. Decodes count at their mean kv. Several prefills of a step are merged into one
     (`merge`). Below the first grid point a time is that of the first; beyond the last, the last
-    interval goes on; `outside` counts such steps. Of vLLM's tensor parallelism, the all-reduce
-    after the embedding and the gathering of logits are left out.
+    interval goes on, in tokens the line from three quarters of the last to the last; `outside`
+    counts such steps. Of vLLM's tensor parallelism, the all-reduce after the embedding and the
+    gathering of logits are left out.
     """
 
     files: LayerFiles
@@ -103,7 +106,7 @@ class LayerTables(StepLatency):
         self._check()
         files, shared = self.files, self.tables_tp / self.tp
         grid, sizes = files.dense["layernorm"], graph_sizes(self.max_running)
-        self._tokens = Curve(grid, self._per_tokens_s(shared), sizes)
+        self._tokens = Curve(grid, self._per_tokens_s(shared), padded=sizes, chord=_CHORD)
         head, sampler = files.per_entry["lm_head"], files.per_entry["sampler"]
         self._entries = Curve(head, 1e-6 * (shared * head.times_us + sampler.times_us))
         scale = 1e-6 * self.n_layers * shared
