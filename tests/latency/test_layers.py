@@ -244,6 +244,14 @@ def test_step__that_extrapolates_to_nothing_is_refused(tmp_path, step):
             model.decode_run_s(*step[1:], 3)
 
 
+def test_step__of_more_decodes_than_measured_may_extrapolate_to_nothing(tmp_path):
+    # given attention that falls with the number of decodes
+    prefix = write_layers(tmp_path / "x", attention=lambda c, k, n, kv: 9000.0 - 1000 * n)
+    model = LayerTables(read_layers(prefix), 3000)
+    with pytest.raises(CalibrationError, match=r"a step must take more than 0 s, got -.* 400 "):
+        model.decode_run_s(400, 400 * 50, 3)
+
+
 def test_step__without_entries_is_refused():
     with pytest.raises(ValueError, match="a step must have an entry, got 0 decodes"):
         tables().step_s((), 0, 0)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched.step_time.layer_tables import Grid
+from llmsched.step_time.step_base import kv_ahead
 
 Rows = list[list[float]]
 
@@ -147,7 +148,6 @@ class Pieces:
     """Times of n decodes alone against the sum of their kv: straight pieces, found by `inner`."""
 
     __slots__ = (
-        "_columns",
         "_counts",
         "_kvs",
         "_n",
@@ -168,7 +168,7 @@ class Pieces:
         i, weight = decodes.interval(n)
         low, high = plane.rows[i : i + 2]
         times_s = [a + (b - a) * weight + added_s for a, b in zip(low, high, strict=True)]
-        knots = [n * knot for knot in kvs.knots]
+        knots = [n * int(knot) for knot in kvs.knots]
         slopes = [
             (b - a) / (y - x)
             for (a, b), (x, y) in zip(pairwise(times_s), pairwise(knots), strict=True)
@@ -177,20 +177,28 @@ class Pieces:
         self.start, self.start_s = [knots[0], *knots[:-1]], [times_s[0], *times_s[:-1]]
         self.slope_s = [0.0, *slopes]
         self.inner = knots[:-1]
-        self._columns = np.array([self.start, self.start_s, self.slope_s])
         if any(axis.knots[-1] < n for axis in self._counts) or n < decodes.knots[0]:
             self.least, self.most = math.inf, -math.inf  # every step is outside
         else:
             self.least, self.most = knots[0], knots[-1]
 
-    def run_s(self, decode_kv: int, kv: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Times of some steps, kv increasing from `decode_kv`; operations as in one step [s]."""
-        first, last = bisect_right(self.inner, decode_kv), bisect_right(self.inner, kv[-1])
+    def run_s(self, decode_kv: int, steps: int) -> NDArray[np.float64]:
+        """Times of some steps from `decode_kv` on, with the operations of one step [s]."""
+        kv = kv_ahead(self._n, decode_kv, steps)
+        last_kv = decode_kv + self._n * (steps - 1)
+        if decode_kv < self.least or last_kv > self.most:
+            self.count(kv)
+        first, last = bisect_right(self.inner, decode_kv), bisect_right(self.inner, last_kv)
         if first == last:
             return self.start_s[first] + self.slope_s[first] * (kv - self.start[first])
-        start, start_s, slope_s = self._columns
-        i = np.searchsorted(self._columns[0][1:], kv, side="right")
-        return np.asarray(start_s[i] + slope_s[i] * (kv - start[i]))
+        times_s, begin = np.empty(steps), 0
+        for piece in range(first, last + 1):
+            # the first step at or beyond the next knot, which is a whole number
+            end = steps if piece == last else -((decode_kv - self.inner[piece]) // self._n)
+            part = kv[begin:end] - self.start[piece]
+            times_s[begin:end] = self.start_s[piece] + self.slope_s[piece] * part
+            begin = end
+        return times_s
 
     def count(self, kv: NDArray[np.float64]) -> None:
         """Count the steps that lie outside."""

@@ -23,7 +23,7 @@ import numpy as np
 from llmsched.latency_base import CalibrationError, Kind
 from llmsched.step_time.layer_lookup import Block, Curve, Pieces, Plane
 from llmsched.step_time.layer_tables import ONCE_PER_STEP, PER_LAYER, LayerFiles
-from llmsched.step_time.step_base import FloatArray, StepLatency, kv_ahead
+from llmsched.step_time.step_base import FloatArray, StepLatency
 
 # What tensor parallelism shares out; norms, embedding and sampler take as long on every GPU.
 SHARED = ("qkv_proj", "qk_norm", "rotary_emb", "o_proj", "gate_up_proj", "act_fn", "down_proj")
@@ -172,17 +172,16 @@ class LayerTables(StepLatency):
 
     def decode_run_s(self, n_decodes: int, decode_kv: int, steps: int) -> FloatArray:
         pieces = self._pieces.get(n_decodes) or self._new_pieces(n_decodes)
-        kv = kv_ahead(n_decodes, decode_kv, steps)
-        times_s = pieces.run_s(decode_kv, kv)
-        if decode_kv < pieces.least or kv[-1] > pieces.most:
-            pieces.count(kv)
-            self._check_time(float(times_s.min()), (), n_decodes, decode_kv)
+        times_s = pieces.run_s(decode_kv, steps)
+        if times_s[-1] <= 0:  # beyond the grid, where the last piece goes on
+            self._check_time(float(times_s[-1]), (), n_decodes, decode_kv)
         return times_s
 
     def _new_pieces(self, n_decodes: int) -> Pieces:
         if n_decodes < 1:
             raise ValueError(f"a step must have an entry, got {n_decodes} decodes, no prefill")
         pieces = Pieces(self._decode, n_decodes, added=(self._tokens, self._entries))
+        self._check_time(min(pieces.start_s), (), n_decodes, n_decodes)
         return self._pieces.setdefault(n_decodes, pieces)
 
     def _check_time(
