@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from llmsched import Workload
-from llmsched.sweep import RunConfig, sweep
+from llmsched.simulation.scenario import RunConfig
+from llmsched.simulation.sweep.sweep import sweep
 
 
 def configs() -> list[RunConfig]:

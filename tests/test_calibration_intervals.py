@@ -14,18 +14,22 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from llmsched import (
-    Run,
-    Settings,
-    Trace,
-    Workload,
-    capacity_runs,
-    compare,
-    make_scheduler,
-    simulate,
-)
-from llmsched.binning import Binning
-from llmsched.calibration_intervals import (
+from llmsched import Run, Settings, Trace, Workload, compare, make_scheduler, simulate
+from llmsched._util.streams import Streams
+from llmsched.cli.main import main
+from llmsched.cli.options import matching_options
+from llmsched.cli.text import COLUMNS
+from llmsched.latency.base import CalibrationError, CalibrationWarning, MeasuredRange, Shape
+from llmsched.latency.files import save_model
+from llmsched.latency.formulas import FourTermModel, PerTokenModel
+from llmsched.latency.uncertainty import Uncertainty
+from llmsched.metrics.intervals import mean_interval
+from llmsched.prediction.binning import Binning
+from llmsched.prediction.predictors import predictor_from_spec
+from llmsched.simulation.capacity import runs as capacity_runs
+from llmsched.simulation.capacity.capacity import capacities
+from llmsched.simulation.capacity.results import Target, differences
+from llmsched.simulation.uncertainty import (
     FIGURES_OF_MERIT,
     RunUncertainty,
     calibrated_interval,
@@ -33,23 +37,6 @@ from llmsched.calibration_intervals import (
     reached_confidence,
     simulate_draws,
 )
-from llmsched.capacity import Target, capacities, differences
-from llmsched.cli import main
-from llmsched.cli.memory_note import matching_options
-from llmsched.cli.render import COLUMNS
-from llmsched.latency import (
-    CalibrationError,
-    CalibrationWarning,
-    FourTermModel,
-    MeasuredRange,
-    PerTokenModel,
-    Shape,
-    Uncertainty,
-)
-from llmsched.latency_files import save_model
-from llmsched.prediction import predictor_from_spec
-from llmsched.stats import mean_interval
-from llmsched.workload import Streams
 
 BUSY = Workload(requests=300, rps_scale=400.0)
 PARAMETERS = ("a0_s", "a1_s", "a2_s", "a3_s")
@@ -575,7 +562,7 @@ def test_capacity_command__is_the_same_on_any_number_of_cores(model: str) -> Non
 
 
 def test_figure__has_thin_bars_between_the_calibrated_ends() -> None:
-    from llmsched.figures import scheduler_comparison
+    from llmsched.figures.comparison import scheduler_comparison
 
     draws = draw_latencies(FITTED, 3)
     plain, drawn = (

@@ -13,11 +13,13 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from llmsched import Settings, Trace, TraceError, Workload, capacity_runs, simulate
-from llmsched.capacity import Capacity, Target, capacities, capacity, differences
-from llmsched.capacity_runs import Point, Task, at_rate
-from llmsched.capacity_search import edge, hardest_passing, next_gpus, next_rate
-from llmsched.cli import main
+from llmsched import Settings, Trace, TraceError, Workload, simulate
+from llmsched.cli.main import main
+from llmsched.simulation.capacity import runs as capacity_runs
+from llmsched.simulation.capacity.capacity import capacities, capacity
+from llmsched.simulation.capacity.results import Capacity, Target, differences
+from llmsched.simulation.capacity.runs import Point, Task, at_rate
+from llmsched.simulation.capacity.search import edge, hardest_passing, next_gpus, next_rate
 
 SERVICE_S = 1.0
 ONE_BY_ONE: dict[str, Any] = {

@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from llmsched.cli import main
-from llmsched.cli.common import OneLineErrors
-from llmsched.simulation import simulate
-from llmsched.workload import Workload
+from llmsched.cli.errors import OneLineErrors
+from llmsched.cli.main import main
+from llmsched.simulation.simulate import simulate
+from llmsched.workload.workload import Workload
 
 SCHEDULERS = ("static-fifo", "dynamic-no-bins", "multi-bin-dynamic", "multi-bin-only")
 JSON_KEYS = {
@@ -145,7 +145,9 @@ def test_error__is_one_line_that_says_what_to_do(arguments, texts):
 
 @pytest.mark.parametrize("option", ["--requests-out", "--batches-out"])
 def test_table_path__is_refused_before_the_run(option, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmsched.simulation.simulate", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(
+        "llmsched.simulation.simulate.simulate", lambda *_, **__: pytest.fail("it ran")
+    )
     wrong_suffix, no_folder = tmp_path / "r.xlsx", tmp_path / "no" / "r.csv"
     assert_refused(run("static-fifo", option, wrong_suffix), ".csv or .parquet", "r.xlsx")
     assert_refused(run("static-fifo", option, no_folder), "create it first", "no/r.csv")
@@ -206,7 +208,7 @@ def test_table__that_cannot_be_written_after_all_is_a_failed_run(trace, monkeypa
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmsched.output._write", fail)
+    monkeypatch.setattr("llmsched.engine.export._write", fail)
     table = trace.with_name("o.csv")
     result = run("static-fifo", "--trace", trace, "--requests-out", table)
     assert result.exit_code == 1
@@ -435,7 +437,7 @@ def test_compare__json_has_every_scheduler_its_intervals_and_the_differences(tra
 
 
 def test_compare__reads_a_file_once(trace, monkeypatch):
-    from llmsched import formats
+    from llmsched.workload.formats import registry as formats
 
     reads, read_trace = [], formats.read_trace
     monkeypatch.setattr(

@@ -26,12 +26,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from llmsched.binning import DEFAULT_BINS, MAX_BINS
-from llmsched.cli import main
-from llmsched.latency import SaturatingModel, Uncertainty
-from llmsched.latency_files import save_model
-from llmsched.schedulers import Settings
-from llmsched.workload import Workload
+from llmsched.cli.main import main
+from llmsched.latency.files import save_model
+from llmsched.latency.formulas import SaturatingModel
+from llmsched.latency.uncertainty import Uncertainty
+from llmsched.prediction.edges import DEFAULT_BINS, MAX_BINS
+from llmsched.schedulers.settings import Settings
+from llmsched.workload.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -548,11 +549,13 @@ def _llm_configs(tmp: Path) -> dict[str, str]:
 def _without_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A measurement in which each look at a clock is one second on, so that two are the same."""
     ticking = SimpleNamespace(perf_counter=itertools.count().__next__)
-    monkeypatch.setattr("llmsched.calibrate_timing.time", ticking)
-    monkeypatch.setattr("llmsched.calibrate.time", ticking)
-    monkeypatch.setattr("llmsched.calibrate._now", lambda: "now")
-    monkeypatch.setattr("llmsched.calibrate.device_state", lambda _: {})
-    monkeypatch.setattr("llmsched._calibrate_output.process_peak_memory_bytes", lambda: None)
+    monkeypatch.setattr("llmsched.calibration.measure.timing.time", ticking)
+    monkeypatch.setattr("llmsched.calibration.measure.measure.time", ticking)
+    monkeypatch.setattr("llmsched.calibration.measure.measure._now", lambda: "now")
+    monkeypatch.setattr("llmsched.calibration.measure.measure.device_state", lambda _: {})
+    monkeypatch.setattr(
+        "llmsched.calibration.measure.output.process_peak_memory_bytes", lambda: None
+    )
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
@@ -618,7 +621,7 @@ def run(places, tmp_path, monkeypatch):
         if command == "calibrate measure":
             _without_clocks(monkeypatch)
             # on any machine: --threads is refused beyond its CPUs, and 2 must differ from the usual
-            monkeypatch.setattr("llmsched.calibrate_model.usable_cpus", lambda: 2)
+            monkeypatch.setattr("llmsched.calibration.measure.model.usable_cpus", lambda: 2)
         line = f"{command} {BASE[command]} {case.base} {IN_FULL[command] if full else ''} {more}"
         line = line.replace("{file}", case.file).format(**places, out=out)
         result = CliRunner().invoke(main, shlex.split(line))

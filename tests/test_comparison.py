@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched import Run, Settings, Trace, Workload, compare, formats, simulate
-from llmsched.comparison import Comparison, Difference, SchedulerResult
-from llmsched.latency import PerTokenModel
-from llmsched.memory import MODELS
-from llmsched.stats import Interval
+from llmsched import Run, Settings, Trace, Workload, compare, simulate
+from llmsched.hardware import MODELS
+from llmsched.latency.formulas import PerTokenModel
+from llmsched.metrics.intervals import Interval
+from llmsched.simulation.comparison_results import Comparison, Difference, SchedulerResult
+from llmsched.workload.formats import registry as formats
 
 THREE = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")
 BUSY = Workload(requests=300, rps_scale=800.0)

@@ -9,19 +9,13 @@ from typing import Any
 
 import pytest
 
-from llmsched.batching import DynamicBatcher, FixedBatcher
-from llmsched.bin_choice import LongestQueue, RoundRobin
-from llmsched.control import NoController, PaperController, WindowController
-from llmsched.memory import BufferLimit, CltLimit
-from llmsched.schedulers import (
-    BIN_CHOICES,
-    CONTROLLERS,
-    MEMORY_RULES,
-    SCHEDULERS,
-    FullBatches,
-    Settings,
-    make_scheduler,
-)
+from llmsched.schedulers.base import FullBatches
+from llmsched.schedulers.batch_size import DynamicBatcher, FixedBatcher
+from llmsched.schedulers.bin_choice import LongestQueue, RoundRobin
+from llmsched.schedulers.memory_limit import BufferLimit, CltLimit
+from llmsched.schedulers.registry import SCHEDULERS, make_scheduler
+from llmsched.schedulers.settings import BIN_CHOICES, CONTROLLERS, MEMORY_RULES, Settings
+from llmsched.schedulers.sla_control import NoController, PaperController, WindowController
 
 
 @dataclass(frozen=True)

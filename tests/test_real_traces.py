@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from llmsched import Run, Settings, Trace, Workload, compare, load_latency, simulate
-from reference_engine import Request, reference_service_s
-from reference_engine import run as reference_run
+from reference_engine import Request, reference_service_s, run as reference_run
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FILES = {
@@ -46,7 +45,7 @@ pytestmark = [
     ),
     # real lengths tie, and leave the range where a latency model was measured
     pytest.mark.filterwarnings("ignore:.*equal-mass bins asked for.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore::llmsched.latency.CalibrationWarning"),
+    pytest.mark.filterwarnings("ignore::llmsched.latency.registry.CalibrationWarning"),
     pytest.mark.filterwarnings("ignore:admission makes no difference:UserWarning"),
 ]
 every_file = pytest.mark.parametrize("name", sorted(FILES))

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from llmsched import Binning, Run, Settings, Trace, TraceError, Workload, simulate
-from llmsched.latency import CalibrationWarning, PerTokenModel, SaturatingModel
-from llmsched.memory import MODELS
-from llmsched.tables import BatchTable, RequestTable
+from llmsched.engine.records import BatchTable, RequestTable
+from llmsched.hardware import MODELS
+from llmsched.latency.base import CalibrationWarning
+from llmsched.latency.formulas import PerTokenModel, SaturatingModel
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
 every_scheduler = pytest.mark.parametrize("name", SCHEDULERS)

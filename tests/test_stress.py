@@ -20,22 +20,31 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from llmsched.cli import main
-from llmsched.schedulers import Settings
-from llmsched.simulation import simulate
-from llmsched.stress import SCHEDULERS, Plan, step1, step2, step2b, step3
-from llmsched.stress_files import read_runs
-from llmsched.stress_results import AGAINST, PAIRS
-from llmsched.stress_run import SweepOptions, available, choose_gpus, one_gpu_loads, run_steps
-from llmsched.stress_statements import (
+from llmsched.cli.main import main
+from llmsched.schedulers.settings import Settings
+from llmsched.simulation.scenario import RunConfig
+from llmsched.simulation.simulate import simulate
+from llmsched.simulation.sweep.sweep import load_results, sweep
+from llmsched.studies.stress.findings import (
     Findings,
     common_statements,
+    load_text,
     step1_statements,
     step2_statements,
     step2b_statements,
     step3_statements,
 )
-from llmsched.stress_tables import (
+from llmsched.studies.stress.plan import SCHEDULERS, Plan, step1, step2, step2b, step3
+from llmsched.studies.stress.results import AGAINST, PAIRS
+from llmsched.studies.stress.run import (
+    SweepOptions,
+    available,
+    choose_gpus,
+    one_gpu_loads,
+    read_runs,
+    run_steps,
+)
+from llmsched.studies.stress.tables import (
     PER_BIN_METRICS,
     batch_size_table,
     differences,
@@ -47,9 +56,7 @@ from llmsched.stress_tables import (
     summary_table,
     with_scaling,
 )
-from llmsched.stress_wording import load_text
-from llmsched.sweep import RunConfig, load_results, sweep
-from llmsched.workload import Workload
+from llmsched.workload.workload import Workload
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ONE_JOB = SweepOptions(jobs=1)
@@ -658,7 +665,7 @@ def test_step3__is_not_chosen_by_a_step_2_of_other_requests(change, tmp_path):
 
 
 def test_run__says_which_runs_failed_and_does_them_again_when_asked(tmp_path, monkeypatch):
-    from llmsched import sweep_backends
+    from llmsched.simulation.sweep import workers as sweep_backends
 
     simulate = sweep_backends.simulate
 
@@ -685,7 +692,7 @@ def test_run__says_which_runs_failed_and_does_them_again_when_asked(tmp_path, mo
 
 
 def test_run__where_all_fails_has_no_figures_and_no_means(tmp_path, monkeypatch):
-    from llmsched import sweep_backends
+    from llmsched.simulation.sweep import workers as sweep_backends
 
     def broken(*_args: Any, **_options: Any) -> Any:
         raise RuntimeError("out of luck")

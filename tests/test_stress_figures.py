@@ -9,10 +9,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from llmsched import stress_bin_figures as bin_figures
-from llmsched import stress_figures as figures
-from llmsched.stress import Plan
-from llmsched.stress_run import SweepOptions, run_steps
+from llmsched.studies.stress import bin_figures, figures
+from llmsched.studies.stress.plan import Plan
+from llmsched.studies.stress.run import SweepOptions, run_steps
 
 PLAN = Plan(
     volumes=(60, 120), gpu_counts=(1, 2), bins=(1, 3), loads=(0.7, 0.9), replications=2, n_bins=2

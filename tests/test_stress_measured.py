@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from llmsched.stats import Interval, mean_interval
-from llmsched.stress import SCHEDULERS, Plan
+from llmsched.metrics.intervals import Interval, mean_interval
+from llmsched.studies.stress.plan import SCHEDULERS, Plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "stress"))
 

@@ -20,11 +20,13 @@ import pandas as pd
 import pytest
 
 from llmsched import Workload
-from llmsched._html import MISSING, Markup, element, escaped, interval, number, table
-from llmsched.load import LABEL_RULE
-from llmsched.stress import Plan, StepFigure, StepResult, StressResult
-from llmsched.stress_report import html_report, write_report
-from llmsched.sweep import RunConfig, sweep
+from llmsched.metrics.load import LABEL_RULE
+from llmsched.simulation.scenario import RunConfig
+from llmsched.simulation.sweep.sweep import sweep
+from llmsched.studies.stress.html import MISSING, Markup, element, escaped, interval, number, table
+from llmsched.studies.stress.plan import Plan
+from llmsched.studies.stress.report import html_report, write_report
+from llmsched.studies.stress.step_results import StepFigure, StepResult, StressResult
 
 ATTACK = "<script>alert(1)</script>.csv"
 VOID = {"meta", "link", "img", "br", "hr"}  # elements without an end tag

@@ -18,19 +18,12 @@ import numpy as np
 import pytest
 
 from llmsched import Binning, Settings, Workload, simulate
-from llmsched import sweep as public
-from llmsched.cli.sweep_progress import run_line, sweep_progress
-from llmsched.prediction import predictor_from_spec
-from llmsched.sweep import (
-    TIMING_COLUMNS,
-    RunConfig,
-    RunRecord,
-    latency_quantiles_frame,
-    load_results,
-    pending,
-    per_bin_frame,
-    sweep,
-)
+from llmsched.cli.progress import run_line, sweep_progress
+from llmsched.prediction.predictors import predictor_from_spec
+from llmsched.simulation.scenario import RunConfig
+from llmsched.simulation.sweep import sweep as public
+from llmsched.simulation.sweep.store import latency_quantiles_frame, per_bin_frame
+from llmsched.simulation.sweep.sweep import TIMING_COLUMNS, RunRecord, load_results, pending, sweep
 
 SMALL = Workload(requests=60)
 IMPOSSIBLE = RunConfig(  # a predictor of bins of output tokens cannot bin by anything else
@@ -304,7 +297,9 @@ def test_failed_run__is_recorded_and_done_again_only_when_asked(tmp_path, monkey
     assert pending(configs, tmp_path) == []
     # unless asked for: with its cause gone, it succeeds and the failure is forgotten
     seen.clear()
-    monkeypatch.setattr("llmsched.sweep_backends.predictor_from_spec", lambda _spec: ORACLE)
+    monkeypatch.setattr(
+        "llmsched.simulation.sweep.workers.predictor_from_spec", lambda _spec: ORACLE
+    )
     results = sweep(configs, tmp_path, jobs=1, retry_failed=True, on_done=seen.append)
     assert [record.key for record in seen] == [IMPOSSIBLE.key()]
     assert results["status"].tolist() == ["done"] * len(configs)
@@ -487,12 +482,12 @@ def test_cache__that_is_damaged_is_made_again(tmp_path, monkeypatch, damage):
     (trace,) = entries(tmp_path / "out", "trace")
     column = trace / "output_tokens.npy"
     column.write_bytes(damage(column.read_bytes()))
-    monkeypatch.setattr("llmsched.sweep_cache._open", type(public_open())())
+    monkeypatch.setattr("llmsched.simulation.sweep.cache._open", type(public_open())())
     assert in_bytes(sweep(grid(), tmp_path / "out", jobs=1)) == in_bytes(before)
 
 
 def public_open():
-    from llmsched.sweep_cache import _open
+    from llmsched.simulation.sweep.cache import _open
 
     return _open
 
@@ -502,12 +497,12 @@ def test_cache__may_be_deleted(tmp_path, monkeypatch):
 
     sweep(grid()[:2], tmp_path, jobs=1)
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr("llmsched.sweep_cache._open", type(public_open())())
+    monkeypatch.setattr("llmsched.simulation.sweep.cache._open", type(public_open())())
     assert len(sweep(grid(), tmp_path, jobs=1)) == len(grid())
 
 
 def test_cached_trace__is_a_read_only_map(tmp_path):
-    from llmsched.sweep_cache import cached_trace
+    from llmsched.simulation.sweep.cache import cached_trace
 
     made = cached_trace(tmp_path, "key", lambda: SMALL.load(0)).value
     for column in (made.arrival_s, made.prompt_tokens, made.output_tokens):

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmsched import arrivals, formats
-from llmsched.trace import Trace, TraceError
-from llmsched.workload import DEFAULT_REQUESTS, Streams, Workload
+from llmsched._util.streams import Streams
+from llmsched.workload import synthetic as arrivals
+from llmsched.workload.formats import registry as formats
+from llmsched.workload.trace import Trace, TraceError
+from llmsched.workload.workload import DEFAULT_REQUESTS, Workload
 
 ROWS = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 5,ChatGPT,100,10,110,Conversation log

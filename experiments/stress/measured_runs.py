@@ -13,10 +13,10 @@ from measured_claims import Steps
 from published_runs import H100, REFERENCE, Hardware
 
 from llmsched import Settings
-from llmsched.memory import GPUS, MODELS, kv_capacity_tokens
-from llmsched.stress import Plan
-from llmsched.stress_run import STEPS, SweepOptions, run_steps
-from llmsched.workload import DEFAULT_RPS_SCALE
+from llmsched.hardware import GPUS, MODELS, kv_capacity_tokens
+from llmsched.studies.stress.plan import Plan
+from llmsched.studies.stress.run import STEPS, SweepOptions, run_steps
+from llmsched.workload.workload import DEFAULT_RPS_SCALE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from llmsched import Binning, Settings, Workload
-from llmsched.memory import GPUS, MODELS, kv_capacity_tokens
-from llmsched.sweep import RunConfig, sweep
+from llmsched.hardware import GPUS, MODELS, kv_capacity_tokens
+from llmsched.simulation.scenario import RunConfig
+from llmsched.simulation.sweep.sweep import sweep
 
 # Requests per second that the origin's runs were offered: where all but nothing waited,
 # throughput is the arrival rate. For 100,000 there is no such row: from the file's requests per

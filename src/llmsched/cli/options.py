@@ -1,13 +1,19 @@
-"""The options of the commands that simulate, in groups, and the objects they stand for."""
+"""`--latency-uncertainty`: draws of the latency's parameters, for the commands that take it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmsched.cli.common import (
+if TYPE_CHECKING:
+    from llmsched.latency.base import LatencyModel
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from llmsched.cli.values import (
     BATCH_SIZE,
     REPLICATIONS,
     REQUEST_COUNT,
@@ -19,16 +25,91 @@ from llmsched.cli.common import (
     rate_factor,
     window,
 )
-from llmsched.cli.memory_note import note_memory_mismatch
 
 if TYPE_CHECKING:
-    from llmsched.binning import Binning
-    from llmsched.memory import ModelSpec
-    from llmsched.schedulers import Settings
-    from llmsched.workload import Workload
+    from llmsched.hardware import ModelSpec
+    from llmsched.prediction.binning import Binning
+    from llmsched.schedulers.settings import Settings
+    from llmsched.workload.workload import Workload
+
+
+UNCERTAINTY: Sequence[Any] = (
+    click.option(
+        "--latency-uncertainty",
+        "n_draws",
+        type=click.IntRange(2, 1000),
+        metavar="N",
+        show_default="off",
+        help="Run everything under N draws of the latency's parameters too, for intervals that "
+        "include calibration error; 95 % take 39 draws.",
+    ),
+)
+
+
+def take_draws(values: dict[str, Any], latency: LatencyModel) -> tuple[LatencyModel, ...]:
+    """Take the draws of the latency out of the parsed values; none if not asked for."""
+    from llmsched.simulation.uncertainty import FULL_DRAWS, draw_latencies, reached_confidence
+
+    n_draws = values.pop("n_draws")
+    if n_draws is None:
+        return ()
+    draws = draw_latencies(latency, n_draws, seed=values["seed"])
+    if n_draws < FULL_DRAWS:
+        reached = 100 * reached_confidence(n_draws)
+        click.echo(
+            f"Note: intervals over {n_draws} draws of the latency's parameters hold "
+            f"{reached:.3g} %, not 95 %; take {FULL_DRAWS} or more",
+            err=True,
+        )
+    return draws
+
+
+# the benchmark's names of models whose published shape is that of one in `memory.MODELS`
+SAME_SHAPE = {"llama-3-8b": "llama-3.1-8b", "llama-3-70b": "llama-3.1-70b"}
+
+
+def note_memory_mismatch(latency: str, llm: str, gpu_memory: str) -> None:
+    """Say on stderr which options would match a measured set `<gpu>-<model>-<framework>`."""
+    options = matching_options(latency, llm, gpu_memory)
+    if options:
+        click.echo(
+            f"Note: {latency} was measured with other memory than --llm {llm} --gpu-memory "
+            f"{gpu_memory}; {' '.join(options)} would match it",
+            err=True,
+        )
+
+
+def matching_options(latency: str, llm: str, gpu_memory: str) -> list[str]:
+    """The options that the name of a measured set implies and that are not in use.
+
+    Nothing is guessed: a name that is no measured set, a GPU or model that has no preset, a memory
+    given in gigabytes, and several GPUs per model (`-tpN`) imply nothing.
+
+    Examples
+    --------
+    >>> matching_options("h100-llama-3-8b-vllm", "qwen3-1.7b", "default-12gb")
+    ['--llm llama-3.1-8b', '--gpu-memory h100-80gb']
+    >>> matching_options("h100-llama-3-8b-vllm", "llama-3.1-8b", "80")
+    []
+    """
+    from llmsched.hardware import GPUS, MODELS
+    from llmsched.latency.registry import latency_names
+
+    card, _, rest = latency.partition("-")
+    cards = [name for name in GPUS if name.startswith(f"{card}-")]
+    if latency not in latency_names() or not cards:
+        return []
+    known = {**{name: name for name in MODELS}, **SAME_SHAPE}
+    implied = next((known[name] for name in known if rest.startswith(f"{name}-")), llm)
+    options = [] if implied == llm else [f"--llm {implied}"]
+    if gpu_memory in GPUS and gpu_memory not in cards and not re.search(r"-tp\d+$", latency):
+        options.append(f"--gpu-memory {cards[-1]}")
+    return options
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[F], F]
+
 
 WORKLOAD: Sequence[Any] = (
     click.option(
@@ -86,6 +167,7 @@ WORKLOAD: Sequence[Any] = (
         "--trace-format", metavar="NAME", help="Format of the file, instead of recognising it."
     ),
 )
+
 
 SERVING: Sequence[Any] = (
     click.option(
@@ -170,6 +252,7 @@ FIXED: Sequence[Any] = (
     ),
 )
 
+
 CONTROLLER: Sequence[Any] = (
     click.option(
         "--controller",
@@ -187,6 +270,7 @@ CONTROLLER: Sequence[Any] = (
         help="Least that the controller may ask for.",
     ),
 )
+
 
 MEMORY: Sequence[Any] = (
     click.option(
@@ -213,7 +297,9 @@ MEMORY: Sequence[Any] = (
     ),
 )
 
+
 DYNAMIC = (*CONTROLLER, *MEMORY)
+
 
 BINS: Sequence[Any] = (
     click.option(
@@ -241,6 +327,7 @@ BINS: Sequence[Any] = (
     ),
 )
 
+
 BIN_CHOICE: Sequence[Any] = (
     click.option(
         "--bin-choice",
@@ -250,6 +337,7 @@ BIN_CHOICE: Sequence[Any] = (
         help="Which bin a free GPU serves.",
     ),
 )
+
 
 FORMING: Sequence[Any] = (
     click.option(
@@ -283,7 +371,7 @@ def given(name: str) -> bool:
 
 def take_workload(values: dict[str, Any]) -> Workload:
     """Take the workload options out of the parsed values."""
-    from llmsched.workload import Workload
+    from llmsched.workload.workload import Workload
 
     rps_scale, real = values.pop("rps_scale"), values.pop("real_timestamps")
     if real and given("rps_scale"):
@@ -299,7 +387,7 @@ def take_workload(values: dict[str, Any]) -> Workload:
 
 def take_llm(values: dict[str, Any]) -> ModelSpec:
     """Take the served model out of the parsed values."""
-    from llmsched.memory import MODELS
+    from llmsched.hardware import MODELS
 
     name = values.pop("llm")
     if name not in MODELS:
@@ -311,8 +399,8 @@ def take_llm(values: dict[str, Any]) -> ModelSpec:
 
 def take_settings(values: dict[str, Any], llm: ModelSpec) -> Settings:
     """Take the scheduler's settings out of the parsed values, as far as they are there."""
-    from llmsched.memory import kv_capacity_tokens
-    from llmsched.schedulers import Settings
+    from llmsched.hardware import kv_capacity_tokens
+    from llmsched.schedulers.settings import Settings
 
     names = {
         *("sla_s", "batch_size", "batch_min", "batch_max", "controller", "memory"),
@@ -331,7 +419,7 @@ def take_settings(values: dict[str, Any], llm: ModelSpec) -> Settings:
 
 
 def _gpu(text: str) -> Any:
-    from llmsched.memory import GPUS, GpuSpec
+    from llmsched.hardware import GPUS, GpuSpec
 
     if text in GPUS:
         return GPUS[text]
@@ -346,7 +434,7 @@ def _gpu(text: str) -> Any:
 
 def take_binning(values: dict[str, Any]) -> Binning:
     """Take the bins out of the parsed values; one bin where the scheduler has none."""
-    from llmsched.binning import Binning
+    from llmsched.prediction.binning import Binning
 
     if "n_bins" not in values:
         return Binning(n_bins=1)

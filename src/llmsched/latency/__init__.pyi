@@ -1,0 +1,35 @@
+from .base import (
+    AXIS_LABELS as AXIS_LABELS,
+    DRAWN as DRAWN,
+    BatchShape as BatchShape,
+    CalibrationError as CalibrationError,
+    CalibrationWarning as CalibrationWarning,
+    FittedModel as FittedModel,
+    Kind as Kind,
+    LatencyModel as LatencyModel,
+    MeasuredRange as MeasuredRange,
+    Shape as Shape,
+    check_coefficients as check_coefficients,
+    no_calibration_errors as no_calibration_errors,
+    service_times_s as service_times_s,
+)
+from .formulas import (
+    MAX_GAMMA as MAX_GAMMA,
+    SATURATING_PARAMETERS as SATURATING_PARAMETERS,
+    DrawnModel as DrawnModel,
+    FourTermModel as FourTermModel,
+    PerTokenModel as PerTokenModel,
+    PromptOutputModel as PromptOutputModel,
+    SaturatingModel as SaturatingModel,
+)
+from .interpolation import InterpolationModel as InterpolationModel
+from .registry import (
+    ENTRY_POINT_GROUP as ENTRY_POINT_GROUP,
+    MEASURED_COVARIANCES as MEASURED_COVARIANCES,
+    MEASURED_SETS as MEASURED_SETS,
+    latency_names as latency_names,
+    load_latency as load_latency,
+    warn_outside as warn_outside,
+)
+from .step import StepModel as StepModel
+from .uncertainty import Uncertainty as Uncertainty

@@ -1,0 +1,19 @@
+from .describe import (
+    TokenSummary as TokenSummary,
+    TraceSummary as TraceSummary,
+    burst_shapes as burst_shapes,
+    gamma_shape as gamma_shape,
+)
+from .prepare import LONGEST_JITTER_S as LONGEST_JITTER_S, RPS_SCALES as RPS_SCALES
+from .trace import (
+    LONGEST_S as LONGEST_S,
+    Labels as Labels,
+    Trace as Trace,
+    TraceError as TraceError,
+)
+from .workload import (
+    DEFAULT_PROFILE as DEFAULT_PROFILE,
+    DEFAULT_REQUESTS as DEFAULT_REQUESTS,
+    DEFAULT_RPS_SCALE as DEFAULT_RPS_SCALE,
+    Workload as Workload,
+)
