@@ -15,12 +15,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from llmsched.memory import MODELS
-from llmsched.step_time.layer_tables import read_layers
-from llmsched.step_time.layers import LayerTables
-from llmsched.step_time.step_files import save_two_regime
-from llmsched.step_time.two_regime import RegimeErrors, TwoRegime
-from llmsched.step_time.two_regime_fit import StepGrid, fit_two_regime, two_regime_errors
+from llmsched.hardware import MODELS
+from llmsched.latency.fit.two_regime import StepGrid, fit_two_regime, two_regime_errors
+from llmsched.latency.layer_tables import read_layers
+from llmsched.latency.layers import LayerTables
+from llmsched.latency.step_files import save_two_regime
+from llmsched.latency.two_regime import RegimeErrors, TwoRegime
 
 SOURCE = "casys-kaist/LLMServingSim@5daddb21a545658d5150b535712d0494584b5278"
 LICENCE = "MIT"

@@ -6,8 +6,7 @@ import math
 
 import pytest
 from composition import pad, step_us
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from layer_files import (
     LAYERS,
     SEQUENCES,
@@ -21,8 +20,8 @@ from layer_files import (
 from step_models import REDUCE, tables
 
 from llmsched.latency import CalibrationError
-from llmsched.step_time.layer_tables import read_layers
-from llmsched.step_time.layers import LayerTables, graph_sizes, merge
+from llmsched.latency.layer_tables import read_layers
+from llmsched.latency.layers import LayerTables, graph_sizes, merge
 
 DENSE = {layer: {t: dense_us(layer, t) for t in TOKENS} for layer in LAYERS}
 PER_ENTRY = {

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from composition import step_us
 
-from llmsched.memory import MODELS
-from llmsched.step_time.layers import LayerTables
-from llmsched.step_time.step_files import step_time_from_spec
-from llmsched.step_time.two_regime import TwoRegime
+from llmsched.hardware import MODELS
+from llmsched.latency.layers import LayerTables
+from llmsched.latency.step_files import step_time_from_spec
+from llmsched.latency.two_regime import TwoRegime
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from step_models import TWO_REGIME, tables
 
-from llmsched.step_time.two_regime import DecodeTerms, MixedTerms, TwoRegime
-from llmsched.step_time.two_regime_fit import Step, StepGrid, fit_two_regime, two_regime_errors
+from llmsched.latency.fit.two_regime import Step, StepGrid, fit_two_regime, two_regime_errors
+from llmsched.latency.two_regime import DecodeTerms, MixedTerms, TwoRegime
 
 GRID = StepGrid(kv_tokens=41_408)
 ABOUT = {"name": "fit", "source": "ours"}

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmsched.latency_base import CalibrationError, Kind
-from llmsched.step_time.layer_lookup import Block, Curve, Pieces, Plane
-from llmsched.step_time.layer_tables import ONCE_PER_STEP, PER_LAYER, LayerFiles
-from llmsched.step_time.step_base import FloatArray, StepLatency
+from llmsched._util.types import FloatArray
+from llmsched.latency.base import CalibrationError, Kind
+from llmsched.latency.layer_lookup import Block, Curve, Pieces, Plane
+from llmsched.latency.layer_tables import ONCE_PER_STEP, PER_LAYER, LayerFiles
+from llmsched.latency.step_base import StepLatency
 
 # What tensor parallelism shares out; norms, embedding and sampler take as long on every GPU.
 SHARED = ("qkv_proj", "qk_norm", "rotary_emb", "o_proj", "gate_up_proj", "act_fn", "down_proj")

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llmsched.step_time.layer_tables import Grid
-from llmsched.step_time.step_base import kv_ahead
+from llmsched._util.types import FloatArray
+from llmsched.latency.layer_tables import Grid
+from llmsched.latency.step_base import kv_ahead
 
 Rows = list[list[float]]
 
@@ -64,7 +64,7 @@ class Curve:
     def __init__(
         self,
         grid: Grid,
-        times_s: NDArray[np.float64],
+        times_s: FloatArray,
         *,
         padded: Sequence[int] = (),
         chord: float = 0.0,
@@ -182,7 +182,7 @@ class Pieces:
         else:
             self.least, self.most = knots[0], knots[-1]
 
-    def run_s(self, decode_kv: int, steps: int) -> NDArray[np.float64]:
+    def run_s(self, decode_kv: int, steps: int) -> FloatArray:
         """Times of some steps from `decode_kv` on, with the operations of one step [s]."""
         kv = kv_ahead(self._n, decode_kv, steps)
         last_kv = decode_kv + self._n * (steps - 1)
@@ -200,7 +200,7 @@ class Pieces:
             begin = end
         return times_s
 
-    def count(self, kv: NDArray[np.float64]) -> None:
+    def count(self, kv: FloatArray) -> None:
         """Count the steps that lie outside."""
         for axis in self._counts:
             axis.count(self._n, len(kv))

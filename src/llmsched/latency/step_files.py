@@ -20,15 +20,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmsched._data import data_folder
-from llmsched._whole_files import check_output, whole_file
-from llmsched.latency import latency_names, load_latency
-from llmsched.latency_base import CalibrationError
-from llmsched.latency_files import MARK, load_model
-from llmsched.step_time.layer_tables import is_layer_prefix, read_layers
-from llmsched.step_time.layers import AllReduce, LayerTables
-from llmsched.step_time.step_base import StepLatency
-from llmsched.step_time.two_regime import (
+from llmsched._util.files import check_output, whole_file
+from llmsched._util.resources import data_folder
+from llmsched.latency.base import CalibrationError
+from llmsched.latency.files import MARK, load_model
+from llmsched.latency.layer_tables import is_layer_prefix, read_layers
+from llmsched.latency.layers import AllReduce, LayerTables
+from llmsched.latency.registry import latency_names, load_latency
+from llmsched.latency.step_base import StepLatency
+from llmsched.latency.two_regime import (
     DecodeTerms,
     MixedTerms,
     RegimeErrors,
@@ -78,7 +78,7 @@ def step_time_from_spec(
     ----------
     text : str
         A name of `step_time_names`; a JSON file of the two-regime form or of a batch model with
-        steps (`latency_files`); a grid CSV with `#step` (see `load_latency`); the prefix of layer
+        steps (see `files`); a grid CSV with `#step` (see `load_latency`); the prefix of layer
         tables, or their folder (see `layer_tables`); `physics:...`.
     llm : LayerCount, optional
         Whose layers the tables stand for; must be given with layer tables.

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmsched.latency_base import CalibrationError, Kind, LatencyModel, check_coefficients
-from llmsched.latency_models import PerTokenModel, PromptOutputModel
-from llmsched.latency_step import StepModel
-from llmsched.step_time.step_base import FloatArray, StepLatency, kv_ahead
+from llmsched._util.types import FloatArray
+from llmsched.latency.base import CalibrationError, Kind, LatencyModel, check_coefficients
+from llmsched.latency.formulas import PerTokenModel, PromptOutputModel
+from llmsched.latency.step import StepModel
+from llmsched.latency.step_base import StepLatency, kv_ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

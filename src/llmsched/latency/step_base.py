@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llmsched.latency_base import Kind
-
-FloatArray = NDArray[np.float64]
+from llmsched._util.types import FloatArray
+from llmsched.latency.base import Kind
 
 _AHEAD = np.arange(4096, dtype=np.float64)
 

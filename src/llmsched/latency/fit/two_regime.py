@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmsched.step_time.step_base import FloatArray, StepLatency
-from llmsched.step_time.two_regime import DecodeTerms, MixedTerms, RegimeErrors, TwoRegime
+from llmsched._util.types import FloatArray
+from llmsched.latency.step_base import StepLatency
+from llmsched.latency.two_regime import DecodeTerms, MixedTerms, RegimeErrors, TwoRegime
 
 _DECODE = ("c0_s", "cb_s", "ckv_s")
 _MIXED = ("c0_s", "cp_s", "cb_s", "ckv_s", "cpair_s")

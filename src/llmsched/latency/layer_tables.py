@@ -17,11 +17,9 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llmsched.latency_base import CalibrationError
-
-FloatArray = NDArray[np.float64]
+from llmsched._util.types import FloatArray
+from llmsched.latency.base import CalibrationError
 
 PARTS = ("dense", "attention", "per_sequence")
 ONCE_PER_STEP = ("embedding", "final_layernorm")

@@ -1,1 +1,0 @@
-"""How long one forward pass takes: two regimes, layer tables, and files of both."""
