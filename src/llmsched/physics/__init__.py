@@ -1,0 +1,20 @@
+"""Step time from a GPU's data sheet and a model's shape: `step_model("physics:h100-sxm:...")`."""
+
+from llmsched.physics.batch import PhysicsBatch
+from llmsched.physics.constants import Constants, Fitted, fitted
+from llmsched.physics.shapes import GpuSheet, ModelShape, gpu_named, model_named
+from llmsched.physics.step import Deployment, PhysicsStep, step_model
+
+__all__ = [
+    "Constants",
+    "Deployment",
+    "Fitted",
+    "GpuSheet",
+    "ModelShape",
+    "PhysicsBatch",
+    "PhysicsStep",
+    "fitted",
+    "gpu_named",
+    "model_named",
+    "step_model",
+]
