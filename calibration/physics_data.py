@@ -19,7 +19,7 @@ from llmsched.physics.step import Deployment
 CHAT_PROMPT_TOKENS = 150  # LM-Arena prompts; ML.ENERGY's file has no prompt lengths
 CHAT_SEEN = 0.75  # of the output that a running request has behind it, its length varying
 CHUNK_TOKENS = 8192  # prompt tokens in one step of the closed loops
-CACHED_TOKENS = 96  # of the H100 stages' shared system prompts of 100 tokens, whole blocks
+UNCACHED_TOKENS = 8  # of a stage's prompt: 44 to 55 texts in turn, cached but for the last block
 QWEN_PROMPT, QWEN_OUTPUT = 900, 141  # RTX 3090: from its KV use and its throughput; see PHYSICS.md
 
 Steps = tuple[float, Sequence[tuple[int, int]], int, float]  # weight, prefills, decodes, kv
@@ -189,19 +189,22 @@ def ml_energy(path: Path) -> Iterator[Point]:
         )
 
 
-def mixture(size: float, kv: float, prompt: int, prefills_per_step: float) -> tuple[Steps, ...]:
+def mixture(
+    size: float, kv: float, prompt: int, prefills_per_step: float, *, before: int = 0
+) -> tuple[Steps, ...]:
     """Steps of `size` decodes, of which a share carry a prompt, or all of them several."""
     n, each = max(1, round(size)), kv / size
+    chunk = (prompt, before)
     if prefills_per_step <= 1:
         return (
             (1 - prefills_per_step, (), n, n * each),
-            (prefills_per_step, [(prompt, 0)], n, n * each),
+            (prefills_per_step, [chunk], n, n * each),
         )
     low = math.floor(prefills_per_step)
     high = prefills_per_step - low
     return (
-        (1 - high, [(prompt, 0)] * low, n, n * each),
-        (high, [(prompt, 0)] * (low + 1), n, n * each),
+        (1 - high, [chunk] * low, n, n * each),
+        (high, [chunk] * (low + 1), n, n * each),
     )
 
 
@@ -288,8 +291,9 @@ def h100_stages(path: Path) -> Iterator[Point]:
             steps=mixture(
                 size,
                 size * (prompt + output / 2),
-                round(prompt) - CACHED_TOKENS,
+                UNCACHED_TOKENS,
                 float(row["requested_rate_rps"]) * seconds,
+                before=round(prompt) - UNCACHED_TOKENS,
             ),
             label=f"{row['run']} {row['stage']}",
         )

@@ -48,17 +48,27 @@ SPREAD_START = {
     "stream": 0.1,
     "cache": 0.15,
     "gemm": 0.15,
-    "kernel_s": 0.2,
+    "kernel_s": 0.25,
     "request_s": 0.7,
     "step_s": 0.7,
     "expert_layer_s": 0.3,
     "reduce_s": 0.3,
 }
-WIDEST = {"stream": 0.12, "cache": 0.2, "gemm": 0.25}  # an efficiency off by more is a fault
+WIDEST = {  # an efficiency off by more is another matter than the GPU's or the engine's
+    "gpu:stream": 0.12,
+    "chip:gemm": 0.25,
+    "chip:kernel_s": 0.2,
+    "engine:cache": 0.2,
+    "engine:gemm": 0.25,
+}
+# Engines of 2023 and 2024 are fitted each for itself; those of today share what they can.
+OLD_ENGINES = ("vllm-2023", "vllm-2024", "trt-llm-2024", "deepspeed-mii")
+OLD_WIDTH = {"cache": 0.4, "gemm": 0.4}  # and 1 for overheads
 NO_HOST = "kernels"  # the layer tables: no host, so no host's time
 HUBER = 2.0  # standard deviations
 ROUNDS = 6
 POINT_START = 0.08
+EFFECT_START = 0.05  # of models, chips' totals, dates and deployments
 
 
 @dataclass
@@ -117,6 +127,7 @@ class Problem:
         kinds, columns = [], []
         for kind, (levels, index) in (
             ("model", self.models),
+            ("total", self.chips),
             ("date", self.dates),
             ("config", self.configs),
         ):
@@ -183,6 +194,7 @@ class Spreads:
     chip: dict[str, float]
     engine: dict[str, float]
     model: float = 0.06
+    total: float = 0.1  # of a chip, on every step
     date: float = 0.05
     config: float = 0.08
     point: dict[str, float] = field(default_factory=dict)  # by source
@@ -217,7 +229,10 @@ def prior(names: Sequence[str], spreads: Spreads) -> tuple[FloatArray, FloatArra
         if not group:
             centre[i], width[i] = np.log(PRIORS[name][0]), PRIORS[name][1]
         else:
-            width[i] = getattr(spreads, group.partition(":")[0])[constant]
+            kind, _, level = group.partition(":")
+            width[i] = getattr(spreads, kind)[constant]
+            if level in OLD_ENGINES:
+                width[i] = OLD_WIDTH.get(constant, 1.0)
     return centre, width
 
 
@@ -279,22 +294,24 @@ def _update(
 ) -> None:
     """One EM update of every width, each pulled lightly towards its start."""
     n_p = len(problem.names)
-    for kind in ("model", "date", "config"):
+    for kind in ("model", "total", "date", "config"):
         at = [i for i, (own, _) in enumerate(kinds) if own == kind]
         if at:
             second = effects[at] ** 2 + variance[n_p:][at]
-            setattr(now, kind, float(np.sqrt((second.sum() + 2 * 0.05**2) / (len(at) + 2))))
+            setattr(now, kind, float(np.sqrt((second.sum() + 2 * EFFECT_START**2) / (len(at) + 2))))
     for group, widths in (("gpu", now.gpu), ("chip", now.chip), ("engine", now.engine)):
         for constant in widths:
             at = [
                 i
                 for i, name in enumerate(problem.names)
-                if name.startswith(f"{group}:") and name.endswith(f":{constant}")
+                if name.startswith(f"{group}:")
+                and name.endswith(f":{constant}")
+                and name.split(":")[1] not in OLD_ENGINES
             ]
             second = logs[at] ** 2 + variance[:n_p][at]
             start = SPREAD_START[constant]
             width = float(np.sqrt((second.sum() + 3 * start**2) / (len(at) + 3)))
-            widths[constant] = min(width, WIDEST.get(constant, width))
+            widths[constant] = min(width, WIDEST.get(f"{group}:{constant}", width))
     source = problem.sources[1][keep]
     for i, name in enumerate(problem.sources[0]):
         own = source == i
