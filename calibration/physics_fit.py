@@ -68,7 +68,8 @@ NO_HOST = "kernels"  # the layer tables: no host, so no host's time
 HUBER = 2.0  # standard deviations
 ROUNDS = 6
 POINT_START = 0.08
-EFFECT_START = 0.05  # of models, chips' totals, dates and deployments
+# A new chip's software may be half as fast; models, dates and deployments differ less.
+EFFECT_START = {"model": 0.05, "total": 0.25, "date": 0.05, "config": 0.08}
 
 
 @dataclass
@@ -298,7 +299,8 @@ def _update(
         at = [i for i, (own, _) in enumerate(kinds) if own == kind]
         if at:
             second = effects[at] ** 2 + variance[n_p:][at]
-            setattr(now, kind, float(np.sqrt((second.sum() + 2 * EFFECT_START**2) / (len(at) + 2))))
+            start = EFFECT_START[kind]
+            setattr(now, kind, float(np.sqrt((second.sum() + 3 * start**2) / (len(at) + 3))))
     for group, widths in (("gpu", now.gpu), ("chip", now.chip), ("engine", now.engine)):
         for constant in widths:
             at = [

@@ -1,7 +1,7 @@
 """Step time from a GPU's data sheet and a model's shape: `step_model("physics:h100-sxm:...")`."""
 
 from llmsched.physics.batch import PhysicsBatch
-from llmsched.physics.constants import Constants, Fitted, fitted
+from llmsched.physics.constants import Constants, Fitted, Place, fitted
 from llmsched.physics.shapes import GpuSheet, ModelShape, gpu_named, model_named
 from llmsched.physics.step import Deployment, PhysicsStep, step_model
 
@@ -13,6 +13,7 @@ __all__ = [
     "ModelShape",
     "PhysicsBatch",
     "PhysicsStep",
+    "Place",
     "fitted",
     "gpu_named",
     "model_named",

@@ -64,7 +64,7 @@ class Constants:
             raise ValueError(f"mixed_kv must be >= 1, got {self.mixed_kv}")
 
 
-# What is fitted: one logarithm each. Links that are not NVLink add `pcie_reduce_s`.
+# What is fitted: one logarithm each; that of `mixed_kv` is of what exceeds 1.
 FITTED = (
     *("stream", "cache", "gemm", "attention", "unhidden", "experts", "expert_gemm", "link"),
     *("reduce_s", "kernel_s", "expert_layer_s", "request_s", "step_s", "mixed_kv"),
@@ -105,65 +105,90 @@ def _at_most_1(value: Any) -> Any:
     return np.minimum(value, 1.0) if np.ndim(value) else min(float(value), 1.0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What the deviations of a deployment depend on."""
+
+    gpu: str
+    chip: str
+    model: str
+    engine: str
+    precision: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fitted:
-    """What the measurements say: logarithms of all constants with their covariance and spreads."""
+    """What the measurements say: logarithms of all constants with their covariance and spreads.
 
-    names: tuple[str, ...]  # "stream", "gpu:h100-sxm:stream", "engine:vllm:kernel_s"
+    A name is a constant ("stream"), or the deviation of a level: "gpu:h100-sxm:stream",
+    "chip:hopper:kernel_s", "engine:vllm:step_s"; "chip:hopper:total" and "model:qwen3-8b:total"
+    apply to the whole step.
+    """
+
+    names: tuple[str, ...]
     logs: FloatArray  # (p,)
     covariance: FloatArray  # (p, p)
-    gpu_spread: Mapping[str, float]  # standard deviation of log constants over GPUs
-    engine_spread: Mapping[str, float]
-    deployment_spread: float  # of the log of a whole step, over deployments on known GPUs
+    spreads: Mapping[str, float]  # of levels not measured, by "gpu:stream", "chip:total", ...
+    deployment_spread: float  # of the log of a whole step, over deployments of known levels
     point_spread: float  # of the log of a whole step, over the points of one deployment
     engines: tuple[str, ...]
 
     @property
-    def factor_90(self) -> float:
-        """Factor by which a deployment's steps lie off the model, either way, in 9 of 10 cases."""
-        return math.exp(1.645 * math.hypot(self.deployment_spread, self.point_spread))
+    def factor_95(self) -> float:
+        """Factor by which a deployment of known levels lies off, either way, in 19 of 20 cases."""
+        return math.exp(1.96 * math.hypot(self.deployment_spread, self.point_spread))
 
-    def constants(self, gpu: str, engine: str, precision: str) -> Constants:
-        """The best estimate for a deployment.
+    def best(self, place: Place) -> tuple[Constants, float]:
+        """The best estimate: constants, and a factor on the whole step.
 
         Raises
         ------
         ValueError
             If the engine was not measured.
         """
-        return self._resolve(self.logs, {}, gpu, engine, precision)
+        return self._resolve(self.logs, dict.fromkeys(self.spreads, 0.0), place)
 
-    def draw(
-        self, gpu: str, engine: str, precision: str, rng: np.random.Generator
-    ) -> tuple[Constants, float]:
-        """Constants as the measurements might have given them, and a deployment's own factor."""
+    def draw(self, place: Place, rng: np.random.Generator) -> tuple[Constants, float]:
+        """Constants as the measurements might have given them, and a deployment's own factor.
+
+        Deviations of levels that nobody measured (a new chip, another model) are drawn from the
+        spread of those that were.
+        """
         values, vectors = np.linalg.eigh(self.covariance)
         normal = rng.standard_normal(len(self.logs))
         logs = self.logs + vectors @ (np.sqrt(np.maximum(values, 0)) * normal)
-        known = any(name.startswith(f"gpu:{gpu}:") for name in self.names)
-        normals = rng.standard_normal(len(self.gpu_spread))  # drawn always: same stream for all
-        unknown = dict(zip(self.gpu_spread, normals, strict=True)) if not known else {}
-        deviation = {name: self.gpu_spread[name] * unknown[name] for name in unknown}
+        # drawn for known levels too, so that one seed means the same draws everywhere
+        unknown = {name: width * rng.standard_normal() for name, width in self.spreads.items()}
         own = math.hypot(self.deployment_spread, self.point_spread) * rng.standard_normal()
-        return self._resolve(logs, deviation, gpu, engine, precision), math.exp(own)
+        constants, factor = self._resolve(logs, unknown, place)
+        return constants, factor * math.exp(own)
 
     def _resolve(
-        self,
-        logs: FloatArray,
-        deviation: Mapping[str, float],
-        gpu: str,
-        engine: str,
-        precision: str,
-    ) -> Constants:
-        if engine not in self.engines:
-            raise ValueError(f"engine must be one of {', '.join(self.engines)}, got {engine!r}")
+        self, logs: FloatArray, unknown: Mapping[str, float], place: Place
+    ) -> tuple[Constants, float]:
+        if place.engine not in self.engines:
+            known = ", ".join(self.engines)
+            raise ValueError(f"engine must be one of {known}, got {place.engine!r}")
         table: dict[str, dict[str, float]] = {"": {}}
         for name, value in zip(self.names, logs, strict=True):
             group, _, constant = name.rpartition(":")
             table.setdefault(group, {})[constant] = float(value)
-        offsets = (table.get(f"gpu:{gpu}", {}), table.get(f"engine:{engine}", {}), deviation)
-        host_adds = 0.0 if engine in ASYNC_ENGINES else 1.0
-        return resolve(table[""], offsets, precision=precision, host_adds=host_adds)
+        deviations: dict[str, dict[str, float]] = {}
+        for kind in ("gpu", "chip", "engine", "model"):
+            drawn = {
+                name.partition(":")[2]: value
+                for name, value in unknown.items()
+                if name.startswith(f"{kind}:")
+            }
+            deviations[kind] = table.get(f"{kind}:{getattr(place, kind)}", drawn)
+        factor = math.exp(sum(deviations[kind].get("total", 0.0) for kind in ("chip", "model")))
+        constants = resolve(
+            table[""],
+            [deviations[kind] for kind in ("gpu", "chip", "engine")],
+            precision=place.precision,
+            host_adds=0.0 if place.engine in ASYNC_ENGINES else 1.0,
+        )
+        return constants, factor
 
 
 @cache
@@ -183,8 +208,7 @@ def read_fitted(path: Path) -> Fitted:
         names=tuple(data["names"]),
         logs=np.array(data["logs"]),
         covariance=covariance,
-        gpu_spread=data["gpu_spread"],
-        engine_spread=data["engine_spread"],
+        spreads=data["spreads"],
         deployment_spread=data["deployment_spread"],
         point_spread=data["point_spread"],
         engines=tuple(data["engines"]),

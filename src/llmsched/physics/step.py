@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched.physics.constants import Constants, Fitted, fitted
+from llmsched.physics.constants import Constants, Fitted, Place, fitted
 from llmsched.physics.shapes import GpuSheet, ModelShape, ShapeError, gpu_named, model_named
 
 FloatArray = NDArray[np.float64]
@@ -26,8 +26,8 @@ FloatArray = NDArray[np.float64]
 BYTES_PER_WEIGHT = {"fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}  # fp4: and its scales
 BYTES_PER_NUMBER = 2  # of activations and of cached keys and values
 KERNELS_PER_LAYER = 9  # two norms, qkv, rope, attention, o, gate and up, activation, down
-KERNELS_MLA = 5  # further projections into and out of the latent space
-KERNELS_QUANTISED = 4  # one before each matrix product
+KERNELS_MLA = 2  # further products into and out of the latent space
+KERNELS_QUANTISED = 2  # of activations, where no other kernel does it
 PASSES_HIDDEN = 5  # reads and writes of (tokens, hidden) by norms, residuals and rope
 PASSES_INTERMEDIATE = 3  # the same of (tokens, intermediate) by the activation
 PASSES_ROUTED = 6  # the same of (tokens × active experts, hidden): gather, quantise, weigh, sum
@@ -94,6 +94,17 @@ class Deployment:
         parts += ["dp-attention"] if self.dp_attention else []
         parts += [self.precision] if self.precision != self.model.precision else []
         return ":".join(parts + ([self.engine] if self.engine != "vllm" else []))
+
+    @property
+    def place(self) -> Place:
+        """What its constants depend on."""
+        return Place(
+            gpu=self.gpu.name,
+            chip=self.gpu.chip,
+            model=self.model.name,
+            engine=self.engine,
+            precision=self.precision,
+        )
 
     def work(
         self, prefills: Sequence[tuple[int, int]], n_decodes: int, decode_kv: float
@@ -382,15 +393,14 @@ class PhysicsStep:
         """
         if self.spread is None:
             raise ShapeError(f"{self.name} must have fitted constants to draw from, got given ones")
-        where = self.deployment
-        constants, factor = self.spread.draw(where.gpu.name, where.engine, where.precision, rng)
+        constants, factor = self.spread.draw(self.deployment.place, rng)
         return replace(self, constants=constants, factor=factor)
 
     def describe(self) -> str:
         """GPU, model, constants and their spread, in one line."""
         deployment = self.deployment
         c = self.constants
-        error = f"; a factor of {self.spread.factor_90:.2f} either way (90 %)" if self.spread else ""
+        error = f"; within a factor of {self.spread.factor_95:.2f} (95 %)" if self.spread else ""
         return (
             f"{self.name} (physics): {deployment.gpu.name} by its data sheet, weights at "
             f"{c.stream:.0%} and cache at {c.stream * c.cache:.0%} of its bandwidth, matrix products at "
@@ -435,8 +445,8 @@ def step_model(spec: str) -> PhysicsStep:
 def fitted_step(deployment: Deployment, constants: Fitted | None = None) -> PhysicsStep:
     """A deployment under the fitted constants."""
     known = constants or fitted()
-    resolved = known.constants(deployment.gpu.name, deployment.engine, deployment.precision)
-    return PhysicsStep(deployment, resolved, spread=known)
+    best, factor = known.best(deployment.place)
+    return PhysicsStep(deployment, best, spread=known, factor=factor)
 
 
 def _option(part: str, constants: Fitted) -> tuple[str, Any]:
