@@ -4,7 +4,7 @@
 
 FOLDER holds the measured data that PHYSICS.md names. Written beside this script unless `--out` says
 otherwise: `physics.json`, `physics_errors.csv` (a level left out of the fit, then predicted),
-`physics_stages.csv` and `physics-left-out.png`. It takes about five minutes on two cores.
+`physics_causes.csv` (what explains the spread), `physics_stages.csv` and `physics-left-out.png`. It takes about five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from physics_stages import read_stages, stage_table
 
 from llmsched.physics.constants import Fitted
 from llmsched.physics.constants import read_fitted as read_fitted_file
+from llmsched.physics.step import PhysicsStep, step_model
 
 BoolArray = NDArray[np.bool_]
 EXPORTED_ENGINES = ("vllm", "vllm-2025", "vllm-2024", "sglang", "trt-llm", "trt-llm-2024")
@@ -146,6 +149,35 @@ def _kept(name: str) -> bool:
     return kind not in ("date", "config")
 
 
+def causes(fitted: Fitted, found: Fit) -> list[dict[str, Any]]:
+    """How far apart steps lie that the data sheet and the shape say are equal, by cause.
+
+    The step is 32 decodes of 600 tokens of Llama-3.1-8B on an H100. Engines: its time under each;
+    GPUs: its time with the deviations of each measured GPU and its chip.
+    """
+    reference = step_model("physics:h100-sxm:llama-3.1-8b").deployment
+
+    def log_step(engine: str, gpu: str, chip: str) -> float:
+        place = replace(reference.place, engine=engine, gpu=gpu, chip=chip)
+        constants, factor = fitted.best(place)
+        return math.log(PhysicsStep(reference, constants, factor=factor).step_s((), 32, 32 * 600))
+
+    engines = [log_step(engine, "h100-sxm", "hopper") for engine in fitted.engines]
+    gpus = {p.deployment.gpu.name: p.deployment.gpu.chip for p in found.problem.points}
+    cards = [log_step("vllm", gpu, chip) for gpu, chip in gpus.items()]
+    spreads = found.spreads
+    return [
+        {"cause": cause, "levels": levels, "log_sd": f"{width:.3f}"}
+        for cause, levels, width in (
+            ("engine and its year", len(engines), float(np.std(engines, ddof=1))),
+            ("GPU beyond its data sheet", len(cards), float(np.std(cards, ddof=1))),
+            ("model beyond its shape", len(found.problem.models[0]), spreads.model),
+            ("date, same engine and GPU", len(found.problem.dates[0]) - 1, spreads.date),
+            ("single deployment", len(found.problem.configs[0]), spreads.config),
+        )
+    ]
+
+
 def write_fitted(path: Path, found: Fit) -> Fitted:
     """Write the constants and read them back as the package does."""
     data = exported(found)
@@ -199,7 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     problem = Problem(read_points(options.data))
     found = fit(problem)
-    write_fitted(options.out / "physics.json", found)
+    constants = write_fitted(options.out / "physics.json", found)
+    write_csv(options.out / "physics_causes.csv", causes(constants, found))
     table: list[dict[str, Any]] = []
     for kind, name, mask in left_out_groups(problem.points):
         again = fit(problem, leave_out=mask, spreads=found.spreads, rounds=2)
