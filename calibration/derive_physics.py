@@ -2,9 +2,10 @@
 
     python calibration/derive_physics.py --data FOLDER [--out FOLDER]
 
-FOLDER holds the measured data that PHYSICS.md names. Written beside this script unless `--out` says
-otherwise: `physics.json`, `physics_errors.csv` (a level left out of the fit, then predicted),
-`physics_causes.csv` (what explains the spread), `physics_stages.csv` and `physics-left-out.png`. It takes about five minutes on two cores.
+FOLDER holds the measured data that PHYSICS.md names. Written beside this script unless `--out`
+says otherwise: `physics.json`, `physics_causes.csv` (what explains the spread),
+`physics_errors.csv` (a level left out of the fit, then predicted), `physics_stages.csv` and
+`physics-left-out.png`. It takes about five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ def overall(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     keys = sorted({(row["left_out"], row["family"], row["measure"]) for row in table})
     rows = []
     for kind, kin, measure in keys:
-        own = [r for r in table if (r["left_out"], r["family"], r["measure"]) == (kind, kin, measure)]
+        own = [
+            r for r in table if (r["left_out"], r["family"], r["measure"]) == (kind, kin, measure)
+        ]
         size = np.concatenate([row["_size"] for row in own])
         covered = np.concatenate([row["_covered"] for row in own])
         worst = max(own, key=lambda row: abs(float(row["worst_error"])))
@@ -120,9 +123,7 @@ def exported(found: Fit) -> dict[str, Any]:
     """What the package reads: constants, and deviations of chips, GPUs, engines and models."""
     problem, spreads = found.problem, found.spreads
     names = list(problem.names)
-    names += [
-        f"{'chip' if kind == 'total' else kind}:{level}:total" for kind, level in found.kinds
-    ]
+    names += [f"{'chip' if kind == 'total' else kind}:{level}:total" for kind, level in found.kinds]
     logs = np.concatenate([found.logs, found.effects])
     keep = [i for i, name in enumerate(names) if _kept(name)]
     covariance = found.covariance[np.ix_(keep, keep)]

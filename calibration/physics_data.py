@@ -13,8 +13,8 @@ from statistics import median
 
 import derive_measured_sets as bench
 
-from llmsched.physics.shapes import GpuSheet, gpu_named, model_named
-from llmsched.physics.step import Deployment
+from llmsched.physics.shapes import gpu_named, model_named
+from llmsched.physics.work import Deployment
 
 CHAT_PROMPT_TOKENS = 150  # LM-Arena prompts; ML.ENERGY's file has no prompt lengths
 CHAT_SEEN = 0.75  # of the output that a running request has behind it, its length varying
@@ -61,9 +61,9 @@ def read_points(data: Path) -> list[Point]:
 
 def rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, gzipped or not."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        return list(csv.DictReader(file))
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 BENCH_GPUS = {
@@ -348,9 +348,7 @@ def inferencex(path: Path) -> Iterator[Point]:
         )
         prompt, output = (round(0.9 * int(row[f"{side}_tokens"])) for side in ("prompt", "output"))
         size = int(row["concurrency"])
-        steps = mixture(
-            size, size * (prompt + output / 2), prompt, (size - 1) / output
-        )
+        steps = mixture(size, size * (prompt + output / 2), prompt, (size - 1) / output)
         for measure, seconds, made_of in (
             ("tpot", float(row["tpot_p50_s"]), steps),
             (

@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from physics_data import Point
 
 from llmsched.physics.constants import ASYNC_ENGINES, FITTED, Constants, resolve
-from llmsched.physics.step import Work, step_seconds
+from llmsched.physics.step import step_seconds
+from llmsched.physics.work import Work
 
 FloatArray = NDArray[np.float64]
 
 PRIORS = {  # centre, and the width of its logarithm
     "stream": (0.85, 0.08),
-    "cache": (0.9, 0.2),
-    "gemm": (0.7, 0.15),
+    "cache": (0.95, 0.1),
+    "grouped": (0.95, 0.1),
+    "gemm": (0.65, 0.1),
     "attention": (0.4, 0.4),
     "unhidden": (0.25, 0.5),
     "experts": (0.85, 0.15),
@@ -43,11 +45,21 @@ PRIORS = {  # centre, and the width of its logarithm
 }
 BY_GPU = ("stream",)
 BY_CHIP = ("gemm", "kernel_s")
-BY_ENGINE = ("cache", "gemm", "kernel_s", "request_s", "step_s", "expert_layer_s", "reduce_s")
+BY_ENGINE = (
+    "cache",
+    "grouped",
+    "gemm",
+    "kernel_s",
+    "request_s",
+    "step_s",
+    "expert_layer_s",
+    "reduce_s",
+)
 SPREAD_START = {
     "stream": 0.1,
-    "cache": 0.15,
-    "gemm": 0.15,
+    "cache": 0.12,
+    "grouped": 0.1,
+    "gemm": 0.12,
     "kernel_s": 0.25,
     "request_s": 0.7,
     "step_s": 0.7,
@@ -56,14 +68,15 @@ SPREAD_START = {
 }
 WIDEST = {  # an efficiency off by more is another matter than the GPU's or the engine's
     "gpu:stream": 0.12,
-    "chip:gemm": 0.25,
+    "chip:gemm": 0.12,
     "chip:kernel_s": 0.2,
-    "engine:cache": 0.2,
-    "engine:gemm": 0.25,
+    "engine:cache": 0.15,
+    "engine:grouped": 0.1,
+    "engine:gemm": 0.12,
 }
 # Engines of 2023 and 2024 are fitted each for itself; those of today share what they can.
 OLD_ENGINES = ("vllm-2023", "vllm-2024", "trt-llm-2024", "deepspeed-mii")
-OLD_WIDTH = {"cache": 0.4, "gemm": 0.4}  # and 1 for overheads
+OLD_WIDTH = {"cache": 0.2, "grouped": 0.4, "gemm": 0.4}  # and 1 for overheads
 NO_HOST = "kernels"  # the layer tables: no host, so no host's time
 HUBER = 2.0  # standard deviations
 ROUNDS = 6
@@ -90,7 +103,9 @@ class Problem:
                 if weight > 0:
                     work = point.deployment.work(prefills, n, kv)
                     if point.alike and not prefills:
-                        work = work._replace(expert_read=point.deployment.work((), 1, 0).expert_read)
+                        work = work._replace(
+                            expert_read=point.deployment.work((), 1, 0).expert_read
+                        )
                     loads.append(work)
                     weights.append(weight)
                     owners.append(i)
@@ -108,7 +123,11 @@ class Problem:
             *FITTED,
             *(f"gpu:{gpu}:{constant}" for gpu in self.gpus[0] for constant in BY_GPU),
             *(f"chip:{chip}:{constant}" for chip in self.chips[0] for constant in BY_CHIP),
-            *(f"engine:{engine}:{constant}" for engine in self.engines[0] for constant in BY_ENGINE),
+            *(
+                f"engine:{engine}:{constant}"
+                for engine in self.engines[0]
+                for constant in BY_ENGINE
+            ),
         ]
         precision = np.array([point.deployment.precision for point in self.points])
         self.fp8, self.fp4 = (precision == name for name in ("fp8", "fp4"))

@@ -98,15 +98,20 @@ def simulate(stage: Stage, step_s: StepSeconds) -> tuple[float, float]:
     return ttft_s, float(np.mean([finish[i] - arrivals[i] for i in warm]))
 
 
+def scaled(step: PhysicsStep, factor: float) -> StepSeconds:
+    """The step time, times a factor."""
+    return lambda chunks, decodes, kv: factor * step.step_s(chunks, decodes, kv)
+
+
 def fitted_to(stage: Stage) -> tuple[float, float]:
     """A factor on every step and a delay before the first token that give the stage's means."""
 
     def miss(factor: float) -> float:
-        ttft_s, e2e_s = simulate(stage, lambda *step: factor * stage.step.step_s(*step))
+        ttft_s, e2e_s = simulate(stage, scaled(stage.step, factor))
         return (e2e_s - ttft_s) / (stage.e2e_s - stage.ttft_s) - 1
 
     factor = brentq(miss, 0.5, 2.0, xtol=1e-3)
-    ttft_s, _ = simulate(stage, lambda *step: factor * stage.step.step_s(*step))
+    ttft_s, _ = simulate(stage, scaled(stage.step, factor))
     return factor, max(0.0, stage.ttft_s - ttft_s)
 
 
@@ -129,7 +134,7 @@ def stage_table(alone: list[Stage]) -> list[dict[str, object]]:
         }
         if stage.stage == 1:
             factor, delay_s = fits[stage.run]
-            ttft_s, e2e_s = simulate(stage, lambda *s, k=factor: k * stage.step.step_s(*s))
+            ttft_s, e2e_s = simulate(stage, scaled(stage.step, factor))
             row["fitted_ttft_error"] = f"{(ttft_s + delay_s) / stage.ttft_s - 1:.3f}"
             row["fitted_e2e_error"] = f"{(e2e_s + delay_s) / stage.e2e_s - 1:.3f}"
         table.append(row)

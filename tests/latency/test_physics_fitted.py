@@ -84,7 +84,7 @@ def test_draw__needs_a_spread():
 
 def test_engine__that_nobody_measured():
     deployment = step_model("physics:h100:llama-3.1-8b").deployment
-    with pytest.raises(ValueError, match="engine must be one of vllm, .*, got 'orca'"):
+    with pytest.raises(ValueError, match=r"engine must be one of vllm, .*, got 'orca'"):
         fitted_step(replace(deployment, engine="orca"))
 
 

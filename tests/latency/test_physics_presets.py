@@ -137,7 +137,10 @@ def test_own_gpu_file__bad_input(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (MODEL_FILE.replace("layers = 4", "layers = 4.5"), "layers of model 'tiny' must be a whole"),
+        (
+            MODEL_FILE.replace("layers = 4", "layers = 4.5"),
+            "layers of model 'tiny' must be a whole",
+        ),
         (MODEL_FILE.replace("heads = 8\n", "", 1), "missing: heads"),
         (MODEL_FILE + "tied = 1\n", "tied of model 'tiny' must be true or false"),
         (MODEL_FILE + "experts = 4\nactive_experts = 5\n", r"must be in \[1, 4\]"),
@@ -152,5 +155,5 @@ def test_own_model_file__bad_input(tmp_path, text, message):
 
 
 def test_own_file__absent():
-    with pytest.raises(ShapeError, match="must be a readable TOML file, got 'no.toml'"):
+    with pytest.raises(ShapeError, match=r"must be a readable TOML file, got 'no\.toml'"):
         gpu_named("no.toml")

@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 
 from llmsched.physics.constants import Constants
 from llmsched.physics.shapes import GpuSheet, ModelShape, ShapeError, model_named
-from llmsched.physics.step import (
-    Deployment,
-    PhysicsStep,
-    distinct_experts,
-    roof,
-    step_model,
-    window_pairs,
-)
+from llmsched.physics.step import PhysicsStep, roof, step_model, step_seconds
+from llmsched.physics.work import Deployment, distinct_experts, window_pairs
 
 # A GPU that reads 1,000 bytes a second and multiplies 10,000 numbers a second; it sends 100 bytes.
 GPU = GpuSheet(
@@ -43,7 +37,10 @@ DENSE = {
 MODEL = ModelShape(name="toy", **DENSE)
 
 
-def step(model=MODEL, constants=Constants(), **deployment):
+IDEAL = Constants()  # every efficiency 1, every overhead 0
+
+
+def step(model=MODEL, constants=IDEAL, **deployment):
     return PhysicsStep(Deployment(gpu=GPU, model=model, **deployment), constants)
 
 
@@ -105,6 +102,20 @@ def test_mixed_step__its_decodes_read_the_cache_more_slowly():
     gap = step(constants=mixed).step_s([(8, 0)], 1, 100) - step().step_s([(8, 0)], 1, 100)
     assert gap == pytest.approx(0.5 * 1.6, rel=1e-12)
     assert step(constants=mixed).step_s((), 1, 100) == step().step_s((), 1, 100)
+
+
+def test_mixed_step__heads_that_share_nothing_lose_nothing():
+    own = ModelShape(name="own", **(DENSE | {"kv_heads": 2}))
+    plain, mixed = step(own), step(own, constants=Constants(mixed_kv=1.5))
+    assert mixed.step_s([(8, 0)], 1, 100) == plain.step_s([(8, 0)], 1, 100)
+
+
+def test_grouped__is_a_factor_on_the_cache_that_a_group_of_heads_shares():
+    slow = Constants(grouped=0.5)
+    gap = step(constants=slow).step_s((), 1, 100) - step().step_s((), 1, 100)
+    assert gap == pytest.approx(1.6, rel=1e-12)
+    own = ModelShape(name="own", **(DENSE | {"kv_heads": 2}))
+    assert step(own, constants=slow).step_s((), 1, 100) == step(own).step_s((), 1, 100)
 
 
 def test_tensor_parallel__shares_matrices_and_cache_and_sends():
@@ -230,8 +241,6 @@ def test_decode_step__fast_path_equals_the_whole_sum():
     for name in MODELS:
         physics = real(name)
         work = physics.deployment.work((), 24, 24 * 900)
-        from llmsched.physics.step import step_seconds
-
         assert physics.step_s((), 24, 24 * 900) == pytest.approx(
             float(step_seconds(work, physics.constants)), rel=1e-12
         )
@@ -243,7 +252,7 @@ def real(name, **constants):
         **(
             {"stream": 0.85, "cache": 0.9, "gemm": 0.7, "attention": 0.5, "unhidden": 0.3}
             | {"reduce_s": 8e-6, "kernel_s": 4e-6, "request_s": 3e-5, "step_s": 1e-3}
-            | {"mixed_kv": 1.3, "link": 0.6}
+            | {"mixed_kv": 1.3, "link": 0.6, "grouped": 0.9}
             | constants
         )
     )

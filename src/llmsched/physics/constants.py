@@ -1,7 +1,7 @@
 """Efficiencies and overheads of real servers, fitted to measurements, and how far they spread.
 
-`calibration/physics.json` holds the logarithm of each constant, its deviations by GPU and by engine,
-their covariance, and how much GPUs, engines and single deployments deviate that nobody measured.
+`calibration/physics.json` holds the logarithm of each constant, its deviations by GPU, chip, engine
+and model, their covariance, and how much levels deviate that nobody measured.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Constants:
 
     stream: Any = 1.0  # of the memory bandwidth, reading weights
     cache: Any = 1.0  # further factor of cached keys and values
+    grouped: Any = 1.0  # further factor of those that a group of heads shares
     gemm: Any = 1.0  # of the tensor-core rate, dense matrix products
     attention: Any = 1.0  # of the 16-bit tensor-core rate, attention
     unhidden: Any = 0.0  # share of the smaller of memory and compute time that adds
@@ -53,7 +54,15 @@ class Constants:
     host_adds: Any = 1.0  # 1: the device waits for the host; 0: it works meanwhile (async)
 
     def __post_init__(self) -> None:
-        zero = {"unhidden", "host_adds", "reduce_s", "kernel_s", "expert_layer_s", "request_s", "step_s"}
+        zero = {
+            "unhidden",
+            "host_adds",
+            "reduce_s",
+            "kernel_s",
+            "expert_layer_s",
+            "request_s",
+            "step_s",
+        }
         for column in fields(self):
             value = np.asarray(getattr(self, column.name))
             if not np.isfinite(value).all() or (value < 0).any():
@@ -66,7 +75,17 @@ class Constants:
 
 # What is fitted: one logarithm each; that of `mixed_kv` is of what exceeds 1.
 FITTED = (
-    *("stream", "cache", "gemm", "attention", "unhidden", "experts", "expert_gemm", "link"),
+    *(
+        "stream",
+        "cache",
+        "grouped",
+        "gemm",
+        "attention",
+        "unhidden",
+        "experts",
+        "expert_gemm",
+        "link",
+    ),
     *("reduce_s", "kernel_s", "expert_layer_s", "request_s", "step_s", "mixed_kv"),
     *("fp8", "fp4", "quantised_gemm"),
 )
@@ -84,25 +103,26 @@ def resolve(
     host_adds: Any = 1.0,
 ) -> Constants:
     """Constants from their logarithms plus the deviations of a GPU and of an engine."""
-    values = {
-        name: np.exp(logs[name] + sum(offset.get(name, 0.0) for offset in offsets))
+    values: dict[str, Any] = {
+        name: _plain(np.exp(logs[name] + sum(offset.get(name, 0.0) for offset in offsets)))
         for name in FITTED
     }
     fp8, fp4, gemm = (values.pop(name) for name in ("fp8", "fp4", "quantised_gemm"))
-    reading = {"fp8": fp8, "fp4": fp4}.get(precision, 1.0)
+    values["unhidden"] = _plain(np.minimum(values["unhidden"], 1.0))
+    values["mixed_kv"] = 1 + values["mixed_kv"]
     return Constants(
-        **{name: value if np.ndim(value) else float(value) for name, value in values.items()}
-        | {"unhidden": _at_most_1(values["unhidden"]), "mixed_kv": 1 + values["mixed_kv"]},
+        **values,
         projection=fp8 if precision == "fp8" else 1.0,
         projection_gemm=gemm if precision == "fp8" else 1.0,
-        quantised=reading,
+        quantised={"fp8": fp8, "fp4": fp4}.get(precision, 1.0),
         quantised_gemm=gemm if precision in ("fp8", "fp4") else 1.0,
         host_adds=host_adds,
     )
 
 
-def _at_most_1(value: Any) -> Any:
-    return np.minimum(value, 1.0) if np.ndim(value) else min(float(value), 1.0)
+def _plain(value: Any) -> Any:
+    """A number as Python's own, which the hot loop needs; an array as it is."""
+    return value if np.ndim(value) else float(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

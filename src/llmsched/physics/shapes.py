@@ -18,6 +18,9 @@ from typing import Any, Literal
 from llmsched._data import data_folder
 
 Precision = Literal["fp16", "bf16", "fp8", "fp4"]
+SIZES = (
+    *("parameters", "layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"),
+)
 LINKS = ("nvlink", "infinity-fabric", "pcie")
 
 
@@ -101,9 +104,7 @@ class ModelShape:
     precision: str = "bf16"  # of the published checkpoint
 
     def __post_init__(self) -> None:
-        for column in (
-            "parameters layers hidden heads kv_heads head_dim intermediate vocab".split()
-        ):
+        for column in SIZES:
             _check_positive(f"{column} of model {self.name!r}", getattr(self, column))
         if self.experts and not (
             0 < self.active_experts <= self.experts and self.expert_intermediate > 0
@@ -240,7 +241,9 @@ def _own_file(name: str, what: str) -> tuple[str, dict[str, Any]] | None:
         text = Path(name).read_text(encoding="utf-8")
         tables = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ShapeError(f"{what} file must be a readable TOML file, got {name!r}: {error}") from error
+        raise ShapeError(
+            f"{what} file must be a readable TOML file, got {name!r}: {error}"
+        ) from error
     if len(tables) != 1 or not all(isinstance(table, dict) for table in tables.values()):
         raise ShapeError(
             f"{what} file {name!r} must hold one table, [NAME], got {', '.join(tables) or 'none'}"
@@ -249,8 +252,8 @@ def _own_file(name: str, what: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def _gpu(name: str, table: Mapping[str, Any]) -> GpuSheet:
-    known = "chip tflops bandwidth_gb_s memory_gb link link_gb_s source aliases".split()
-    _check_keys(f"GPU {name!r}", table, known, known[1:7])
+    needed = ("tflops", "bandwidth_gb_s", "memory_gb", "link", "link_gb_s", "source")
+    _check_keys(f"GPU {name!r}", table, (*needed, "chip", "aliases"), needed)
     rates = table["tflops"]
     if not isinstance(rates, dict) or not rates or not set(rates) <= {"bf16", "fp16", "fp8", "fp4"}:
         raise ShapeError(
@@ -279,7 +282,9 @@ def _model(name: str, table: Mapping[str, Any]) -> ModelShape:
             continue
         flag = key in ("gated", "tied")
         if isinstance(value, bool) != flag:
-            raise ShapeError(f"{key} of model {name!r} must be {'true or false' if flag else 'a number'}")
+            raise ShapeError(
+                f"{key} of model {name!r} must be {'true or false' if flag else 'a number'}"
+            )
         if not flag:
             whole = key != "parameters"
             if not isinstance(value, int if whole else (int, float)) or value < 0:
@@ -288,9 +293,7 @@ def _model(name: str, table: Mapping[str, Any]) -> ModelShape:
     return ModelShape(name=name, **values)
 
 
-def _check_keys(
-    what: str, table: Mapping[str, Any], known: Any, needed: Any
-) -> None:
+def _check_keys(what: str, table: Mapping[str, Any], known: Any, needed: Any) -> None:
     unknown = sorted(set(table) - set(known))
     missing = [key for key in needed if key not in table]
     if unknown or missing:
