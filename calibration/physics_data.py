@@ -121,8 +121,11 @@ def llm_inference_bench(data: Path) -> Iterator[Point]:
 
 
 def kv_room_tokens(deployment: Deployment) -> float:
-    """Tokens that fit beside the weights in 90 % of the memory, 1.5 GB a GPU set aside."""
-    memory = deployment.tp * (0.9 * deployment.gpu.memory_bytes - 1.5e9)
+    """Tokens that fit beside the weights in 90 % of the memory, 2 GB a GPU set aside.
+
+    Data sheets round memory: a card of 40 GB holds 40 GiB.
+    """
+    memory = deployment.tp * (0.9 * deployment.gpu.memory_bytes * 2**30 / 1e9 - 2e9)
     model = deployment.model
     return (memory - 2 * model.parameters) / (2 * model.kv_numbers_per_token)
 

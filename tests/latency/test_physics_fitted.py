@@ -25,7 +25,7 @@ def test_constants__are_within_reason_on_every_gpu(gpu):
     for engine in fitted().engines:
         c = step_model(f"physics:{gpu}:llama-3.1-8b:{gpu_precision(gpu)}:{engine}").constants
         assert 0.6 < c.stream < 1.2
-        assert 0.4 < c.stream * c.cache < 1.5
+        assert 0.4 < c.stream * c.cache < 1.6  # above 1: engines that cache in 8 bits
         assert 0.3 < c.gemm < 1.4
         assert 0.2 < c.attention < 1
         assert 0 < c.unhidden < 1
