@@ -76,6 +76,17 @@ def test_draws__are_wider_where_nobody_measured():
     assert spread["h100"] < spread["l4"] < spread["v100"]
 
 
+def test_best__takes_the_deviations_of_chip_and_model():
+    place = step_model("physics:h100:llama-3.1-8b").deployment.place
+    logs = dict(zip(fitted().names, fitted().logs, strict=True))
+    _, factor = fitted().best(place)
+    expected = logs["chip:hopper:total"] + logs["model:llama-3.1-8b:total"]
+    assert factor == pytest.approx(math.exp(expected), rel=1e-12)
+    constants, alone = fitted().best(replace(place, gpu="new", chip="new", model="new"))
+    assert alone == 1
+    assert constants.stream == pytest.approx(math.exp(logs["stream"]), rel=1e-12)
+
+
 def test_draw__needs_a_spread():
     bare = replace(step_model("physics:h100:llama-3.1-8b"), spread=None)
     with pytest.raises(ShapeError, match="must have fitted constants to draw from"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,6 +146,19 @@ def test_precision__halves_the_weights_but_not_lm_head_nor_the_cache():
     )
 
 
+def test_precision__fp4_leaves_the_attention_projections_in_16_bits():
+    blackwell = replace(GPU, flops_per_s={"bf16": 1e4, "fp8": 2e4, "fp4": 4e4})
+    fp4 = PhysicsStep(Deployment(gpu=blackwell, model=MODEL, precision="fp4"), IDEAL)
+    # of 2·(48 + 96)·2 bytes the MLP's 2·96·2 shrink to 2·96·0.5625
+    gap = step().step_s((), 1, 100) - fp4.step_s((), 1, 100)
+    assert gap == pytest.approx(2 * 96 * (2 - 0.5625) / 1e3, rel=1e-12)
+
+
+def test_all_reduce__costs_nothing_on_one_gpu():
+    slow = Constants(reduce_s=1.0, link=0.01)
+    assert step(constants=slow).step_s((), 3, 100) == step().step_s((), 3, 100)
+
+
 EXPERTS = ModelShape(
     name="moe",
     **DENSE,
@@ -166,6 +181,12 @@ def test_experts__those_that_a_token_chose_are_read_once(tokens, distinct):
     seconds = step(EXPERTS).step_s((), tokens, 0)
     assert seconds == pytest.approx((weights + moved) / 1e3 + 0.080, rel=1e-12)
     assert one.moe_layers == 0
+
+
+def test_experts__their_factor_is_on_their_reading_alone():
+    slow = step(EXPERTS, constants=Constants(experts=0.5, expert_layer_s=0.25))
+    gap = slow.step_s((), 1, 0) - step(EXPERTS).step_s((), 1, 0)
+    assert gap == pytest.approx(24 * 2 / 1e3 + 0.25, rel=1e-12)  # one layer has experts
 
 
 def test_experts__spread_over_gpus_the_busiest_counts():
