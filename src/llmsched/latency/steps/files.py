@@ -18,17 +18,18 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from llmsched._util.files import check_output, whole_file
 from llmsched._util.resources import data_folder
+from llmsched.hardware import ModelSpec
 from llmsched.latency.base import CalibrationError
 from llmsched.latency.files import MARK, load_model
-from llmsched.latency.layer_tables import is_layer_prefix, read_layers
-from llmsched.latency.layers import AllReduce, LayerTables
 from llmsched.latency.registry import latency_names, load_latency
-from llmsched.latency.step_base import StepLatency
-from llmsched.latency.two_regime import (
+from llmsched.latency.steps.base import StepLatency
+from llmsched.latency.steps.layer_tables import is_layer_prefix, read_layers
+from llmsched.latency.steps.layers import AllReduce, LayerTables
+from llmsched.latency.steps.two_regime import (
     DecodeTerms,
     MixedTerms,
     RegimeErrors,
@@ -40,22 +41,19 @@ from llmsched.latency.two_regime import (
 FORM = "two-regime"
 SHIPPED = "step_times"  # a folder beside the measured sets
 
-# `SCHEME:rest` to a model of `rest`; physics goes here.
-SCHEMES: dict[str, Callable[[str], StepLatency]] = {}
+
+def _physics(rest: str) -> StepLatency:
+    from llmsched.latency.physics.step import step_model
+
+    return step_model(f"physics:{rest}")
+
+
+SCHEMES: dict[str, Callable[[str], StepLatency]] = {"physics": _physics}  # `SCHEME:rest`
 
 _REGIMES: dict[str, type[Any]] = {"decode": DecodeTerms, "mixed": MixedTerms}
 _ABOUT = ("name", "source", "kind", "errors")
 _MAX_BYTES = 2**20
 _PLAUSIBLE_S = (1e-9, 1e6)  # of the smallest step and of a very large one
-
-
-class LayerCount(Protocol):
-    """What layer tables need to know of a model."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def n_layers(self) -> int: ...
 
 
 def step_time_names() -> list[str]:
@@ -66,7 +64,7 @@ def step_time_names() -> list[str]:
 def step_time_from_spec(
     text: str,
     *,
-    llm: LayerCount | None = None,
+    llm: ModelSpec | None = None,
     tp: int = 1,
     tables_tp: int | None = None,
     all_reduce: AllReduce | None = None,
@@ -80,7 +78,7 @@ def step_time_from_spec(
         A name of `step_time_names`; a JSON file of the two-regime form or of a batch model with
         steps (see `files`); a grid CSV with `#step` (see `load_latency`); the prefix of layer
         tables, or their folder (see `layer_tables`); `physics:...`.
-    llm : LayerCount, optional
+    llm : ModelSpec, optional
         Whose layers the tables stand for; must be given with layer tables.
     tp, tables_tp, all_reduce, max_running : optional
         See `LayerTables`; for layer tables only. `tables_tp` is N where the prefix ends in `_tpN`
@@ -108,7 +106,7 @@ def step_time_from_spec(
         tables_tp = _tables_tp(text) if tables_tp is None else tables_tp
         return LayerTables(
             read_layers(text),
-            llm.n_layers,
+            llm.layers,
             tp=tp,
             tables_tp=tables_tp,
             all_reduce=all_reduce,

@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched.latency_base import DRAWN, BatchShape, Kind, LatencyModel
-from llmsched.physics.constants import Constants, Fitted, fitted
-from llmsched.physics.shapes import ShapeError, gpu_named, model_named
-from llmsched.physics.work import BYTES_PER_WEIGHT, Deployment, Work
+from llmsched.hardware import ShapeError, gpu_named, model_named
+from llmsched.latency.base import DRAWN, BatchShape, Kind, LatencyModel
+from llmsched.latency.physics.constants import Constants, Fitted, fitted
+from llmsched.latency.physics.work import BYTES_PER_WEIGHT, Deployment, Work
 
 FloatArray = NDArray[np.float64]
 
@@ -206,7 +206,7 @@ class PhysicsBatch(LatencyModel):
 
     Examples
     --------
-    >>> from llmsched.latency_base import Shape
+    >>> from llmsched.latency.base import Shape
     >>> step = step_model("physics:h100:llama-3.1-8b")
     >>> one = Shape(size=2, max_total_tokens=103, max_prompt_tokens=100, max_output_tokens=3)
     >>> prefill_s = step.step_s([(100, 0)] * 2, 0, 0)
