@@ -110,7 +110,8 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     Parameters
     ----------
     name_or_path : str or Path
-        A name of `latency_names`; `physics:GPU:MODEL[:tpN][:PRECISION]`; the path of a model file (.json, see `latency_files`); or that
+        A name of `latency_names`; `physics:GPU:MODEL[:tpN][:PRECISION]`; the path of a model file
+        (.json, see `latency_files`); or that
         of a grid CSV, of which the form that predicts held-out cells best is taken
         (`latency_fit.fit_grid`); `FILE#reference`, `FILE#four-term`, `FILE#step` and
         `FILE#interpolation` ask for a form.

@@ -145,7 +145,7 @@ class ResolvedHardware:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredOn:
-    """What a measured set was taken on."""
+    """What a latency is of: one GPU, or several that hold a model together."""
 
     gpu: GpuSpec
     llm: ModelSpec
@@ -153,9 +153,17 @@ class MeasuredOn:
 
 
 def measured_on(latency: str) -> MeasuredOn | None:
-    """The GPU and the model of a measured set `<gpu>-<model>-<framework>[-tpN]`; None of others."""
+    """The GPU and the model that a latency is of; None where it says nothing of them.
+
+    Measured sets are named `<gpu>-<model>-<framework>[-tpN]`; physics names both.
+    """
     from llmsched.latency.registry import measured_names
 
+    if latency.startswith("physics:"):
+        from llmsched.latency.physics.step import step_model
+
+        deployment = step_model(latency).deployment
+        return MeasuredOn(gpu=deployment.gpu, llm=deployment.model, gpus_per_model=deployment.tp)
     if latency not in measured_names():
         return None
     card, _, rest = latency.partition("-")
@@ -203,12 +211,12 @@ def _agree(latency: str, measured: MeasuredOn, gpu: GpuSpec | None, llm: ModelSp
     """
     if llm is not None and llm != measured.llm:
         raise ValueError(
-            f"llm must be {measured.llm.name} with latency {latency}, which was measured with it; "
+            f"llm must be {measured.llm.name} with latency {latency}, which is of that model; "
             f"got {llm.name}: leave it out, or take another latency"
         )
     card = measured.gpu.name.partition("-")[0]
-    if gpu is not None and gpu.name in GPUS and not gpu.name.startswith(f"{card}-"):
+    if gpu is not None and gpu.name in GPUS and gpu.name.partition("-")[0] != card:
         raise ValueError(
-            f"gpu must be {measured.gpu.name} with latency {latency}, which was measured on it; "
+            f"gpu must be {measured.gpu.name} with latency {latency}, which is of that GPU; "
             f"got {gpu.name}: leave it out, or take another latency"
         )
