@@ -17,7 +17,7 @@ import pytest
 from composition import step_us
 
 from llmsched.hardware import MODELS
-from llmsched.latency.steps.files import step_time_from_spec
+from llmsched.latency.step_times import step_time_from_spec
 from llmsched.latency.steps.layers import LayerTables
 from llmsched.latency.steps.two_regime import TwoRegime
 

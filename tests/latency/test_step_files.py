@@ -10,15 +10,10 @@ from layer_files import write_layers
 from step_models import REDUCE, STEP, TWO_REGIME
 
 from llmsched.hardware import MODELS as LLMS
-from llmsched.latency import CalibrationError, CalibrationWarning, load_latency
+from llmsched.latency import CalibrationError, CalibrationWarning, load_latency, step_times
 from llmsched.latency.files import save_model
-from llmsched.latency.steps import files as step_files
-from llmsched.latency.steps.files import (
-    load_step_time,
-    save_two_regime,
-    step_time_from_spec,
-    step_time_names,
-)
+from llmsched.latency.step_times import step_time_from_spec, step_time_names
+from llmsched.latency.steps.files import load_step_time, save_two_regime
 from llmsched.latency.steps.layers import LayerTables
 from llmsched.latency.steps.two_regime import RegimeErrors, TwoRegime, steps_of
 
@@ -210,7 +205,7 @@ def test_spec__that_is_nothing(text, message):
 
 
 def test_spec__a_scheme(monkeypatch):
-    monkeypatch.setitem(step_files.SCHEMES, "physics", lambda rest: steps_of(load_latency(rest)))
+    monkeypatch.setitem(step_times.SCHEMES, "physics", lambda rest: steps_of(load_latency(rest)))
     assert step_time_from_spec("physics:h100-llama-3-8b-vllm").name == "h100-llama-3-8b-vllm"
 
 

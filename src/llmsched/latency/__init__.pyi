@@ -32,6 +32,10 @@ from .registry import (
     warn_outside as warn_outside,
 )
 from .step import StepModel as StepModel
+from .step_times import (
+    step_time_from_spec as step_time_from_spec,
+    step_time_names as step_time_names,
+)
 from .steps.base import (
     Scaled as Scaled,
     StepLatency as StepLatency,
@@ -39,8 +43,6 @@ from .steps.base import (
 from .steps.files import (
     load_step_time as load_step_time,
     save_two_regime as save_two_regime,
-    step_time_from_spec as step_time_from_spec,
-    step_time_names as step_time_names,
 )
 from .steps.fit import (
     StepGrid as StepGrid,
