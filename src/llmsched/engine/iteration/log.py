@@ -1,0 +1,134 @@
+"""What a run reports: columns per request, and per replica what its steps add up to.
+
+Nothing is kept per token. Token times are step ends, so the gaps between tokens are the gaps
+between steps, each weighted with the requests that decoded in both; long runs of equal steps are
+kept as their first shape and evaluated again when the gaps are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Any
+
+import numpy as np
+
+from llmsched.engine.iteration.step_latency import StepLatency
+from llmsched.trace import FloatArray, IntArray
+
+
+class RequestLog:
+    """When each request was taken in, scheduled and served; NaN for what never happened."""
+
+    def __init__(self, n: int) -> None:
+        self.queued_s: memoryview[Any] = np.full(n, np.nan).data
+        self.scheduled_s: memoryview[Any] = np.full(n, np.nan).data
+        self.first_token_s: memoryview[Any] = np.full(n, np.nan).data
+        self.finish_s: memoryview[Any] = np.full(n, np.nan).data
+        self.preemptions: memoryview[Any] = np.zeros(n, np.int32).data
+        self.recomputed_tokens: memoryview[Any] = np.zeros(n, np.int64).data
+        self.cached_tokens: memoryview[Any] = np.zeros(n, np.int32).data
+        self.replica: memoryview[Any] = np.full(n, -1, np.int32).data
+
+
+class ReplicaLog:
+    """What the steps of one replica add up to."""
+
+    __slots__ = (
+        "_counts",
+        "_ends",
+        "_gaps",
+        "_kv_since_s",
+        "_long",
+        "_weights",
+        "busy_s",
+        "kv_block_s",
+        "kv_blocks",
+        "kv_blocks_max",
+        "n_steps",
+        "n_tokens",
+        "running_max",
+        "waiting_max",
+    )
+
+    def __init__(self) -> None:
+        self.n_steps = 0
+        self.n_tokens = 0
+        self.busy_s = 0.0
+        self.kv_blocks = 0  # used now
+        self.kv_blocks_max = 0
+        self.kv_block_s = 0.0  # integral of used blocks over time
+        self._kv_since_s = -math.inf
+        self.running_max = 0
+        self.waiting_max = 0
+        # Steps with decodes, in order: ends, and weights as runs of equal ones.
+        self._ends = array("d", (0.0,))
+        self._counts = array("i", (1,))
+        self._weights = array("i", (0,))
+        # Long runs: where in `_ends` they begin, decodes, their KV before, steps.
+        self._long = array("q")
+        self._gaps = array("d")  # gaps that are not those of neighbouring steps
+
+    def kv(self, now_s: float, used: int) -> None:
+        """From now on that many blocks are used."""
+        if used != self.kv_blocks:
+            level = self.kv_blocks
+            if level:
+                self.kv_block_s += level * (now_s - self._kv_since_s)
+            self._kv_since_s = now_s
+            self.kv_blocks = used
+            if used > self.kv_blocks_max:
+                self.kv_blocks_max = used
+
+    def kv_grown(self, now_s: float, blocks: int, block_s: float) -> None:
+        """Up to now that many more were used, for so many block-seconds in all."""
+        self.kv(now_s, self.kv_blocks + blocks)
+        self.kv_block_s += block_s
+
+    def tick(self, end_s: float, weight: int) -> None:
+        """A step with decodes ended; so many requests also had a token at the end before."""
+        self._ends.append(end_s)
+        if weight == self._weights[-1]:
+            self._counts[-1] += 1
+        else:
+            self._weights.append(weight)
+            self._counts.append(1)
+
+    def ticks(self, ends_s: list[float], weight: int) -> None:
+        """Several of them, with one weight."""
+        self._ends.extend(ends_s)
+        if weight == self._weights[-1]:
+            self._counts[-1] += len(ends_s)
+        else:
+            self._weights.append(weight)
+            self._counts.append(len(ends_s))
+
+    def long_run(self, end_s: float, n_decodes: int, kv_tokens: int, steps: int) -> None:
+        """Many of them: decode-only steps with a fixed set, the last of which ended at `end_s`."""
+        self._long.extend((len(self._ends) - 1, n_decodes, kv_tokens, steps))
+        self.tick(end_s, 0)
+
+    def gap(self, seconds: float) -> None:
+        """One more gap between two tokens of a request."""
+        self._gaps.append(seconds)
+
+    def token_gaps(
+        self, step_latency: StepLatency, overhead_s: float, per_request_s: float
+    ) -> tuple[FloatArray, IntArray]:
+        """Every gap between consecutive tokens of a request [s], and how often it occurred."""
+        ends = np.frombuffer(self._ends)
+        weights = np.repeat(
+            np.frombuffer(self._weights, np.int32), np.frombuffer(self._counts, np.int32)
+        )
+        kept = weights > 0
+        gaps = [np.frombuffer(self._gaps), np.diff(ends, prepend=0.0)[kept]]
+        counts = [np.ones(len(self._gaps), np.int32), weights[kept]]
+        for row in range(0, len(self._long), 4):
+            before, n, kv_tokens, steps = self._long[row : row + 4]
+            durations = step_latency.decode_run_s(n, kv_tokens, steps)
+            run = np.empty(steps + 1)
+            run[0] = ends[before]
+            run[1:] = (durations + overhead_s) + per_request_s * n
+            gaps.append(np.diff(np.cumsum(run)))
+            counts.append(np.full(steps, n))
+        return np.concatenate(gaps), np.concatenate(counts)

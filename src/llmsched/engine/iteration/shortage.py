@@ -1,0 +1,99 @@
+"""A decision in which not everybody gets what they need: the running list, one by one.
+
+It is needed when free blocks or the token budget do not suffice for all running requests, and
+costs O(running).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from llmsched.engine.iteration.requests import Active
+
+if TYPE_CHECKING:
+    from llmsched.engine.iteration.core import Chunk, Core
+
+
+class RunningPlan(NamedTuple):
+    """What running requests compute in a step."""
+
+    n_decodes: int
+    decode_kv: int
+    chunks: list[Chunk]
+    late: list[Active]  # of the decodes, those whose latest token is not the last tick's
+    budget: int  # tokens that are left
+
+
+def plan_one_by_one(core: Core) -> RunningPlan:
+    """Give running requests their tokens in order of admission; preempt where blocks run out.
+
+    Who asks for blocks gets those of the order's victims, one after the other. If the victim is
+    who asked, the scan ends.
+    """
+    budget = core.step_tokens
+    block, tick = core.block_tokens, core.decodes.tick
+    planned: dict[int, int] = {}  # seq -> tokens
+    chunks: list[Chunk] = []
+    for active in list(core.running.values()):
+        if not budget:
+            break
+        if active.seq < 0 or active.ended:  # preempted in this decision; or nothing left to do
+            continue
+        if active.decoding:
+            computed, new = tick - active.offset, 1
+        else:
+            computed = active.computed
+            new = min(active.target - computed, core.chunk_tokens, budget)
+        needed = -(-(computed + new) // block) - -(-computed // block)
+        while needed > core.blocks.free and active.seq >= 0:
+            budget += _preempt_victim(core, planned, chunks)
+        if active.seq < 0:
+            break
+        if active.decoding:
+            core.blocks.take(needed)
+        else:
+            core.plan_chunk(chunks, active, new)
+        planned[active.seq] = new
+        budget -= new
+    n_decodes, decode_kv, late = _decoding(core, planned)
+    return RunningPlan(n_decodes, decode_kv, chunks, late, budget)
+
+
+def _preempt_victim(core: Core, planned: dict[int, int], chunks: list[Chunk]) -> int:
+    """Preempt who must go first; the tokens that this decision had given it."""
+    request = core.order.victim([active.request for active in core.running.values()])
+    victim = core.in_service.get(request)
+    if victim is None or victim.seq < 0:
+        raise ValueError(
+            f"an order's victim must be one of the running requests, got request {request}"
+        )
+    tokens = planned.pop(victim.seq, 0)
+    if tokens and not victim.decoding:
+        chunks[:] = [chunk for chunk in chunks if chunk[0] is not victim]
+    core.preempt(victim, tokens)
+    return tokens
+
+
+def _decoding(core: Core, planned: dict[int, int]) -> tuple[int, int, list[Active]]:
+    """Decodes of the step, their KV, and who of them is late; the others fall back by a tick."""
+    decodes = core.decodes
+    n = kv_tokens = 0
+    late: list[Active] = []
+    if not planned:  # no step, no tick
+        return n, kv_tokens, late
+    for active in core.running.values():
+        if not active.decoding:
+            continue
+        if active.seq in planned:
+            n += 1
+            kv_tokens += decodes.tick - active.offset
+            if active.late:
+                late.append(active)
+                core.late.remove(active)
+        else:
+            decodes.stall(active)
+            if not active.late:
+                active.late = True
+                active.last_token_s = core.tick_end_s
+                core.late.append(active)
+    return n, kv_tokens, late
