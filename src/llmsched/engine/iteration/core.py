@@ -174,8 +174,9 @@ class Core:
         if needed > self.blocks.free or budget < 0 or not self._chunks_fit(budget, needed):
             n, kv, chunks, late, budget = plan_one_by_one(self)
         else:
-            if n and self._may_leap(most, budget):
-                beyond = self._head_stays(most, budget)
+            to_admit = self.step_tokens if self.prefill_first else budget
+            if n and self._may_leap(most, to_admit):
+                beyond = self._head_stays(most, to_admit)
                 self.leap = plan_leap(self, now_s, horizon_s, can_be_cut=not beyond)
                 if self.leap is not None:
                     return False
@@ -286,7 +287,7 @@ class Core:
             n_admitted += 1
 
     def _admit_whole(self, most: int, now_s: float) -> list[Chunk]:
-        """Admit waiting requests in order whose whole prompts make a step; a long one goes alone."""
+        """Admit waiting requests in order, whole prompts only; one beyond the budget goes alone."""
         chunks: list[Chunk] = []
         budget = self.step_tokens
         while self.n_waiting and self.may_admit(most, budget):
@@ -348,7 +349,7 @@ class Core:
         """
         if active.decoding:
             computed = self.decodes.tick - active.offset
-            registered = computed - self._unregistered(active)
+            registered = self._findable(active, planned)
             if active.late:
                 self.late.remove(active)
                 active.late = False
@@ -374,11 +375,21 @@ class Core:
         self.refused = False
         self.preempted = True
 
-    def _unregistered(self, active: Active) -> int:
-        """Tokens at a decoding request's end whose content was not known when last looked at: 0 or 1."""
-        last_tick = self.decodes.tick - 1
-        in_both = active.first_tick <= last_tick and active.resumed_tick != last_tick
-        return int(bool(self.in_flight) and not active.late and in_both and self.overlapped)
+    def _findable(self, active: Active, planned: int) -> int:
+        """Tokens of a decoding request that a prefix cache has registered.
+
+        They are those whose content was known when it was last looked at: at its latest decision,
+        or when a step of it was processed since.
+        """
+        tick = self.decodes.tick
+        computed = tick - active.offset
+        in_flight = bool(self.in_flight) and not active.late
+        if planned:
+            return computed + 1 - in_flight
+        if not in_flight or not self.overlapped:
+            return computed
+        was_in_both = active.first_tick < tick and active.resumed_tick != tick - 1
+        return computed - was_in_both
 
     # -- steps ------------------------------------------------------------------------------
 

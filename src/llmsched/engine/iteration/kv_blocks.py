@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from llmsched.engine.iteration.requests import Active
+from llmsched.prefix_ids import PrefixIds
 
 
 class Hits(NamedTuple):
@@ -31,6 +32,47 @@ class Hits(NamedTuple):
 
 
 NO_HITS = Hits([], 0, 0)
+
+
+class PrefixChains:
+    """The identities of prompt blocks: equal ones have the same id and the same ids before it.
+
+    Parameters
+    ----------
+    prefix_ids : PrefixIds
+    prompt_tokens : memoryview of shape (n,)
+    block_tokens : int
+
+    Raises
+    ------
+    ValueError
+        If an id does not stand for whole blocks.
+    """
+
+    def __init__(
+        self, prefix_ids: PrefixIds, prompt_tokens: memoryview[Any], block_tokens: int
+    ) -> None:
+        self._blocks_per_id, rest = divmod(prefix_ids.tokens_per_id, block_tokens)
+        if rest:
+            raise ValueError(
+                f"block_tokens must divide the {prefix_ids.tokens_per_id} tokens that a prefix id "
+                f"stands for, got {block_tokens}; choose another or turn prefix caching off"
+            )
+        self._prefix_ids = prefix_ids
+        self._prompt = prompt_tokens
+        self._block = block_tokens
+        self._chains: dict[tuple[int, int], int] = {}  # (chain before, id) -> chain
+
+    def of(self, request: int) -> list[int]:
+        """The identities of a request's full prompt blocks, as far as they have ids."""
+        chains, k = self._chains, self._blocks_per_id
+        chain = -1
+        identities: list[int] = []
+        for piece in self._prefix_ids.row(request).tolist():
+            chain = chains.setdefault((chain, piece), len(chains))
+            identities.extend(range(chain * k, chain * k + k))
+        del identities[self._prompt[request] // self._block :]
+        return identities
 
 
 class KvBlocks(Protocol):
@@ -97,8 +139,8 @@ class CachedBlocks:
     ----------
     n_blocks : int
     block_tokens : int
-    ids : callable, optional
-        The identities of a request's full prompt blocks, in order; None where none has any.
+    chains : PrefixChains, optional
+        The identities of prompt blocks; None where none has any.
     """
 
     __slots__ = (
@@ -108,16 +150,16 @@ class CachedBlocks:
         "_free_list",
         "_holders",
         "_identity",
-        "_ids",
+        "_chains",
         "_last_anonymous",
         "_next",
         "free",
     )
 
-    def __init__(self, n_blocks: int, block_tokens: int, ids: Any = None) -> None:
+    def __init__(self, n_blocks: int, block_tokens: int, chains: PrefixChains | None) -> None:
         self.free = n_blocks
         self._block = block_tokens
-        self._ids = ids
+        self._chains = chains
         # Free list: group -> blocks in it. Groups >= 0 are identified blocks, one each.
         self._free_list: OrderedDict[int, int] = OrderedDict({-1: n_blocks})
         self._last_anonymous = -1  # the last group, if it is anonymous: others may join it
@@ -161,10 +203,10 @@ class CachedBlocks:
         identified: list[int] = []
         from_free = 0
         n_ids = 0
-        if self._ids is not None:
+        if self._chains is not None:
             ids = active.ids
             if ids is None:
-                ids = active.ids = self._ids(active.request)
+                ids = active.ids = self._chains.of(active.request)
             n_ids = len(ids)
             first, holders = self._first, self._holders
             for identity in ids[:most]:
@@ -196,7 +238,7 @@ class CachedBlocks:
                 del free_list[group]
             self.free -= hits.private
         active.private = None
-        if self._ids is not None:
+        if self._chains is not None:
             active.held_ids = list(hits.identified)
 
     def register(self, active: Active, known_tokens: int) -> bool:

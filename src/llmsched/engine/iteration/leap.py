@@ -91,14 +91,14 @@ class Leap:
         self._take_blocks(core)
         if core.limit is not None:
             self._tell_limit(core, n)
+        begin_s, end_s = max(self._start_s, core.end_s), ends[steps - 1]
         if steps < LONG:
             log.ticks(ends[:steps], n)
         else:
-            log.long_run(ends[steps - 1], n, decodes.kv_tokens, steps)
-        end_s = ends[steps - 1]
+            log.long_run(begin_s, end_s, n, decodes.kv_tokens, steps)
         log.n_steps += steps
         log.n_tokens += steps * n
-        log.busy_s += end_s - max(core.end_s, self._start_s)
+        log.busy_s += end_s - begin_s
         core.end_s = core.tick_end_s = end_s
         core.overlapped = core.depth > 1
         ended = decodes.advance(steps)

@@ -40,6 +40,7 @@ class ReplicaLog:
         "_gaps",
         "_kv_since_s",
         "_long",
+        "_long_start_s",
         "_weights",
         "busy_s",
         "kv_block_s",
@@ -67,6 +68,7 @@ class ReplicaLog:
         self._weights = array("i", (0,))
         # Long runs: where in `_ends` they begin, decodes, their KV before, steps.
         self._long = array("q")
+        self._long_start_s = array("d")
         self._gaps = array("d")  # gaps that are not those of neighbouring steps
 
     def kv(self, now_s: float, used: int) -> None:
@@ -103,8 +105,11 @@ class ReplicaLog:
             self._weights.append(weight)
             self._counts.append(len(ends_s))
 
-    def long_run(self, end_s: float, n_decodes: int, kv_tokens: int, steps: int) -> None:
-        """Many of them: decode-only steps with a fixed set, the last of which ended at `end_s`."""
+    def long_run(
+        self, start_s: float, end_s: float, n_decodes: int, kv_tokens: int, steps: int
+    ) -> None:
+        """Many of them: decode-only steps with a fixed set, from `start_s` to `end_s`."""
+        self._long_start_s.append(start_s)
         self._long.extend((len(self._ends) - 1, n_decodes, kv_tokens, steps))
         self.tick(end_s, 0)
 
@@ -127,8 +132,10 @@ class ReplicaLog:
             before, n, kv_tokens, steps = self._long[row : row + 4]
             durations = step_latency.decode_run_s(n, kv_tokens, steps)
             run = np.empty(steps + 1)
-            run[0] = ends[before]
+            run[0] = self._long_start_s[row // 4]
             run[1:] = (durations + overhead_s) + per_request_s * n
-            gaps.append(np.diff(np.cumsum(run)))
+            run = np.cumsum(run)
+            run[0] = ends[before]  # before the first of them prompts may have been computed alone
+            gaps.append(np.diff(run))
             counts.append(np.full(steps, n))
         return np.concatenate(gaps), np.concatenate(counts)

@@ -11,7 +11,7 @@ from llmsched.engine.clock import Clock
 from llmsched.engine.dispatch import Dispatcher
 from llmsched.engine.iteration.core import Core
 from llmsched.engine.iteration.gpu import Gpu
-from llmsched.engine.iteration.kv_blocks import CachedBlocks, CountedBlocks, KvBlocks
+from llmsched.engine.iteration.kv_blocks import CachedBlocks, CountedBlocks, KvBlocks, PrefixChains
 from llmsched.engine.iteration.log import ReplicaLog, RequestLog
 from llmsched.engine.iteration.requests import ServedRequests
 from llmsched.engine.iteration.settings import IterationSettings
@@ -53,8 +53,12 @@ def run_iteration_engine(
         arrival_s=trace.arrival_s,
         prompt_tokens=trace.prompt_tokens,
         predicted_tokens=requests.predicted_tokens,
+        priority=trace.priority,
         bins=bins,
     )
+    chains = None
+    if settings.prefix_caching and trace.prefix_ids is not None:
+        chains = PrefixChains(trace.prefix_ids, requests.prompt, settings.block_tokens)
     times = RequestLog(len(trace))
     clock = Clock(-math.inf)
     gpus = []
@@ -65,7 +69,7 @@ def run_iteration_engine(
             step_latency,
             scheduler.order(known),
             None if scheduler.limit is None else scheduler.limit(),
-            _blocks(settings),
+            _blocks(settings, chains),
             times,
             leaps=leaps,
         )
@@ -84,9 +88,9 @@ def run_iteration_engine(
     )
 
 
-def _blocks(settings: IterationSettings) -> KvBlocks:
+def _blocks(settings: IterationSettings, chains: PrefixChains | None) -> KvBlocks:
     if settings.prefix_caching:
-        return CachedBlocks(settings.usable_blocks, settings.block_tokens)
+        return CachedBlocks(settings.usable_blocks, settings.block_tokens, chains)
     return CountedBlocks(settings.usable_blocks)
 
 
