@@ -71,9 +71,5 @@ class Dispatcher:
         cached = [0] * len(cores)
         if self._router.sees_prefixes:
             cached = [core.cached_tokens(request) for core in cores]
-        return ReplicasSeen(
-            [core.n_outstanding for core in cores],
-            [core.used_blocks(now_s) for core in cores],
-            [core.predicted_tokens for core in cores],
-            cached,
-        )
+        outstanding, used_blocks, predicted = zip(*[c.seen(now_s) for c in cores], strict=True)
+        return ReplicasSeen(outstanding, used_blocks, predicted, cached)

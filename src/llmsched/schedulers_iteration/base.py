@@ -9,7 +9,7 @@ One replica has one of each. Neither sees a clock, SimPy or a true output length
 A user's own order is a sort key, `Ranked(known, key)`, or a class with the verbs below:
 
     class LongestPromptFirst:
-        fifo = False
+        fifo = evicts_last = False
 
         def __init__(self, known):
             self.known, self.waiting = known, []
@@ -86,6 +86,8 @@ class WaitingOrder(Protocol):
 
     fifo: bool
     """Whether an arrival never becomes the head while another waits."""
+    evicts_last: bool
+    """Whether the victim is always the last admitted; then it is not asked for."""
 
     def add(self, request: int) -> None:
         """A request arrived."""

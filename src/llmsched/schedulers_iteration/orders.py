@@ -18,7 +18,7 @@ class Fcfs:
     """
 
     __slots__ = ("_queue", "add", "put_back")
-    fifo = True
+    fifo = evicts_last = True
 
     def __init__(self, known: KnownRequests | None = None) -> None:
         self._queue: deque[int] = deque()
@@ -49,7 +49,7 @@ class Ranked:
     """
 
     __slots__ = ("_heap", "_key", "_known")
-    fifo = False
+    fifo = evicts_last = False
 
     def __init__(self, known: KnownRequests, key: Callable[[KnownRequests, int], Any]) -> None:
         self._known = known
@@ -100,6 +100,7 @@ class BinsInTurn:
 
     __slots__ = ("_bin_of", "_bins", "_choice", "_current", "_served", "_waiting")
     fifo = False
+    evicts_last = True
 
     def __init__(self, known: KnownRequests, n_bins: int, choice: BinChoice | None = None) -> None:
         self._bin_of = known.bin

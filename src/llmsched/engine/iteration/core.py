@@ -13,17 +13,15 @@ from collections import deque
 
 from llmsched.engine.iteration.decodes import Decodes
 from llmsched.engine.iteration.kv_blocks import KvBlocks
-from llmsched.engine.iteration.leap import Leap, Step, plan_leap
+from llmsched.engine.iteration.leap import Leap, plan_leap
 from llmsched.engine.iteration.log import ReplicaLog, RequestLog
-from llmsched.engine.iteration.requests import Active, ServedRequests
+from llmsched.engine.iteration.requests import Active, Chunk, ServedRequests, Step
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.engine.iteration.shortage import plan_one_by_one
+from llmsched.engine.iteration.shortage import RunningPlan, plan_one_by_one
 from llmsched.engine.iteration.step_latency import StepLatency
 from llmsched.schedulers_iteration.base import ProcessedStep, RunningLimit, WaitingOrder
 
 INFINITY = math.inf
-Chunk = tuple[Active, int]  # who computes how many tokens, other than by decoding
-
 
 class Core:
     """One replica's state and its decisions.
@@ -104,17 +102,17 @@ class Core:
                 self.leap.commit(self)
                 self.leap = None
             if in_flight:
-                self._process(in_flight.popleft())
+                self.process(in_flight.popleft())
             while inbox and arrival[inbox[0]] <= now_s:
                 self.take_in(inbox.popleft(), now_s)
             while len(in_flight) < depth and (self.n_waiting or self.running):
-                if not self._decide(now_s, horizon_s) and not self._must_decide_again():
+                if not self._decide(now_s) and not self._must_decide_again():
                     break
             self.log.kv(now_s, self.usable_blocks - self.blocks.free)
             if self.leap is not None:
                 self.next_s = self.leap.wake_s
             else:
-                self.next_s = in_flight[0].end_s if in_flight else INFINITY
+                self.next_s = in_flight[0][0] if in_flight else INFINITY
             if self.next_s >= horizon_s:
                 return
             now_s = self.next_s
@@ -127,23 +125,27 @@ class Core:
         if not self.order.fifo:
             self.refused = False
 
-    def used_blocks(self, now_s: float) -> int:
-        """KV blocks held before anything that happens now, those of a leap's steps included."""
+    def seen(self, now_s: float) -> tuple[int, int, int]:
+        """Outstanding requests, used blocks and predicted tokens before anything of this instant."""
+        outstanding, predicted = self.n_outstanding, self.predicted_tokens
         used = self.usable_blocks - self.blocks.free
         if self.leap is not None:
-            steps = self.leap.steps_decided(now_s)
-            used += sum(count for _, count in self.decodes.boundaries(steps))
-        return used
+            used += self.leap.blocks_taken(self, now_s)
+            for active in self.leap.ended_by(self, now_s):
+                outstanding -= 1
+                predicted -= self.requests.predicted_work[active.request]
+                used -= active.blocks_at_end(self.block_tokens)
+        return outstanding, used, predicted
 
-    def _process(self, step: Step) -> None:
+    def process(self, step: Step) -> None:
         """Receive a step's tokens: who got the last one leaves, and the limit learns."""
+        _, ended, duration_s, n_decodes, n_prefills = step
         limit = self.limit
-        for active in step.ended:
+        for active in ended:
             request = active.request
             if active.seq >= 0:
                 del self.running[active.seq]
-                held = -(-(active.total - 1) // self.block_tokens)
-                self.blocks.give_back(active, held)
+                self.blocks.give_back(active, active.blocks_at_end(self.block_tokens))
             else:  # preempted while its last token was in flight
                 self.order.remove(request)
                 self.n_waiting -= 1
@@ -155,11 +157,11 @@ class Core:
                 prompt = self.requests.prompt[request]
                 limit.finished(prompt, active.total - prompt)
         if limit is not None:
-            limit.observe(ProcessedStep(step.duration_s, step.n_decodes, step.n_prefills))
+            limit.observe(ProcessedStep(duration_s, n_decodes, n_prefills))
 
     # -- decisions --------------------------------------------------------------------------
 
-    def _decide(self, now_s: float, horizon_s: float) -> bool:
+    def _decide(self, now_s: float) -> bool:
         """Decide the next step and start it; False for an empty decision, or a leap instead."""
         most = self._may_run()
         self.preempted = False
@@ -168,31 +170,46 @@ class Core:
             if chunks:
                 self._start(now_s, 0, 0, chunks, [], is_tick=False)
                 return True
-        decodes = self.decodes
-        n, needed = decodes.n, decodes.blocks_needed()
-        budget = self.step_tokens - n
-        if needed > self.blocks.free or budget < 0 or not self._chunks_fit(budget, needed):
-            n, kv, chunks, late, budget = plan_one_by_one(self)
-        else:
-            to_admit = self.step_tokens if self.prefill_first else budget
-            if n and self._may_leap(most, to_admit):
-                beyond = self._head_stays(most, to_admit)
-                self.leap = plan_leap(self, now_s, horizon_s, can_be_cut=not beyond)
-                if self.leap is not None:
-                    return False
-            kv, late, chunks = decodes.kv_tokens, self.late, []
-            if needed:
-                self.blocks.take(needed)
-            if late:
-                self.late = []
-            if self.prefilling:
-                budget = self._continue_prefills(chunks, budget)
-        if not self.preempted and not self.prefill_first:
+        plan = self._go_on(now_s, most)
+        if plan is None:
+            return False
+        n, kv, chunks, late, budget = plan
+        if self.n_waiting and not self.preempted and not self.prefill_first:
             self._admit(chunks, budget, most, now_s)
         if not n and not chunks:
             return False
         self._start(now_s, n, kv, chunks, late, is_tick=True)
         return True
+
+    def _go_on(self, now_s: float, most: int) -> RunningPlan | None:
+        """What running requests compute next; None if a leap was planned instead."""
+        decodes, blocks = self.decodes, self.blocks
+        while True:
+            n = decodes.n
+            budget = self.step_tokens - n
+            needed = decodes.blocks_needed()
+            chunk_blocks = self._chunk_blocks(budget) if self.prefilling else 0
+            if budget < 0 or chunk_blocks is None:
+                return plan_one_by_one(self)
+            if needed + chunk_blocks <= blocks.free:
+                break
+            if not self.order.evicts_last:
+                return plan_one_by_one(self)
+            # Whoever is left gets what it needs, so the order in which they ask does not matter.
+            self.preempt(self.running[next(reversed(self.running))], 0)
+        if n and self.leaps and not self.preempted and self._may_leap(most, budget):
+            self.leap = plan_leap(self, now_s, can_be_cut=not self._head_stays(most, budget))
+            if self.leap is not None:
+                return None
+        kv, late = decodes.kv_tokens, self.late
+        if late:
+            self.late = []
+        if needed:
+            blocks.take(needed)
+        chunks: list[Chunk] = []
+        if self.prefilling:
+            budget = self._continue_prefills(chunks, budget)
+        return n, kv, chunks, late, budget
 
     def _must_decide_again(self) -> bool:
         """After an empty decision: whether nothing else would ever wake this replica."""
@@ -214,39 +231,44 @@ class Core:
         n_prefilling = sum(a.computed < prompt[a.request] for a in self.prefilling)
         return min(most, self.limit.limit(len(self.running) - n_prefilling))
 
-    def may_admit(self, most: int, budget: int) -> bool:
-        """Whether the head could be admitted, as far as is known without looking at it."""
-        return len(self.running) < most and budget > 0 and not self.refused
-
     def _may_leap(self, most: int, budget: int) -> bool:
         """Whether the next decisions are like this one: decodes only, and nobody is admitted."""
-        if not self.leaps or self.prefilling or self.late:
-            return False
-        if len(self.in_flight) != self.depth - 1 or (self.in_flight and self.in_flight[0].ended):
+        if self.prefilling or self.late or len(self.in_flight) != self.depth - 1:
             return False
         if not self.n_waiting:
             return True
-        return self.refused or (self.limit is None and not self.may_admit(most, budget))
+        if self.in_flight and self.in_flight[0][1]:
+            return False  # somebody leaves with the step in flight, and makes room
+        return self.refused or (self.limit is None and not self._has_room(most, budget))
 
     def _head_stays(self, most: int, budget: int) -> bool:
         """Whether nobody is admitted in the next decisions, whoever arrives."""
+        if self.in_flight and self.in_flight[0][1]:
+            return False
         if self.n_waiting and self.refused and self.order.fifo:
             return True
-        return self.limit is None and (len(self.running) >= most or budget <= 0)
+        return self.limit is None and not self._has_room(most, budget)
 
-    def _chunks_fit(self, budget: int, blocks: int) -> bool:
-        """Whether every unfinished prompt gets its whole chunk, wherever it stands in the list."""
-        block = self.block_tokens
+    def _has_room(self, most: int, budget: int) -> bool:
+        """Whether places and tokens are left for one more."""
+        return len(self.running) < most and (budget > 0 or self.prefill_first)
+
+    def _chunk_blocks(self, budget: int) -> int | None:
+        """Blocks for the next chunk of every unfinished prompt.
+
+        None if the tokens do not suffice and it matters who is first; not so for the last one.
+        """
+        block, blocks = self.block_tokens, 0
         for active in self.prefilling:
             computed = active.computed
             new = min(active.target - computed, self.chunk_tokens)
             if new > budget:
-                if active is not self.prefilling[-1] or active.seq != next(reversed(self.running)):
-                    return False
+                if active.seq != next(reversed(self.running)):
+                    return None
                 new = budget
             budget -= new
             blocks += -(-(computed + new) // block) - -(-computed // block)
-        return blocks <= self.blocks.free
+        return blocks
 
     def _continue_prefills(self, chunks: list[Chunk], budget: int) -> int:
         """Plan the next chunk of every unfinished prompt; the budget that is left."""
@@ -270,7 +292,7 @@ class Core:
     def _admit(self, chunks: list[Chunk], budget: int, most: int, now_s: float) -> None:
         """Admit waiting requests in order, while tokens, places and blocks last."""
         n_admitted = 0
-        while self.n_waiting and self.may_admit(most, budget):
+        while budget > 0 and not self.refused and self.n_waiting and len(self.running) < most:
             active = self._head(n_admitted)
             if active is None:
                 return
@@ -290,7 +312,7 @@ class Core:
         """Admit waiting requests in order, whole prompts only; one beyond the budget goes alone."""
         chunks: list[Chunk] = []
         budget = self.step_tokens
-        while self.n_waiting and self.may_admit(most, budget):
+        while budget > 0 and not self.refused and self.n_waiting and len(self.running) < most:
             active = self._head(len(chunks))
             if active is None:
                 break
@@ -442,7 +464,7 @@ class Core:
             self.tick_end_s = end_s
         if chunks:
             self._count_chunks(chunks, end_s, ended, is_tick)
-        self.in_flight.append(Step(end_s, ended, duration_s, n, len(prefills)))
+        self.in_flight.append((end_s, ended, duration_s, n, len(prefills)))
         if len(self.running) > log.running_max:
             log.running_max = len(self.running)
         if self.n_waiting > log.waiting_max:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     from llmsched.engine.iteration.core import Core
 
 LONG = 16  # steps from which on one vector is faster than a loop
-
-
-class Step(NamedTuple):
-    """A step in flight."""
-
-    end_s: float
-    ended: list[Active]  # whose last token it gives, in order of admission
-    duration_s: float
-    n_decodes: int
-    n_prefills: int
 
 
 class Leap:
@@ -83,14 +73,20 @@ class Leap:
         """How many are decided before anything that happens now."""
         return bisect_left(self._instants, now_s, 0, self.steps - 1) + 1
 
+    def blocks_taken(self, core: Core, now_s: float) -> int:
+        """Blocks that its steps have taken before anything that happens now."""
+        return sum(count for _, count in core.decodes.boundaries(self.steps_decided(now_s)))
+
+    def ended_by(self, core: Core, now_s: float) -> list[Active]:
+        """Who has left since it began: the step before it may give last tokens."""
+        return core.in_flight[0][1] if core.in_flight and self._instants[0] < now_s else []
+
     def commit(self, core: Core) -> None:
         """Take the steps: the replica is where single steps would have brought it."""
         steps, log, decodes = self.steps, core.log, core.decodes
         ends, durations, n = self._ends, self._durations, decodes.n
         self._take_in(core)
         self._take_blocks(core)
-        if core.limit is not None:
-            self._tell_limit(core, n)
         begin_s, end_s = max(self._start_s, core.end_s), ends[steps - 1]
         if steps < LONG:
             log.ticks(ends[:steps], n)
@@ -101,13 +97,13 @@ class Leap:
         log.busy_s += end_s - begin_s
         core.end_s = core.tick_end_s = end_s
         core.overlapped = core.depth > 1
+        self._process(core, n)
         ended = decodes.advance(steps)
         for active in ended:
             core.times.finish_s[active.request] = end_s
         if core.depth > 1 and steps > 1:
-            core.in_flight.clear()
-            core.in_flight.append(Step(ends[steps - 2], [], durations[steps - 2], n, 0))
-        core.in_flight.append(Step(end_s, ended, durations[steps - 1], n, 0))
+            core.in_flight.append((ends[steps - 2], [], durations[steps - 2], n, 0))
+        core.in_flight.append((end_s, ended, durations[steps - 1], n, 0))
 
     def _take_in(self, core: Core) -> None:
         """Take in what came meanwhile and could not have been admitted."""
@@ -118,33 +114,38 @@ class Leap:
 
     def _take_blocks(self, core: Core) -> None:
         """Take the blocks of all steps, each counted from its own decision on."""
-        start_s, instants, wake_s = self._start_s, self._instants, self.wake_s
-        blocks, block_s = 0, 0.0
+        start_s, instants, wake_s, log = self._start_s, self._instants, self.wake_s, core.log
+        taken, block_s = 0, 0.0
         for j, count in core.decodes.boundaries(self.steps):
-            blocks += count
-            block_s += count * (wake_s - (instants[j - 1] if j else start_s))
-        if blocks:
-            core.blocks.take(blocks)
-            core.log.kv_grown(wake_s, blocks, block_s)
+            if j:
+                block_s += count * (wake_s - instants[j - 1])
+            else:
+                log.kv(start_s, log.kv_blocks + count)
+            taken += count
+        if taken:
+            core.blocks.take(taken)
+        if self.steps > 1 and core.in_flight and core.in_flight[0][1]:
+            block = core.block_tokens
+            freed = sum(active.blocks_at_end(block) for active in core.in_flight[0][1])
+            log.kv(instants[0], log.kv_blocks - freed)
+        log.kv_block_s += block_s
 
-    def _tell_limit(self, core: Core, n: int) -> None:
-        """Tell the limit of every step that was processed on the way, and ask it as often."""
-        limit = core.limit
-        assert limit is not None
-        steps = [ProcessedStep(d, n, 0) for d in self._durations[: self.steps]]
-        if core.in_flight:
-            old = core.in_flight[0]
-            steps.insert(0, ProcessedStep(old.duration_s, old.n_decodes, old.n_prefills))
-        for step in steps[: self.steps - 1]:
-            limit.observe(step)
-            limit.limit(len(core.running))
+    def _process(self, core: Core, n: int) -> None:
+        """Process the steps that ended on the way, and ask the limit as often."""
+        limit, n_processed = core.limit, self.steps - 1
+        if core.in_flight and n_processed:
+            core.process(core.in_flight.popleft())
+            n_processed -= 1
+            if limit is not None:
+                limit.limit(len(core.running))
+        if limit is not None:
+            for duration_s in self._durations[:n_processed]:
+                limit.observe(ProcessedStep(duration_s, n, 0))
+                limit.limit(len(core.running))
 
 
-def plan_leap(core: Core, now_s: float, horizon_s: float, *, can_be_cut: bool) -> Leap | None:
-    """The run of equal steps that begins with this decision; None for a single step.
-
-    Nothing arrives before the horizon, and a leap that can be cut need not go far beyond it.
-    """
+def plan_leap(core: Core, now_s: float, *, can_be_cut: bool) -> Leap | None:
+    """The run of equal steps that begins with this decision; None for a single step."""
     decodes = core.decodes
     n, kv_tokens = decodes.n, decodes.kv_tokens
     steps = decodes.ticks_to_next_end()
@@ -176,5 +177,5 @@ def plan_leap(core: Core, now_s: float, horizon_s: float, *, can_be_cut: bool) -
             "the step-time model must give finite times >= 0 s, got "
             f"{min(durations)} to {max(durations)} for {steps} steps of {n} decodes"
         )
-    instants = [core.in_flight[0].end_s, *ends] if core.in_flight else ends
+    instants = [core.in_flight[0][0], *ends] if core.in_flight else ends
     return Leap(now_s, instants, ends, durations, can_be_cut=can_be_cut)

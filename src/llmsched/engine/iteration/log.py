@@ -82,11 +82,6 @@ class ReplicaLog:
             if used > self.kv_blocks_max:
                 self.kv_blocks_max = used
 
-    def kv_grown(self, now_s: float, blocks: int, block_s: float) -> None:
-        """Up to now that many more were used, for so many block-seconds in all."""
-        self.kv(now_s, self.kv_blocks + blocks)
-        self.kv_block_s += block_s
-
     def tick(self, end_s: float, weight: int) -> None:
         """A step with decodes ended; so many requests also had a token at the end before."""
         self._ends.append(end_s)

@@ -11,6 +11,11 @@ from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.trace import IntArray, Trace
 
 
+Chunk = tuple["Active", int]  # who computes how many tokens, other than by decoding
+Step = tuple[float, list["Active"], float, int, int]
+"""A step in flight: its end [s], whose last token it gives, duration [s], decodes, prefills."""
+
+
 class ServedRequests:
     """The trace's columns after the rules that act on arrival.
 
@@ -99,3 +104,7 @@ class Active:
         self.ids: list[int] | None = None  # identities of its full prompt blocks
         self.held_ids: list[int] | None = None  # identified KV blocks it holds, in chain order
         self.private: tuple[int, int] | None = None  # blocks left behind at a preemption
+
+    def blocks_at_end(self, block_tokens: int) -> int:
+        """KV blocks held when the last token arrives: that token itself has none."""
+        return -(-(self.total - 1) // block_tokens)

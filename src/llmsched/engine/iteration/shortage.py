@@ -6,22 +6,20 @@ costs O(running).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from llmsched.engine.iteration.requests import Active
+from llmsched.engine.iteration.requests import Active, Chunk
 
 if TYPE_CHECKING:
-    from llmsched.engine.iteration.core import Chunk, Core
+    from llmsched.engine.iteration.core import Core
 
 
-class RunningPlan(NamedTuple):
-    """What running requests compute in a step."""
+RunningPlan = tuple[int, int, list[Chunk], list[Active], int]
+"""What running requests compute in a step.
 
-    n_decodes: int
-    decode_kv: int
-    chunks: list[Chunk]
-    late: list[Active]  # of the decodes, those whose latest token is not the last tick's
-    budget: int  # tokens that are left
+Decodes, their KV before the step, chunks, who of the decodes had no token in the last tick, and the
+tokens that are left for admission.
+"""
 
 
 def plan_one_by_one(core: Core) -> RunningPlan:
@@ -56,7 +54,7 @@ def plan_one_by_one(core: Core) -> RunningPlan:
         planned[active.seq] = new
         budget -= new
     n_decodes, decode_kv, late = _decoding(core, planned)
-    return RunningPlan(n_decodes, decode_kv, chunks, late, budget)
+    return n_decodes, decode_kv, chunks, late, budget
 
 
 def _preempt_victim(core: Core, planned: dict[int, int], chunks: list[Chunk]) -> int:
