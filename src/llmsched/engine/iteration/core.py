@@ -235,10 +235,11 @@ class Core:
         """Whether the next decisions are like this one: decodes only, and nobody is admitted."""
         if self.prefilling or self.late or len(self.in_flight) != self.depth - 1:
             return False
+        if self.in_flight and self.in_flight[0][1]:
+            # Somebody leaves with the step in flight: that makes room, and frees blocks.
+            return not self.n_waiting and self.blocks.are_private
         if not self.n_waiting:
             return True
-        if self.in_flight and self.in_flight[0][1]:
-            return False  # somebody leaves with the step in flight, and makes room
         return self.refused or (self.limit is None and not self._has_room(most, budget))
 
     def _head_stays(self, most: int, budget: int) -> bool:

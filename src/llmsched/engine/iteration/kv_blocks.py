@@ -80,6 +80,11 @@ class KvBlocks(Protocol):
 
     free: int  # blocks that can be taken, those with cached content included
 
+    @property
+    def are_private(self) -> bool:
+        """Whether no block is ever held by two requests."""
+        ...
+
     def take(self, n_blocks: int) -> None:
         """Take free blocks; the caller has checked that there are as many."""
         ...
@@ -109,6 +114,7 @@ class CountedBlocks:
     """Blocks without a cache: a number."""
 
     __slots__ = ("free",)
+    are_private = True
 
     def __init__(self, n_blocks: int) -> None:
         self.free = n_blocks
@@ -168,6 +174,10 @@ class CachedBlocks:
         self._copies: dict[int, list[int]] = {}  # identity -> the later ones, in order
         self._identity: dict[int, int] = {}  # identified block -> its identity
         self._holders: dict[int, int] = {}  # identified block -> requests that hold it
+
+    @property
+    def are_private(self) -> bool:
+        return self._chains is None
 
     def take(self, n_blocks: int) -> None:
         self.free -= n_blocks

@@ -115,20 +115,24 @@ class Leap:
     def _take_blocks(self, core: Core) -> None:
         """Take the blocks of all steps, each counted from its own decision on."""
         start_s, instants, wake_s, log = self._start_s, self._instants, self.wake_s, core.log
-        taken, block_s = 0, 0.0
+        first, later, block_s = 0, 0, 0.0
         for j, count in core.decodes.boundaries(self.steps):
             if j:
+                later += count
                 block_s += count * (wake_s - instants[j - 1])
             else:
-                log.kv(start_s, log.kv_blocks + count)
-            taken += count
-        if taken:
-            core.blocks.take(taken)
+                first = count
+        if first:
+            log.kv(start_s, log.kv_blocks + first)
         if self.steps > 1 and core.in_flight and core.in_flight[0][1]:
             block = core.block_tokens
             freed = sum(active.blocks_at_end(block) for active in core.in_flight[0][1])
             log.kv(instants[0], log.kv_blocks - freed)
-        log.kv_block_s += block_s
+        if later:
+            log.kv(wake_s, log.kv_blocks + later)
+            log.kv_block_s += block_s
+        if first or later:
+            core.blocks.take(first + later)
 
     def _process(self, core: Core, n: int) -> None:
         """Process the steps that ended on the way, and ask the limit as often."""
