@@ -7,7 +7,7 @@ anything else of that instant; then the replicas act.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from simpy.events import ProcessGenerator
@@ -16,11 +16,19 @@ from llmsched.engine.clock import URGENT, Clock
 from llmsched.engine.iteration.gpu import Gpu
 from llmsched.engine.iteration.requests import ServedRequests
 from llmsched.schedulers_iteration.routing import ReplicasSeen, Router
-from llmsched.trace import IntArray
+from llmsched.trace import FloatArray, IntArray
+
+_NOTHING_SEEN = ReplicasSeen((), (), (), ())
 
 
 class Dispatcher:
-    """Sends every request to the replica that its router names."""
+    """Sends every request to the replica that its router names.
+
+    Attributes
+    ----------
+    replica : ndarray of shape (n,)
+        Where each request went; -1 for rejected ones.
+    """
 
     def __init__(
         self, clock: Clock, requests: ServedRequests, router: Router, gpus: Sequence[Gpu]
@@ -33,22 +41,51 @@ class Dispatcher:
 
     def life(self) -> ProcessGenerator:
         """The life of the arrival stream: sleep until the next arrival, route it, repeat."""
-        clock, arrival, gpus = self._clock, self._requests.arrival, self._gpus
-        row, n = 0, self._requests.n
-        while row < n:
-            yield clock.at(arrival[row], URGENT)
-            while row < n and arrival[row] <= clock.now:
-                self._route(row)
+        requests, clock = self._requests, self._clock
+        arrive = self._arrive if self._router.sees_replicas else self._route_in_advance()
+        row = 0
+        while row < requests.n:
+            now_s = requests.arrival[row]
+            yield clock.at(now_s, URGENT)
+            while row < requests.n and requests.arrival[row] <= now_s:
+                arrive(row)
                 row += 1
-            horizon_s = arrival[row] if row < n else math.inf
-            for gpu in gpus:
-                gpu.horizon_s = horizon_s
 
-    def _route(self, request: int) -> None:
+    def _arrive(self, request: int) -> None:
+        """Route a request that arrives now, by what its router sees now."""
         chosen = self._chosen(request, self._seen(request))
         if self._requests.accepted[request]:
             self.replica[request] = chosen
             self._gpus[chosen].deliver(request)
+        arrival, later = self._requests.arrival, request + 1
+        horizon_s = arrival[later] if later < self._requests.n else math.inf
+        for gpu in self._gpus:
+            gpu.horizon_s = horizon_s
+
+    def _route_in_advance(self) -> Callable[[int], None]:
+        """Route all requests, for a router that sees nothing; how one then arrives."""
+        requests, gpus = self._requests, self._gpus
+        chosen = [self._chosen(request, _NOTHING_SEEN) for request in range(requests.n)]
+        self.replica[:] = np.where(requests.accepted, chosen, -1)
+        replica, next_s = self.replica.data, self._next_of_replica().data
+
+        def arrive(request: int) -> None:
+            where = replica[request]
+            if where >= 0:
+                gpu = gpus[where]
+                gpu.horizon_s = next_s[request]
+                gpu.deliver(request)
+
+        return arrive
+
+    def _next_of_replica(self) -> FloatArray:
+        """When the next request arrives at the same replica [s], shape (n,); infinity for none."""
+        order = np.argsort(self.replica, kind="stable")
+        same = self.replica[order[1:]] == self.replica[order[:-1]]
+        arrival_s = np.asarray(self._requests.arrival)
+        next_s = np.full(self._requests.n, math.inf)
+        next_s[order[:-1]] = np.where(same, arrival_s[order[1:]], math.inf)
+        return next_s
 
     def _chosen(self, request: int, replicas: ReplicasSeen) -> int:
         chosen = self._router.route(request, replicas)
@@ -64,8 +101,6 @@ class Dispatcher:
         return int(chosen)
 
     def _seen(self, request: int) -> ReplicasSeen:
-        if not self._router.sees_replicas:
-            return ReplicasSeen((), (), (), ())
         now_s = self._clock.now
         cores = [gpu.core for gpu in self._gpus]
         cached = [0] * len(cores)

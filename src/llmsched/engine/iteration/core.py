@@ -13,7 +13,7 @@ from collections import deque
 
 from llmsched.engine.iteration.decodes import Decodes
 from llmsched.engine.iteration.kv_blocks import KvBlocks
-from llmsched.engine.iteration.leap import Leap, plan_leap
+from llmsched.engine.iteration.leap import Leap, not_a_time, plan_leap
 from llmsched.engine.iteration.log import ReplicaLog, RequestLog
 from llmsched.engine.iteration.requests import Active, Chunk, ServedRequests, Step
 from llmsched.engine.iteration.settings import IterationSettings
@@ -66,7 +66,10 @@ class Core:
         self.depth = settings.depth
         self.block_tokens = settings.block_tokens
         self.step_tokens = settings.step_tokens
+        self.max_running = settings.max_running
         self.usable_blocks = settings.usable_blocks
+        self.overhead_s = settings.overhead_s
+        self.per_request_s = settings.per_request_s
         self.chunk_tokens = settings.long_prefill_tokens or settings.step_tokens
         self.prefill_first = settings.prefill == "first"
 
@@ -95,7 +98,7 @@ class Core:
 
         Nothing arrives before the horizon, so that nobody has to be woken in between.
         """
-        in_flight, inbox, depth = self.in_flight, self.inbox, self.depth
+        in_flight, inbox, depth, log = self.in_flight, self.inbox, self.depth, self.log
         arrival = self.requests.arrival
         while True:
             if self.leap is not None:
@@ -105,10 +108,12 @@ class Core:
                 self.process(in_flight.popleft())
             while inbox and arrival[inbox[0]] <= now_s:
                 self.take_in(inbox.popleft(), now_s)
-            while len(in_flight) < depth and (self.n_waiting or self.running):
+            while len(in_flight) < depth and (self.running or self.n_waiting):
                 if not self._decide(now_s) and not self._must_decide_again():
                     break
-            self.log.kv(now_s, self.usable_blocks - self.blocks.free)
+            used = self.usable_blocks - self.blocks.free
+            if used != log.kv_blocks:
+                log.kv(now_s, used)
             if self.leap is not None:
                 self.next_s = self.leap.wake_s
             else:
@@ -163,7 +168,7 @@ class Core:
 
     def _decide(self, now_s: float) -> bool:
         """Decide the next step and start it; False for an empty decision, or a leap instead."""
-        most = self._may_run()
+        most = self.max_running if self.limit is None else self._may_run()
         self.preempted = False
         if self.prefill_first:
             chunks = self._admit_whole(most, now_s)
@@ -223,13 +228,11 @@ class Core:
         return True
 
     def _may_run(self) -> int:
-        """How many requests may run, now."""
-        most = self.settings.max_running
-        if self.limit is None:
-            return most
+        """How many requests may run now, by the limit."""
+        assert self.limit is not None
         prompt = self.requests.prompt
         n_prefilling = sum(a.computed < prompt[a.request] for a in self.prefilling)
-        return min(most, self.limit.limit(len(self.running) - n_prefilling))
+        return min(self.max_running, self.limit.limit(len(self.running) - n_prefilling))
 
     def _may_leap(self, most: int, budget: int) -> bool:
         """Whether the next decisions are like this one: decodes only, and nobody is admitted."""
@@ -427,7 +430,7 @@ class Core:
         is_tick: bool,
     ) -> None:
         """Put the step on the device, behind those in flight, and note what its end brings."""
-        settings, log = self.settings, self.log
+        log = self.log
         n, kv, tokens = n_decodes, decode_kv, n_decodes
         prefills: list[tuple[int, int]] = []
         for active, new in chunks:
@@ -437,14 +440,11 @@ class Core:
                 kv += active.computed
             else:
                 prefills.append((new, active.computed))
-        duration_s = (self.step_latency.step_s(prefills, n, kv) + settings.overhead_s) + (
-            settings.per_request_s * (n_decodes + len(chunks))
+        duration_s = (self.step_latency.step_s(prefills, n, kv) + self.overhead_s) + (
+            self.per_request_s * (n_decodes + len(chunks))
         )
         if not 0.0 <= duration_s < INFINITY:
-            raise ValueError(
-                f"the step-time model must give a finite time >= 0 s, got {duration_s} for "
-                f"{len(prefills)} prefills and {n} decodes with {kv} tokens of KV"
-            )
+            raise not_a_time(duration_s, len(prefills), n, kv)
         end_s = (now_s if now_s > self.end_s else self.end_s) + duration_s
         self.end_s = end_s
         self.overlapped = bool(self.in_flight)

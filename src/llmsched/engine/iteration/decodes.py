@@ -112,14 +112,18 @@ class Decodes:
     def boundaries(self, ticks: int) -> list[tuple[int, int]]:
         """The next ticks that take blocks, from 0 below `ticks`, and how many each takes."""
         block, tick = self._block, self.tick
+        counts = self._by_residue
         if ticks < block:
-            counts = self._by_residue
-            return [
-                (j, counts[(tick + j) % block]) for j in range(ticks) if counts[(tick + j) % block]
-            ]
+            taken = []
+            residue = tick % block
+            for j in range(ticks):
+                if counts[residue]:
+                    taken.append((j, counts[residue]))
+                residue = residue + 1 if residue + 1 < block else 0
+            return taken
         return [
             (j, count)
-            for residue, count in enumerate(self._by_residue)
+            for residue, count in enumerate(counts)
             if count
             for j in range((residue - tick) % block, ticks, block)
         ]

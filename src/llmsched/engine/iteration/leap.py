@@ -16,10 +16,12 @@ import numpy as np
 
 from llmsched.engine.iteration.requests import Active
 from llmsched.schedulers_iteration.base import ProcessedStep
+from llmsched.trace import FloatArray
 
 if TYPE_CHECKING:
     from llmsched.engine.iteration.core import Core
 
+Evaluated = tuple[list[float] | FloatArray, list[float] | None]
 LONG = 16  # steps from which on one vector is faster than a loop
 
 
@@ -30,10 +32,12 @@ class Leap:
     ----------
     start_s : float
         When the first of them was decided.
-    instants : list of float
-        When each next one is decided: the end of the oldest step that is then in flight.
-    ends, durations : list of float
-        Of the steps.
+    ends : list or ndarray of float
+        Ends of the steps.
+    durations : list of float, optional
+        Their durations, for a limit to learn from.
+    first_s : float, optional
+        End of the step in flight before them; None where each starts as it is decided.
     can_be_cut : bool
         Whether an arrival could be admitted.
 
@@ -45,33 +49,43 @@ class Leap:
         When to act next: where the decision after the last of them is due.
     """
 
-    __slots__ = ("_durations", "_ends", "_instants", "_start_s", "can_be_cut", "steps", "wake_s")
+    __slots__ = ("_durations", "_ends", "_first_s", "_start_s", "can_be_cut", "steps", "wake_s")
 
     def __init__(
         self,
         start_s: float,
-        instants: list[float],
-        ends: list[float],
-        durations: list[float],
+        ends: list[float] | FloatArray,
+        durations: list[float] | None,
+        first_s: float | None,
         *,
         can_be_cut: bool,
     ) -> None:
-        self.steps = len(ends)
-        self.wake_s = instants[self.steps - 1]
         self.can_be_cut = can_be_cut
         self._start_s = start_s
-        self._instants = instants
         self._ends = ends
         self._durations = durations
+        self._first_s = first_s
+        self.steps = steps = len(ends)
+        self.wake_s = float(ends[steps - 1] if first_s is None else ends[steps - 2])
+
+    def _instant_s(self, step: int) -> float:
+        """When the decision after a step is due, from 0: at the end of the oldest in flight."""
+        if self._first_s is None:
+            return float(self._ends[step])
+        return float(self._ends[step - 1]) if step else self._first_s
+
+    def steps_decided(self, now_s: float) -> int:
+        """How many are decided before anything that happens now."""
+        if self._first_s is None:
+            return bisect_left(self._ends, now_s, 0, self.steps - 1) + 1
+        if self._first_s >= now_s:
+            return 1
+        return min(bisect_left(self._ends, now_s, 0, self.steps - 1) + 2, self.steps)
 
     def cut(self, arrival_s: float) -> None:
         """Go no further than the first instant at or after an arrival."""
         self.steps = self.steps_decided(arrival_s)
-        self.wake_s = self._instants[self.steps - 1]
-
-    def steps_decided(self, now_s: float) -> int:
-        """How many are decided before anything that happens now."""
-        return bisect_left(self._instants, now_s, 0, self.steps - 1) + 1
+        self.wake_s = self._instant_s(self.steps - 1)
 
     def blocks_taken(self, core: Core, now_s: float) -> int:
         """Blocks that its steps have taken before anything that happens now."""
@@ -79,15 +93,19 @@ class Leap:
 
     def ended_by(self, core: Core, now_s: float) -> list[Active]:
         """Who has left since it began: the step before it may give last tokens."""
-        return core.in_flight[0][1] if core.in_flight and self._instants[0] < now_s else []
+        if self._first_s is None or self._first_s >= now_s:
+            return []
+        return core.in_flight[0][1]
 
     def commit(self, core: Core) -> None:
         """Take the steps: the replica is where single steps would have brought it."""
-        steps, log, decodes = self.steps, core.log, core.decodes
-        ends, durations, n = self._ends, self._durations, decodes.n
-        self._take_in(core)
+        steps, ends, log, decodes = self.steps, self._ends, core.log, core.decodes
+        in_flight, n = core.in_flight, decodes.n
+        if core.inbox:
+            self._take_in(core)
         self._take_blocks(core)
-        begin_s, end_s = max(self._start_s, core.end_s), ends[steps - 1]
+        begin_s = core.end_s if core.end_s > self._start_s else self._start_s
+        end_s = float(ends[steps - 1])
         if steps < LONG:
             log.ticks(ends[:steps], n)
         else:
@@ -97,89 +115,115 @@ class Leap:
         log.busy_s += end_s - begin_s
         core.end_s = core.tick_end_s = end_s
         core.overlapped = core.depth > 1
-        self._process(core, n)
+        if in_flight and steps > 1:
+            core.process(in_flight.popleft())
+            in_flight.append((float(ends[steps - 2]), [], self._duration_s(steps - 2), n, 0))
+        if core.limit is not None:
+            self._tell_limit(core, n)
         ended = decodes.advance(steps)
         for active in ended:
             core.times.finish_s[active.request] = end_s
-        if core.depth > 1 and steps > 1:
-            core.in_flight.append((ends[steps - 2], [], durations[steps - 2], n, 0))
-        core.in_flight.append((end_s, ended, durations[steps - 1], n, 0))
+        in_flight.append((end_s, ended, self._duration_s(steps - 1), n, 0))
+
+    def _duration_s(self, step: int) -> float:
+        return self._durations[step] if self._durations else 0.0
 
     def _take_in(self, core: Core) -> None:
         """Take in what came meanwhile and could not have been admitted."""
-        inbox, arrival, instants = core.inbox, core.requests.arrival, self._instants
+        inbox, arrival = core.inbox, core.requests.arrival
         while inbox and arrival[inbox[0]] < self.wake_s:
             request = inbox.popleft()
-            core.take_in(request, instants[self.steps_decided(arrival[request]) - 1])
+            step = self.steps_decided(arrival[request]) - 1
+            core.take_in(request, self._instant_s(step))
 
     def _take_blocks(self, core: Core) -> None:
         """Take the blocks of all steps, each counted from its own decision on."""
-        start_s, instants, wake_s, log = self._start_s, self._instants, self.wake_s, core.log
+        wake_s, log = self.wake_s, core.log
         first, later, block_s = 0, 0, 0.0
         for j, count in core.decodes.boundaries(self.steps):
             if j:
                 later += count
-                block_s += count * (wake_s - instants[j - 1])
+                block_s += count * (wake_s - self._instant_s(j - 1))
             else:
                 first = count
         if first:
-            log.kv(start_s, log.kv_blocks + first)
-        if self.steps > 1 and core.in_flight and core.in_flight[0][1]:
+            log.kv(self._start_s, log.kv_blocks + first)
+        if self._first_s is not None and self.steps > 1 and core.in_flight[0][1]:
             block = core.block_tokens
             freed = sum(active.blocks_at_end(block) for active in core.in_flight[0][1])
-            log.kv(instants[0], log.kv_blocks - freed)
+            log.kv(self._first_s, log.kv_blocks - freed)
         if later:
             log.kv(wake_s, log.kv_blocks + later)
             log.kv_block_s += block_s
         if first or later:
             core.blocks.take(first + later)
 
-    def _process(self, core: Core, n: int) -> None:
-        """Process the steps that ended on the way, and ask the limit as often."""
-        limit, n_processed = core.limit, self.steps - 1
-        if core.in_flight and n_processed:
-            core.process(core.in_flight.popleft())
-            n_processed -= 1
-            if limit is not None:
-                limit.limit(len(core.running))
-        if limit is not None:
-            for duration_s in self._durations[:n_processed]:
-                limit.observe(ProcessedStep(duration_s, n, 0))
-                limit.limit(len(core.running))
+    def _tell_limit(self, core: Core, n: int) -> None:
+        """Let the limit learn from the steps that ended on the way, and ask it as often."""
+        limit, durations = core.limit, self._durations
+        assert limit is not None
+        assert durations is not None
+        processed = self.steps - 1
+        if self._first_s is not None and processed:  # the step before these, told already
+            limit.limit(len(core.running))
+            processed -= 1
+        for duration_s in durations[:processed]:
+            limit.observe(ProcessedStep(duration_s, n, 0))
+            limit.limit(len(core.running))
 
 
 def plan_leap(core: Core, now_s: float, *, can_be_cut: bool) -> Leap | None:
     """The run of equal steps that begins with this decision; None for a single step."""
     decodes = core.decodes
-    n, kv_tokens = decodes.n, decodes.kv_tokens
+    n = decodes.n
     steps = decodes.ticks_to_next_end()
     if core.blocks.free < n * (steps // core.block_tokens + 1):
         steps = decodes.ticks_within(core.blocks.free, steps)
     if steps < 2:
         return None
-    overhead_s, per_entry_s = core.settings.overhead_s, core.settings.per_request_s * n
-    begin_s = max(now_s, core.end_s)
-    if steps < LONG:
-        step_s = core.step_latency.step_s
-        ends: list[float] = []
-        durations: list[float] = []
-        end_s = begin_s
-        for _ in range(steps):
-            duration_s = (step_s((), n, kv_tokens) + overhead_s) + per_entry_s
-            end_s += duration_s
-            kv_tokens += n
-            ends.append(end_s)
+    begin_s = now_s if now_s > core.end_s else core.end_s
+    evaluate = _one_by_one if steps < LONG else _at_once
+    ends, durations = evaluate(core, begin_s, n, decodes.kv_tokens, steps)
+    first_s = core.in_flight[0][0] if core.in_flight else None
+    return Leap(now_s, ends, durations, first_s, can_be_cut=can_be_cut)
+
+
+def _one_by_one(core: Core, end_s: float, n: int, kv_tokens: int, steps: int) -> Evaluated:
+    """Ends and durations of a few steps [s]."""
+    step_s, overhead_s = core.step_latency.step_s, core.overhead_s
+    per_step_s = core.per_request_s * n
+    ends: list[float] = []
+    durations: list[float] | None = None if core.limit is None else []
+    for _ in range(steps):
+        duration_s = (step_s((), n, kv_tokens) + overhead_s) + per_step_s
+        if not 0.0 <= duration_s < math.inf:
+            raise not_a_time(duration_s, 0, n, kv_tokens)
+        end_s += duration_s
+        kv_tokens += n
+        ends.append(end_s)
+        if durations is not None:
             durations.append(duration_s)
-    else:
-        run = np.empty(steps + 1)
-        run[0] = begin_s
-        run[1:] = (core.step_latency.decode_run_s(n, kv_tokens, steps) + overhead_s) + per_entry_s
-        durations = run[1:].tolist()
-        ends = np.cumsum(run)[1:].tolist()
-    if not (min(durations) >= 0.0 and ends[-1] < math.inf):
-        raise ValueError(
-            "the step-time model must give finite times >= 0 s, got "
-            f"{min(durations)} to {max(durations)} for {steps} steps of {n} decodes"
-        )
-    instants = [core.in_flight[0][0], *ends] if core.in_flight else ends
-    return Leap(now_s, instants, ends, durations, can_be_cut=can_be_cut)
+    return ends, durations
+
+
+def _at_once(core: Core, begin_s: float, n: int, kv_tokens: int, steps: int) -> Evaluated:
+    """Ends and durations of many steps [s], equal to those of single steps to the last bit."""
+    run = np.empty(steps + 1)
+    run[0] = begin_s
+    durations = run[1:]
+    durations[:] = core.step_latency.decode_run_s(n, kv_tokens, steps)
+    durations += core.overhead_s
+    durations += core.per_request_s * n
+    ends = run.cumsum()[1:]
+    if not (durations.min() >= 0.0 and ends[-1] < math.inf):
+        worst = int(np.argmax(~(durations >= 0.0) | ~np.isfinite(ends)))
+        raise not_a_time(durations[worst], 0, n, kv_tokens + worst * n)
+    return ends, None if core.limit is None else durations.tolist()
+
+
+def not_a_time(duration_s: float, n_prefills: int, n_decodes: int, decode_kv: int) -> ValueError:
+    """The error of a step-time model that gave something that is not a duration."""
+    return ValueError(
+        f"the step-time model must give a finite time >= 0 s, got {duration_s} for "
+        f"{n_prefills} prefills and {n_decodes} decodes with {decode_kv} tokens of KV"
+    )

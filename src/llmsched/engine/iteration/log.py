@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class ReplicaLog:
             self._weights.append(weight)
             self._counts.append(1)
 
-    def ticks(self, ends_s: list[float], weight: int) -> None:
+    def ticks(self, ends_s: Sequence[float] | FloatArray, weight: int) -> None:
         """Several of them, with one weight."""
         self._ends.extend(ends_s)
         if weight == self._weights[-1]:
