@@ -73,7 +73,7 @@ class Dispatcher:
             where = replica[request]
             if where >= 0:
                 gpu = gpus[where]
-                gpu.horizon_s = next_s[request]
+                gpu.horizon_s = gpu.core.next_arrival_s = next_s[request]
                 gpu.deliver(request)
 
         return arrive

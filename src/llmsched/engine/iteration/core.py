@@ -15,7 +15,14 @@ from llmsched.engine.iteration.decodes import Decodes
 from llmsched.engine.iteration.kv_blocks import KvBlocks
 from llmsched.engine.iteration.leap import Leap, not_a_time, plan_leap
 from llmsched.engine.iteration.log import ReplicaLog, RequestLog
-from llmsched.engine.iteration.requests import Active, Chunk, ServedRequests, Step
+from llmsched.engine.iteration.requests import (
+    NEVER_ADMITTED,
+    PREEMPTED,
+    Active,
+    Chunk,
+    ServedRequests,
+    Step,
+)
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.engine.iteration.shortage import RunningPlan, plan_one_by_one
 from llmsched.engine.iteration.step_latency import StepLatency
@@ -86,6 +93,7 @@ class Core:
         self.overlapped = False  # the last step was decided while another was in flight
         self.end_s = -INFINITY  # of the last step decided
         self.tick_end_s = -INFINITY  # of the last tick
+        self.next_arrival_s = INFINITY  # at this replica, where it is known in advance
         self.next_s = INFINITY  # when to act next, unless something arrives
         self.n_outstanding = 0  # requests delivered and not finished
         self.predicted_tokens = 0  # their prompts and predicted outputs
@@ -105,7 +113,9 @@ class Core:
                 self.leap.commit(self)
                 self.leap = None
             if in_flight:
-                self.process(in_flight.popleft())
+                step = in_flight.popleft()
+                if step[1] or self.limit is not None:
+                    self.process(step)
             while inbox and arrival[inbox[0]] <= now_s:
                 self.take_in(inbox.popleft(), now_s)
             while len(in_flight) < depth and (self.running or self.n_waiting):
@@ -170,15 +180,14 @@ class Core:
         """Decide the next step and start it; False for an empty decision, or a leap instead."""
         most = self.max_running if self.limit is None else self._may_run()
         self.preempted = False
-        if self.prefill_first:
+        if not self.prefilling and not self.late and self._leap_from(now_s, most):
+            return False
+        if self.prefill_first and self.n_waiting:
             chunks = self._admit_whole(most, now_s)
             if chunks:
                 self._start(now_s, 0, 0, chunks, [], is_tick=False)
                 return True
-        plan = self._go_on(now_s, most)
-        if plan is None:
-            return False
-        n, kv, chunks, late, budget = plan
+        n, kv, chunks, late, budget = self._go_on()
         if self.n_waiting and not self.preempted and not self.prefill_first:
             self._admit(chunks, budget, most, now_s)
         if not n and not chunks:
@@ -186,8 +195,27 @@ class Core:
         self._start(now_s, n, kv, chunks, late, is_tick=True)
         return True
 
-    def _go_on(self, now_s: float, most: int) -> RunningPlan | None:
-        """What running requests compute next; None if a leap was planned instead."""
+    def _leap_from(self, now_s: float, most: int) -> bool:
+        """Plan a leap if the next decisions are like this one: decodes only, nobody admitted."""
+        n, in_flight = self.decodes.n, self.in_flight
+        if not n or not self.leaps or len(in_flight) != self.depth - 1 or n > self.step_tokens:
+            return False
+        somebody_leaves = bool(in_flight and in_flight[0][1])
+        has_room = len(self.running) < most and (n < self.step_tokens or self.prefill_first)
+        full = not has_room and self.limit is None and not somebody_leaves
+        if self.n_waiting:
+            if not full and (somebody_leaves or not self.refused):
+                return False
+            can_be_cut = not full and not self.order.fifo
+        else:
+            if somebody_leaves and not self.blocks.are_private:
+                return False
+            can_be_cut = not full
+        self.leap = plan_leap(self, now_s, can_be_cut=can_be_cut)
+        return self.leap is not None
+
+    def _go_on(self) -> RunningPlan:
+        """What running requests compute next."""
         decodes, blocks = self.decodes, self.blocks
         while True:
             n = decodes.n
@@ -202,10 +230,6 @@ class Core:
                 return plan_one_by_one(self)
             # Whoever is left gets what it needs, so the order in which they ask does not matter.
             self.preempt(self.running[next(reversed(self.running))], 0)
-        if n and self.leaps and not self.preempted and self._may_leap(most, budget):
-            self.leap = plan_leap(self, now_s, can_be_cut=not self._head_stays(most, budget))
-            if self.leap is not None:
-                return None
         kv, late = decodes.kv_tokens, self.late
         if late:
             self.late = []
@@ -233,29 +257,6 @@ class Core:
         prompt = self.requests.prompt
         n_prefilling = sum(a.computed < prompt[a.request] for a in self.prefilling)
         return min(self.max_running, self.limit.limit(len(self.running) - n_prefilling))
-
-    def _may_leap(self, most: int, budget: int) -> bool:
-        """Whether the next decisions are like this one: decodes only, and nobody is admitted."""
-        if self.prefilling or self.late or len(self.in_flight) != self.depth - 1:
-            return False
-        if self.in_flight and self.in_flight[0][1]:
-            # Somebody leaves with the step in flight: that makes room, and frees blocks.
-            return not self.n_waiting and self.blocks.are_private
-        if not self.n_waiting:
-            return True
-        return self.refused or (self.limit is None and not self._has_room(most, budget))
-
-    def _head_stays(self, most: int, budget: int) -> bool:
-        """Whether nobody is admitted in the next decisions, whoever arrives."""
-        if self.in_flight and self.in_flight[0][1]:
-            return False
-        if self.n_waiting and self.refused and self.order.fifo:
-            return True
-        return self.limit is None and not self._has_room(most, budget)
-
-    def _has_room(self, most: int, budget: int) -> bool:
-        """Whether places and tokens are left for one more."""
-        return len(self.running) < most and (budget > 0 or self.prefill_first)
 
     def _chunk_blocks(self, budget: int) -> int | None:
         """Blocks for the next chunk of every unfinished prompt.
@@ -357,14 +358,14 @@ class Core:
         request, times = active.request, self.times
         self.order.remove(request)
         self.n_waiting -= 1
-        active.seq = self._next_seq
-        self._next_seq += 1
-        active.computed = computed
-        self.running[active.seq] = active
-        self.prefilling.append(active)
-        if math.isnan(times.scheduled_s[request]):
+        if active.seq == NEVER_ADMITTED:
             times.scheduled_s[request] = now_s
             times.cached_tokens[request] = computed
+        active.seq = seq = self._next_seq
+        self._next_seq = seq + 1
+        active.computed = computed
+        self.running[seq] = active
+        self.prefilling.append(active)
 
     # -- preemption -------------------------------------------------------------------------
 
@@ -393,7 +394,7 @@ class Core:
         held = -(-(computed + planned) // self.block_tokens)
         self.blocks.leave_behind(active, held, registered)
         del self.running[active.seq]
-        active.seq = -1
+        active.seq = PREEMPTED
         active.computed = 0
         self.order.put_back(active.request)
         self.n_waiting += 1
@@ -475,6 +476,8 @@ class Core:
         self, chunks: list[Chunk], end_s: float, ended: list[Active], is_tick: bool
     ) -> None:
         """Count what a step's chunks compute; whose prompt is complete has a token at its end."""
+        if not self.settings.full_sequence_check:
+            self.refused = False  # the head's first chunk depends on the tokens that these leave
         for active, new in chunks:
             before = active.computed
             active.computed = computed = before + new

@@ -109,21 +109,8 @@ class Decodes:
             ticks += 1
         return most
 
-    def boundaries(self, ticks: int) -> list[tuple[int, int]]:
-        """The next ticks that take blocks, from 0 below `ticks`, and how many each takes."""
-        block, tick = self._block, self.tick
-        counts = self._by_residue
-        if ticks < block:
-            taken = []
-            residue = tick % block
-            for j in range(ticks):
-                if counts[residue]:
-                    taken.append((j, counts[residue]))
-                residue = residue + 1 if residue + 1 < block else 0
-            return taken
-        return [
-            (j, count)
-            for residue, count in enumerate(counts)
-            if count
-            for j in range((residue - tick) % block, ticks, block)
-        ]
+    def blocks_per_tick(self, ticks: int) -> list[int]:
+        """KV blocks that each of the next ticks takes."""
+        first = self.tick % self._block
+        cycle = self._by_residue[first:] + self._by_residue[:first]
+        return (cycle * (ticks // self._block + 1))[:ticks]

@@ -89,7 +89,7 @@ class Leap:
 
     def blocks_taken(self, core: Core, now_s: float) -> int:
         """Blocks that its steps have taken before anything that happens now."""
-        return sum(count for _, count in core.decodes.boundaries(self.steps_decided(now_s)))
+        return sum(core.decodes.blocks_per_tick(self.steps_decided(now_s)))
 
     def ended_by(self, core: Core, now_s: float) -> list[Active]:
         """Who has left since it began: the step before it may give last tokens."""
@@ -116,7 +116,9 @@ class Leap:
         core.end_s = core.tick_end_s = end_s
         core.overlapped = core.depth > 1
         if in_flight and steps > 1:
-            core.process(in_flight.popleft())
+            old = in_flight.popleft()
+            if old[1] or core.limit is not None:
+                core.process(old)
             in_flight.append((float(ends[steps - 2]), [], self._duration_s(steps - 2), n, 0))
         if core.limit is not None:
             self._tell_limit(core, n)
@@ -138,25 +140,21 @@ class Leap:
 
     def _take_blocks(self, core: Core) -> None:
         """Take the blocks of all steps, each counted from its own decision on."""
-        wake_s, log = self.wake_s, core.log
-        first, later, block_s = 0, 0, 0.0
-        for j, count in core.decodes.boundaries(self.steps):
-            if j:
-                later += count
-                block_s += count * (wake_s - self._instant_s(j - 1))
-            else:
-                first = count
-        if first:
-            log.kv(self._start_s, log.kv_blocks + first)
-        if self._first_s is not None and self.steps > 1 and core.in_flight[0][1]:
-            block = core.block_tokens
-            freed = sum(active.blocks_at_end(block) for active in core.in_flight[0][1])
-            log.kv(self._first_s, log.kv_blocks - freed)
-        if later:
-            log.kv(wake_s, log.kv_blocks + later)
-            log.kv_block_s += block_s
-        if first or later:
-            core.blocks.take(first + later)
+        steps, wake_s, first_s = self.steps, self.wake_s, self._first_s
+        first, *later = core.decodes.blocks_per_tick(steps)
+        taken, block_s = sum(later), 0.0
+        if taken:
+            instants = self._ends if first_s is None else [first_s, *self._ends[: steps - 2]]
+            for count, instant_s in zip(later, instants, strict=False):
+                block_s += count * (wake_s - instant_s)
+        freed = 0
+        if first_s is not None and steps > 1:
+            for active in core.in_flight[0][1]:
+                freed += active.blocks_at_end(core.block_tokens)
+            block_s -= freed * (wake_s - first_s)
+        core.log.kv_leapt(self._start_s, wake_s, first, taken, freed, block_s)
+        if first or taken:
+            core.blocks.take(first + taken)
 
     def _tell_limit(self, core: Core, n: int) -> None:
         """Let the limit learn from the steps that ended on the way, and ask it as often."""
@@ -173,28 +171,49 @@ class Leap:
 
 
 def plan_leap(core: Core, now_s: float, *, can_be_cut: bool) -> Leap | None:
-    """The run of equal steps that begins with this decision; None for a single step."""
+    """The run of equal steps that begins with this decision; None for a single step.
+
+    Where the next arrival is known, the leap ends in time for it.
+    """
     decodes = core.decodes
-    n = decodes.n
     steps = decodes.ticks_to_next_end()
-    if core.blocks.free < n * (steps // core.block_tokens + 1):
+    if core.blocks.free < decodes.n * (steps // core.block_tokens + 1):
         steps = decodes.ticks_within(core.blocks.free, steps)
     if steps < 2:
         return None
-    begin_s = now_s if now_s > core.end_s else core.end_s
-    evaluate = _one_by_one if steps < LONG else _at_once
-    ends, durations = evaluate(core, begin_s, n, decodes.kv_tokens, steps)
     first_s = core.in_flight[0][0] if core.in_flight else None
-    return Leap(now_s, ends, durations, first_s, can_be_cut=can_be_cut)
+    stop_s = core.next_arrival_s if can_be_cut else math.inf
+    if first_s is not None and first_s >= stop_s:
+        return None
+    begin_s = now_s if now_s > core.end_s else core.end_s
+    if steps >= LONG and stop_s < math.inf:
+        steps = min(steps, _steps_until(core, stop_s - begin_s))
+    evaluate = _one_by_one if steps < LONG else _at_once
+    ends, durations = evaluate(core, begin_s, stop_s, steps)
+    leap = Leap(now_s, ends, durations, first_s, can_be_cut=can_be_cut)
+    if stop_s < math.inf:
+        leap.cut(stop_s)
+        leap.can_be_cut = False
+    return leap
 
 
-def _one_by_one(core: Core, end_s: float, n: int, kv_tokens: int, steps: int) -> Evaluated:
-    """Ends and durations of a few steps [s]."""
+def _steps_until(core: Core, seconds: float) -> int:
+    """About how many steps begin in that time: enough, unless steps become shorter."""
+    n, kv_tokens = core.decodes.n, core.decodes.kv_tokens
+    duration_s = core.step_latency.step_s((), n, kv_tokens)
+    return int(min(seconds / duration_s, 1e9)) + 2 if duration_s > 0 else LONG
+
+
+def _one_by_one(core: Core, end_s: float, stop_s: float, steps: int) -> Evaluated:
+    """Ends and durations of a few steps [s], no further than a stop needs."""
+    n, kv_tokens = core.decodes.n, core.decodes.kv_tokens
     step_s, overhead_s = core.step_latency.step_s, core.overhead_s
     per_step_s = core.per_request_s * n
+    lag = bool(core.in_flight)
     ends: list[float] = []
     durations: list[float] | None = None if core.limit is None else []
     for _ in range(steps):
+        due_s = end_s
         duration_s = (step_s((), n, kv_tokens) + overhead_s) + per_step_s
         if not 0.0 <= duration_s < math.inf:
             raise not_a_time(duration_s, 0, n, kv_tokens)
@@ -203,11 +222,14 @@ def _one_by_one(core: Core, end_s: float, n: int, kv_tokens: int, steps: int) ->
         ends.append(end_s)
         if durations is not None:
             durations.append(duration_s)
+        if (due_s if lag else end_s) >= stop_s:
+            break
     return ends, durations
 
 
-def _at_once(core: Core, begin_s: float, n: int, kv_tokens: int, steps: int) -> Evaluated:
+def _at_once(core: Core, begin_s: float, stop_s: float, steps: int) -> Evaluated:
     """Ends and durations of many steps [s], equal to those of single steps to the last bit."""
+    n, kv_tokens = core.decodes.n, core.decodes.kv_tokens
     run = np.empty(steps + 1)
     run[0] = begin_s
     durations = run[1:]

@@ -83,6 +83,20 @@ class ReplicaLog:
             if used > self.kv_blocks_max:
                 self.kv_blocks_max = used
 
+    def kv_leapt(
+        self, start_s: float, wake_s: float, first: int, later: int, freed: int, block_s: float
+    ) -> None:
+        """What a leap took and freed: `first` blocks at once, the rest for `block_s` in all."""
+        level = self.kv_blocks + first
+        self.kv_block_s += (
+            self.kv_blocks * (start_s - self._kv_since_s if self.kv_blocks else 0.0)
+            + level * (wake_s - start_s)
+            + block_s
+        )
+        self._kv_since_s = wake_s
+        self.kv_blocks = level - freed + later
+        self.kv_blocks_max = max(self.kv_blocks_max, level, self.kv_blocks)
+
     def tick(self, end_s: float, weight: int) -> None:
         """A step with decodes ended; so many requests also had a token at the end before."""
         self._ends.append(end_s)

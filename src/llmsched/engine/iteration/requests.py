@@ -11,6 +11,8 @@ from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.trace import IntArray, Trace
 
 
+NEVER_ADMITTED, PREEMPTED = -2, -1
+
 Chunk = tuple["Active", int]  # who computes how many tokens, other than by decoding
 Step = tuple[float, list["Active"], float, int, int]
 """A step in flight: its end [s], whose last token it gives, duration [s], decodes, prefills."""
@@ -84,9 +86,13 @@ class Active:
         "total",
     )
 
+    first_tick: int  # of its decodes; this and the next two are set when it joins them
+    finish_tick: int
+    offset: int
+
     def __init__(self, request: int, prompt: int, total: int) -> None:
         self.request = request
-        self.seq = -1  # place in the order of admission; -1 while it waits
+        self.seq = NEVER_ADMITTED  # else its place in the order of admission, or PREEMPTED
         self.target = prompt  # tokens known when it was admitted: what prefill must compute
         self.total = total  # prompt + output
         self.computed = 0
@@ -94,13 +100,8 @@ class Active:
         self.decoding = False
         self.ended = False  # its last token is sampled, and in flight
         self.late = False  # it decodes, but its latest token is not the last tick's
-        self.offset = 0
-        self.first_tick = 0  # of its decodes
-        self.finish_tick = 0
         self.resumed_tick = -1  # the last tick after one that left it out
-        self.last_token_s = (
-            math.nan
-        )  # end of the step that gave its latest token, unless the last tick's
+        self.last_token_s = math.nan  # end of the step of its latest token, unless the last tick's
         self.ids: list[int] | None = None  # identities of its full prompt blocks
         self.held_ids: list[int] | None = None  # identified KV blocks it holds, in chain order
         self.private: tuple[int, int] | None = None  # blocks left behind at a preemption
