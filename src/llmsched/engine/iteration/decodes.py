@@ -7,6 +7,7 @@ joins: boundaries are counted by residue, last ticks wait in a heap.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from llmsched.engine.iteration.requests import Active
@@ -109,8 +110,15 @@ class Decodes:
             ticks += 1
         return most
 
-    def blocks_per_tick(self, ticks: int) -> list[int]:
-        """KV blocks that each of the next ticks takes."""
-        first = self.tick % self._block
-        cycle = self._by_residue[first:] + self._by_residue[:first]
-        return (cycle * (ticks // self._block + 1))[:ticks]
+    def blocks_taken(self, ticks: int) -> Iterable[tuple[int, int]]:
+        """Which of the next ticks, from 0 on, take how many KV blocks; in no order."""
+        block, counts = self._block, self._by_residue
+        first = self.tick % block
+        if ticks <= block:
+            return enumerate((counts[first:] + counts[:first])[:ticks])
+        return [
+            (tick, count)
+            for residue, count in enumerate(counts)
+            if count
+            for tick in range((residue - first) % block, ticks, block)
+        ]

@@ -89,7 +89,7 @@ class Leap:
 
     def blocks_taken(self, core: Core, now_s: float) -> int:
         """Blocks that its steps have taken before anything that happens now."""
-        return sum(core.decodes.blocks_per_tick(self.steps_decided(now_s)))
+        return sum(n for _, n in core.decodes.blocks_taken(self.steps_decided(now_s)))
 
     def ended_by(self, core: Core, now_s: float) -> list[Active]:
         """Who has left since it began: the step before it may give last tokens."""
@@ -140,19 +140,24 @@ class Leap:
 
     def _take_blocks(self, core: Core) -> None:
         """Take the blocks of all steps, each counted from its own decision on."""
-        steps, wake_s, first_s = self.steps, self.wake_s, self._first_s
-        first, *later = core.decodes.blocks_per_tick(steps)
-        taken, block_s = sum(later), 0.0
-        if taken:
-            instants = self._ends if first_s is None else [first_s, *self._ends[: steps - 2]]
-            for count, instant_s in zip(later, instants, strict=False):
-                block_s += count * (wake_s - instant_s)
+        wake_s, first_s, ends, lag = self.wake_s, self._first_s, self._ends, self._first_s is not None
+        first = taken = 0
+        block_s = 0.0
+        for step, count in core.decodes.blocks_taken(self.steps):
+            if step > lag:
+                taken += count
+                block_s += count * (wake_s - ends[step - 1 - lag])
+            elif step:  # decided at the end of the step in flight before
+                taken += count
+                block_s += count * (wake_s - first_s)
+            else:
+                first = count
         freed = 0
-        if first_s is not None and steps > 1:
+        if first_s is not None and self.steps > 1:
             for active in core.in_flight[0][1]:
                 freed += active.blocks_at_end(core.block_tokens)
             block_s -= freed * (wake_s - first_s)
-        core.log.kv_leapt(self._start_s, wake_s, first, taken, freed, block_s)
+        core.log.kv_leapt(self._start_s, wake_s, first, taken, freed, float(block_s))
         if first or taken:
             core.blocks.take(first + taken)
 
@@ -237,7 +242,7 @@ def _at_once(core: Core, begin_s: float, stop_s: float, steps: int) -> Evaluated
     durations += core.overhead_s
     durations += core.per_request_s * n
     ends = run.cumsum()[1:]
-    if not (durations.min() >= 0.0 and ends[-1] < math.inf):
+    if not (np.minimum.reduce(durations) >= 0.0 and ends[-1] < math.inf):
         worst = int(np.argmax(~(durations >= 0.0) | ~np.isfinite(ends)))
         raise not_a_time(durations[worst], 0, n, kv_tokens + worst * n)
     return ends, None if core.limit is None else durations.tolist()
