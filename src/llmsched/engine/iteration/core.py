@@ -11,20 +11,14 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from llmsched.engine.iteration.admission import admit, admit_whole
 from llmsched.engine.iteration.decodes import Decodes
 from llmsched.engine.iteration.kv_blocks import KvBlocks
-from llmsched.engine.iteration.leap import Leap, not_a_time, plan_leap
-from llmsched.engine.iteration.log import ReplicaLog, RequestLog
-from llmsched.engine.iteration.requests import (
-    NEVER_ADMITTED,
-    PREEMPTED,
-    Active,
-    Chunk,
-    ServedRequests,
-    Step,
-)
+from llmsched.engine.iteration.leap import Leap, leap_from, not_a_time
+from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder
+from llmsched.engine.iteration.requests import Active, Chunk, ServedRequests, Step
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.engine.iteration.shortage import RunningPlan, plan_one_by_one
+from llmsched.engine.iteration.shortage import RunningPlan, plan_one_by_one, preempt
 from llmsched.engine.iteration.step_latency import StepLatency
 from llmsched.schedulers_iteration.base import ProcessedStep, RunningLimit, WaitingOrder
 
@@ -45,6 +39,8 @@ class Core:
     blocks : KvBlocks
     times : RequestLog
         Columns that all replicas write to, each for its own requests.
+    recorder : StepRecorder, optional
+        Writes down every step.
     leaps : bool
         Whether runs of equal steps are taken at once; the results are the same.
     """
@@ -59,6 +55,7 @@ class Core:
         blocks: KvBlocks,
         times: RequestLog,
         *,
+        recorder: StepRecorder | None = None,
         leaps: bool = True,
     ) -> None:
         self.requests = requests
@@ -69,6 +66,7 @@ class Core:
         self.blocks = blocks
         self.times = times
         self.log = ReplicaLog()
+        self.recorder = recorder
         self.leaps = leaps
         self.depth = settings.depth
         self.block_tokens = settings.block_tokens
@@ -97,7 +95,7 @@ class Core:
         self.next_s = INFINITY  # when to act next, unless something arrives
         self.n_outstanding = 0  # requests delivered and not finished
         self.predicted_tokens = 0  # their prompts and predicted outputs
-        self._next_seq = 0
+        self.next_seq = 0
 
     # -- instants ---------------------------------------------------------------------------
 
@@ -152,9 +150,15 @@ class Core:
                 used -= active.blocks_at_end(self.block_tokens)
         return outstanding, used, predicted
 
+    def cached_tokens(self, request: int) -> int:
+        """Tokens of a prompt that this replica's prefix cache would find now."""
+        requests = self.requests
+        newcomer = Active(request, requests.prompt[request], requests.total[request])
+        return self.blocks.find(newcomer).n_blocks * self.block_tokens
+
     def process(self, step: Step) -> None:
         """Receive a step's tokens: who got the last one leaves, and the limit learns."""
-        _, ended, duration_s, n_decodes, n_prefills = step
+        end_s, ended, duration_s, n_decodes, n_prefills = step
         limit = self.limit
         for active in ended:
             request = active.request
@@ -164,6 +168,7 @@ class Core:
             else:  # preempted while its last token was in flight
                 self.order.remove(request)
                 self.n_waiting -= 1
+                self.log.waiting_ended_s += end_s
             del self.in_service[request]
             self.n_outstanding -= 1
             self.predicted_tokens -= self.requests.predicted_work[request]
@@ -171,6 +176,8 @@ class Core:
             if limit is not None:
                 prompt = self.requests.prompt[request]
                 limit.finished(prompt, active.total - prompt)
+        if ended:
+            self.times.count_finished(len(ended))
         if limit is not None:
             limit.observe(ProcessedStep(duration_s, n_decodes, n_prefills))
 
@@ -180,41 +187,24 @@ class Core:
         """Decide the next step and start it; False for an empty decision, or a leap instead."""
         most = self.max_running if self.limit is None else self._may_run()
         self.preempted = False
-        if not self.prefilling and not self.late and self._leap_from(now_s, most):
-            return False
+        if self.leaps and not self.prefilling and not self.late:
+            self.leap = leap_from(self, now_s, most)
+            if self.leap is not None:
+                return False
         if self.prefill_first and self.n_waiting:
-            chunks = self._admit_whole(most, now_s)
+            chunks = admit_whole(self, most, now_s)
             if chunks:
                 self._start(now_s, 0, 0, chunks, [], is_tick=False)
                 return True
-        n, kv, chunks, late, budget = self._go_on()
+        n, kv, chunks, late, budget = self._go_on(now_s)
         if self.n_waiting and not self.preempted and not self.prefill_first:
-            self._admit(chunks, budget, most, now_s)
+            admit(self, chunks, budget, most, now_s)
         if not n and not chunks:
             return False
         self._start(now_s, n, kv, chunks, late, is_tick=True)
         return True
 
-    def _leap_from(self, now_s: float, most: int) -> bool:
-        """Plan a leap if the next decisions are like this one: decodes only, nobody admitted."""
-        n, in_flight = self.decodes.n, self.in_flight
-        if not n or not self.leaps or len(in_flight) != self.depth - 1 or n > self.step_tokens:
-            return False
-        somebody_leaves = bool(in_flight and in_flight[0][1])
-        has_room = len(self.running) < most and (n < self.step_tokens or self.prefill_first)
-        full = not has_room and self.limit is None and not somebody_leaves
-        if self.n_waiting:
-            if not full and (somebody_leaves or not self.refused):
-                return False
-            can_be_cut = not full and not self.order.fifo
-        else:
-            if somebody_leaves and not self.blocks.are_private:
-                return False
-            can_be_cut = not full
-        self.leap = plan_leap(self, now_s, can_be_cut=can_be_cut)
-        return self.leap is not None
-
-    def _go_on(self) -> RunningPlan:
+    def _go_on(self, now_s: float) -> RunningPlan:
         """What running requests compute next."""
         decodes, blocks = self.decodes, self.blocks
         while True:
@@ -223,13 +213,13 @@ class Core:
             needed = decodes.blocks_needed()
             chunk_blocks = self._chunk_blocks(budget) if self.prefilling else 0
             if budget < 0 or chunk_blocks is None:
-                return plan_one_by_one(self)
+                return plan_one_by_one(self, now_s)
             if needed + chunk_blocks <= blocks.free:
                 break
             if not self.order.evicts_last:
-                return plan_one_by_one(self)
+                return plan_one_by_one(self, now_s)
             # Whoever is left gets what it needs, so the order in which they ask does not matter.
-            self.preempt(self.running[next(reversed(self.running))], 0)
+            preempt(self, self.running[next(reversed(self.running))], 0, now_s)
         kv, late = decodes.kv_tokens, self.late
         if late:
             self.late = []
@@ -292,132 +282,6 @@ class Core:
             self.refused = False
         chunks.append((active, new))
 
-    # -- admission --------------------------------------------------------------------------
-
-    def _admit(self, chunks: list[Chunk], budget: int, most: int, now_s: float) -> None:
-        """Admit waiting requests in order, while tokens, places and blocks last."""
-        n_admitted = 0
-        while budget > 0 and not self.refused and self.n_waiting and len(self.running) < most:
-            active = self._head(n_admitted)
-            if active is None:
-                return
-            hits = self.blocks.find(active)
-            computed = hits.n_blocks * self.block_tokens
-            new = min(active.target - computed, self.chunk_tokens, budget)
-            upto = active.target if self.settings.full_sequence_check else computed + new
-            if not self._fits(upto, hits.n_blocks, hits.from_free):
-                return
-            self.blocks.claim(active, hits)
-            self._join(active, computed, now_s)
-            self.plan_chunk(chunks, active, new)
-            budget -= new
-            n_admitted += 1
-
-    def _admit_whole(self, most: int, now_s: float) -> list[Chunk]:
-        """Admit waiting requests in order, whole prompts only; one beyond the budget goes alone."""
-        chunks: list[Chunk] = []
-        budget = self.step_tokens
-        while budget > 0 and not self.refused and self.n_waiting and len(self.running) < most:
-            active = self._head(len(chunks))
-            if active is None:
-                break
-            hits = self.blocks.find(active)
-            computed = hits.n_blocks * self.block_tokens
-            new = active.target - computed
-            if chunks and new > budget:
-                break
-            if not self._fits(active.target, hits.n_blocks, hits.from_free):
-                break
-            self.blocks.claim(active, hits)
-            self._join(active, computed, now_s)
-            self.plan_chunk(chunks, active, new)
-            budget -= new
-        return chunks
-
-    def _head(self, n_admitted: int) -> Active | None:
-        request = self.order.head(n_admitted)
-        if request is None:
-            return None
-        active = self.in_service.get(request)
-        if active is None:
-            requests = self.requests
-            active = Active(request, requests.prompt[request], requests.total[request])
-            self.in_service[request] = active
-        return active
-
-    def _fits(self, tokens: int, n_hits: int, hits_from_free: int) -> bool:
-        """Whether so many tokens of the head would fit now; if not, the head is refused."""
-        blocks = -(-tokens // self.block_tokens) - n_hits + hits_from_free
-        if self.running:
-            blocks += self.settings.watermark_blocks
-        self.refused = blocks > self.blocks.free
-        return not self.refused
-
-    def _join(self, active: Active, computed: int, now_s: float) -> None:
-        """The head becomes the last of the running requests."""
-        request, times = active.request, self.times
-        self.order.remove(request)
-        self.n_waiting -= 1
-        if active.seq == NEVER_ADMITTED:
-            times.scheduled_s[request] = now_s
-            times.cached_tokens[request] = computed
-        active.seq = seq = self._next_seq
-        self._next_seq = seq + 1
-        active.computed = computed
-        self.running[seq] = active
-        self.prefilling.append(active)
-
-    # -- preemption -------------------------------------------------------------------------
-
-    def preempt(self, active: Active, planned: int) -> None:
-        """Stop a running request, free its blocks and let it wait.
-
-        `planned` is what this very decision had given it [tokens].
-        """
-        if active.decoding:
-            computed = self.decodes.tick - active.offset
-            registered = self._findable(active, planned)
-            if active.late:
-                self.late.remove(active)
-                active.late = False
-            else:
-                active.last_token_s = self.tick_end_s
-            self.decodes.leave(active)
-            active.target = computed + 1
-        elif active.ended:
-            computed, registered = active.total - 1, 0
-        else:
-            computed = active.computed
-            registered = computed + planned
-            self.prefilling.remove(active)
-        active.furthest = max(active.furthest, computed)
-        held = -(-(computed + planned) // self.block_tokens)
-        self.blocks.leave_behind(active, held, registered)
-        del self.running[active.seq]
-        active.seq = PREEMPTED
-        active.computed = 0
-        self.order.put_back(active.request)
-        self.n_waiting += 1
-        self.times.preemptions[active.request] += 1
-        self.refused = False
-        self.preempted = True
-
-    def _findable(self, active: Active, planned: int) -> int:
-        """Tokens of a decoding request that a prefix cache has registered.
-
-        They are those whose content was known when it was last looked at: at its latest decision,
-        or when a step of it was processed since.
-        """
-        tick = self.decodes.tick
-        computed = tick - active.offset
-        in_flight = bool(self.in_flight) and not active.late
-        if planned:
-            return computed + 1 - in_flight
-        if not in_flight or not self.overlapped:
-            return computed
-        was_in_both = active.first_tick < tick and active.resumed_tick != tick - 1
-        return computed - was_in_both
-
     # -- steps ------------------------------------------------------------------------------
 
     def _start(
@@ -446,8 +310,12 @@ class Core:
         )
         if not 0.0 <= duration_s < INFINITY:
             raise not_a_time(duration_s, len(prefills), n, kv)
-        end_s = (now_s if now_s > self.end_s else self.end_s) + duration_s
-        self.end_s = end_s
+        start_s = now_s if now_s > self.end_s else self.end_s
+        self.end_s = end_s = start_s + duration_s
+        if self.recorder is not None:
+            used = self.usable_blocks - self.blocks.free
+            counts = (tokens - n, n, kv, len(self.running), self.n_waiting, used)
+            self.recorder.add((start_s, end_s, *counts))
         self.overlapped = bool(self.in_flight)
         log.n_steps += 1
         log.n_tokens += tokens

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmsched.engine.iteration.log import StepRecorder
 from llmsched.engine.iteration.requests import Active
 from llmsched.schedulers_iteration.base import ProcessedStep
 from llmsched.trace import FloatArray
@@ -101,8 +102,11 @@ class Leap:
         """Take the steps: the replica is where single steps would have brought it."""
         steps, ends, log, decodes = self.steps, self._ends, core.log, core.decodes
         in_flight, n = core.in_flight, decodes.n
+        if core.recorder is not None:
+            self._record(core, core.recorder)
         if core.inbox:
             self._take_in(core)
+            log.waiting_max = max(log.waiting_max, core.n_waiting)
         self._take_blocks(core)
         begin_s = core.end_s if core.end_s > self._start_s else self._start_s
         end_s = float(ends[steps - 1])
@@ -140,26 +144,47 @@ class Leap:
 
     def _take_blocks(self, core: Core) -> None:
         """Take the blocks of all steps, each counted from its own decision on."""
-        wake_s, first_s, ends, lag = self.wake_s, self._first_s, self._ends, self._first_s is not None
-        first = taken = 0
+        wake_s, first_s, ends = self.wake_s, self._first_s, self._ends
+        lag = 0 if first_s is None else 1
+        first = later = freed = 0
         block_s = 0.0
         for step, count in core.decodes.blocks_taken(self.steps):
             if step > lag:
-                taken += count
+                later += count
                 block_s += count * (wake_s - ends[step - 1 - lag])
-            elif step:  # decided at the end of the step in flight before
-                taken += count
-                block_s += count * (wake_s - first_s)
+            elif step:
+                later += count
+                block_s += count * (wake_s - self._instant_s(0))
             else:
                 first = count
-        freed = 0
         if first_s is not None and self.steps > 1:
             for active in core.in_flight[0][1]:
                 freed += active.blocks_at_end(core.block_tokens)
             block_s -= freed * (wake_s - first_s)
-        core.log.kv_leapt(self._start_s, wake_s, first, taken, freed, float(block_s))
-        if first or taken:
-            core.blocks.take(first + taken)
+        core.log.kv_leapt(self._start_s, wake_s, first, later, freed, float(block_s))
+        if first or later:
+            core.blocks.take(first + later)
+
+    def _record(self, core: Core, recorder: StepRecorder) -> None:
+        """Write down every step, with the counts of its decision."""
+        decodes, arrival = core.decodes, core.requests.arrival
+        blocks = [0] * self.steps
+        for step, count in decodes.blocks_taken(self.steps):
+            blocks[step] = count
+        used = core.usable_blocks - core.blocks.free
+        running, start_s = len(core.running), max(core.end_s, self._start_s)
+        for step, end_s in enumerate(self._ends[: self.steps]):
+            used += blocks[step]
+            if step == 1 and self._first_s is not None:
+                left = core.in_flight[0][1]
+                running -= len(left)
+                used -= sum(active.blocks_at_end(core.block_tokens) for active in left)
+            decided_s = self._instant_s(step - 1) if step else self._start_s
+            waiting = core.n_waiting + sum(arrival[r] <= decided_s for r in core.inbox)
+            kv_tokens = decodes.kv_tokens + step * decodes.n
+            end_s = float(end_s)
+            recorder.add((start_s, end_s, 0, decodes.n, kv_tokens, running, waiting, used))
+            start_s = end_s
 
     def _tell_limit(self, core: Core, n: int) -> None:
         """Let the limit learn from the steps that ended on the way, and ask it as often."""
@@ -173,6 +198,28 @@ class Leap:
         for duration_s in durations[:processed]:
             limit.observe(ProcessedStep(duration_s, n, 0))
             limit.limit(len(core.running))
+
+
+def leap_from(core: Core, now_s: float, most: int) -> Leap | None:
+    """A leap, if the next decisions are like this one: decodes only, and nobody is admitted.
+
+    `most` requests may run. Nothing arrives that could be admitted, unless the leap can be cut.
+    """
+    n, in_flight = core.decodes.n, core.in_flight
+    if not n or len(in_flight) != core.depth - 1 or n > core.step_tokens:
+        return None
+    somebody_leaves = bool(in_flight and in_flight[0][1])
+    has_room = len(core.running) < most and (n < core.step_tokens or core.prefill_first)
+    full = not has_room and core.limit is None and not somebody_leaves
+    if core.n_waiting:
+        if not full and (somebody_leaves or not core.refused):
+            return None
+        can_be_cut = not full and not core.order.fifo
+    else:
+        if somebody_leaves and not core.blocks.are_private:
+            return None
+        can_be_cut = not full
+    return plan_leap(core, now_s, can_be_cut=can_be_cut)
 
 
 def plan_leap(core: Core, now_s: float, *, can_be_cut: bool) -> Leap | None:

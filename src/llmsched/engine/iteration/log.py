@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,18 @@ from llmsched.engine.iteration.step_latency import StepLatency
 from llmsched.trace import FloatArray, IntArray
 
 
+EVERY = 4096  # requests between two calls of `progress`
+
+StepRow = tuple[float, float, int, int, int, int, int, int]
+"""Start, end [s], prefill tokens, decodes, their KV tokens, running, waiting, used blocks."""
+
+
 class RequestLog:
     """When each request was taken in, scheduled and served; NaN for what never happened."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, progress: Callable[[int], None] | None = None) -> None:
+        self._progress = progress
+        self._n_finished = 0
         self.queued_s: memoryview[Any] = np.full(n, np.nan).data
         self.scheduled_s: memoryview[Any] = np.full(n, np.nan).data
         self.first_token_s: memoryview[Any] = np.full(n, np.nan).data
@@ -29,7 +37,13 @@ class RequestLog:
         self.preemptions: memoryview[Any] = np.zeros(n, np.int32).data
         self.recomputed_tokens: memoryview[Any] = np.zeros(n, np.int64).data
         self.cached_tokens: memoryview[Any] = np.zeros(n, np.int32).data
-        self.replica: memoryview[Any] = np.full(n, -1, np.int32).data
+
+    def count_finished(self, n: int) -> None:
+        """Some requests finished; say so now and then."""
+        before = self._n_finished
+        self._n_finished = before + n
+        if self._progress is not None and self._n_finished // EVERY > before // EVERY:
+            self._progress(self._n_finished)
 
 
 class ReplicaLog:
@@ -43,6 +57,7 @@ class ReplicaLog:
         "_long",
         "_long_start_s",
         "_weights",
+        "admitted_s",
         "busy_s",
         "kv_block_s",
         "kv_blocks",
@@ -51,6 +66,7 @@ class ReplicaLog:
         "n_tokens",
         "running_max",
         "waiting_max",
+        "waiting_ended_s",
     )
 
     def __init__(self) -> None:
@@ -61,6 +77,8 @@ class ReplicaLog:
         self.kv_blocks_max = 0
         self.kv_block_s = 0.0  # integral of used blocks over time
         self._kv_since_s = -math.inf
+        self.admitted_s = 0.0  # instants of all admissions, less those of all preemptions
+        self.waiting_ended_s = 0.0  # instants when preempted requests got their last token
         self.running_max = 0
         self.waiting_max = 0
         # Steps with decodes, in order: ends, and weights as runs of equal ones.
@@ -130,7 +148,7 @@ class ReplicaLog:
     def token_gaps(
         self, step_latency: StepLatency, overhead_s: float, per_request_s: float
     ) -> tuple[FloatArray, IntArray]:
-        """Every gap between consecutive tokens of a request [s], and how often it occurred."""
+        """Gaps between consecutive tokens of a request [s], and how often each occurred."""
         ends = np.frombuffer(self._ends)
         weights = np.repeat(
             np.frombuffer(self._weights, np.int32), np.frombuffer(self._counts, np.int32)
@@ -149,3 +167,25 @@ class ReplicaLog:
             gaps.append(np.diff(run))
             counts.append(np.full(steps, n))
         return np.concatenate(gaps), np.concatenate(counts)
+
+
+class StepRecorder:
+    """Every step of a replica as a row, as long as there is room.
+
+    Parameters
+    ----------
+    most : int
+        Rows to keep; later steps are counted only.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.left_out = 0
+        self.rows: list[StepRow] = []
+
+    def add(self, row: StepRow) -> None:
+        """Keep a step."""
+        if len(self.rows) < self.most:
+            self.rows.append(row)
+        else:
+            self.left_out += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmsched.engine.iteration.requests import Active, Chunk
+from llmsched.engine.iteration.requests import PREEMPTED, Active, Chunk
 
 if TYPE_CHECKING:
     from llmsched.engine.iteration.core import Core
@@ -22,7 +22,7 @@ tokens that are left for admission.
 """
 
 
-def plan_one_by_one(core: Core) -> RunningPlan:
+def plan_one_by_one(core: Core, now_s: float) -> RunningPlan:
     """Give running requests their tokens in order of admission; preempt where blocks run out.
 
     Who asks for blocks gets those of the order's victims, one after the other. If the victim is
@@ -44,7 +44,7 @@ def plan_one_by_one(core: Core) -> RunningPlan:
             new = min(active.target - computed, core.chunk_tokens, budget)
         needed = -(-(computed + new) // block) - -(-computed // block)
         while needed > core.blocks.free and active.seq >= 0:
-            budget += _preempt_victim(core, planned, chunks)
+            budget += _preempt_victim(core, planned, chunks, now_s)
         if active.seq < 0:
             break
         if active.decoding:
@@ -57,7 +57,9 @@ def plan_one_by_one(core: Core) -> RunningPlan:
     return n_decodes, decode_kv, chunks, late, budget
 
 
-def _preempt_victim(core: Core, planned: dict[int, int], chunks: list[Chunk]) -> int:
+def _preempt_victim(
+    core: Core, planned: dict[int, int], chunks: list[Chunk], now_s: float
+) -> int:
     """Preempt who must go first; the tokens that this decision had given it."""
     request = core.order.victim([active.request for active in core.running.values()])
     victim = core.in_service.get(request)
@@ -68,7 +70,7 @@ def _preempt_victim(core: Core, planned: dict[int, int], chunks: list[Chunk]) ->
     tokens = planned.pop(victim.seq, 0)
     if tokens and not victim.decoding:
         chunks[:] = [chunk for chunk in chunks if chunk[0] is not victim]
-    core.preempt(victim, tokens)
+    preempt(core, victim, tokens, now_s)
     return tokens
 
 
@@ -95,3 +97,56 @@ def _decoding(core: Core, planned: dict[int, int]) -> tuple[int, int, list[Activ
                 active.last_token_s = core.tick_end_s
                 core.late.append(active)
     return n, kv_tokens, late
+
+
+def preempt(core: Core, active: Active, planned: int, now_s: float) -> None:
+    """Stop a running request: its blocks are free, it waits, and it starts over when it returns.
+
+    What it has generated stays known, so that it prefills prompt and outputs then. `planned` is
+    what this very decision had given it [tokens].
+    """
+    decodes = core.decodes
+    if active.decoding:
+        computed = decodes.tick - active.offset
+        registered = _findable(core, active, planned)
+        if active.late:
+            core.late.remove(active)
+            active.late = False
+        else:
+            active.last_token_s = core.tick_end_s
+        decodes.leave(active)
+        active.target = computed + 1
+    elif active.ended:
+        computed, registered = active.total - 1, 0
+    else:
+        computed = active.computed
+        registered = computed + planned
+        core.prefilling.remove(active)
+    active.furthest = max(active.furthest, computed)
+    core.blocks.leave_behind(active, -(-(computed + planned) // core.block_tokens), registered)
+    del core.running[active.seq]
+    active.seq = PREEMPTED
+    active.computed = 0
+    core.order.put_back(active.request)
+    core.n_waiting += 1
+    core.times.preemptions[active.request] += 1
+    core.log.admitted_s -= now_s
+    core.refused = False
+    core.preempted = True
+
+
+def _findable(core: Core, active: Active, planned: int) -> int:
+    """Tokens of a decoding request that a prefix cache has registered.
+
+    They are those whose content was known when it was last looked at: at its latest decision, or
+    when a step of it was processed since.
+    """
+    tick = core.decodes.tick
+    computed = tick - active.offset
+    in_flight = bool(core.in_flight) and not active.late
+    if planned:
+        return computed + 1 - in_flight
+    if not in_flight or not core.overlapped:
+        return computed
+    was_in_both = active.first_tick < tick and active.resumed_tick != tick - 1
+    return computed - was_in_both

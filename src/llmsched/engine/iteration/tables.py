@@ -56,17 +56,36 @@ class ServedTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepTable:
-    """One row per step, in order of replica and start; counts as of the step's decision."""
+    """One row per step, in order of replica and start; counts are those after its decision."""
 
     start_s: FloatArray
     end_s: FloatArray
     prefill_tokens: IntArray
-    decodes: IntArray  # requests that got one token more, chunks of one token included
+    decodes: IntArray  # entries of one token on top of KV that was there
     kv_tokens: NDArray[np.int64]  # of the decodes, before the step
     running: IntArray
     waiting: IntArray
     used_blocks: IntArray
     replica: IntArray
+    left_out: int = 0  # steps beyond what was asked for
 
     def __len__(self) -> int:
         return len(self.start_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReplicaTable:
+    """One row per replica: what its steps add up to."""
+
+    steps: NDArray[np.int64]
+    tokens: NDArray[np.int64]  # computed in all steps
+    busy_s: FloatArray
+    kv_block_s: FloatArray  # integral of used KV blocks over time [block · s]
+    kv_blocks_max: IntArray
+    running_max: IntArray
+    waiting_max: IntArray
+    admitted_s: FloatArray  # sum of the instants of all admissions less those of all preemptions
+    waiting_ended_s: FloatArray  # instants when preempted requests got their last token, summed
+
+    def __len__(self) -> int:
+        return len(self.steps)
