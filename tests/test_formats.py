@@ -805,6 +805,7 @@ def test_real__files_read_as_documented(file, name, n, span_s, prompt, output):
 @needs_data
 @pytest.mark.parametrize("file", [file for file, *_ in REAL])
 @pytest.mark.parametrize("as_format", ["csv", "parquet"])
+@pytest.mark.filterwarnings("ignore:.* has no column for prefix ids")
 def test_real__files_survive_a_round_trip(tmp_path, file, as_format):
     trace = read_trace(DATA / file)
     write_trace(trace, tmp_path / "o.zst", trace_format=as_format)
