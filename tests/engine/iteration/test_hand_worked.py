@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from serving import serve, steps_of
 
 NAN = float("nan")

@@ -24,6 +24,7 @@ from llmsched.schedulers_iteration.base import ProcessedStep, RunningLimit, Wait
 
 INFINITY = math.inf
 
+
 class Core:
     """One replica's state and its decisions.
 

@@ -151,12 +151,12 @@ class CachedBlocks:
 
     __slots__ = (
         "_block",
+        "_chains",
         "_copies",
         "_first",
         "_free_list",
         "_holders",
         "_identity",
-        "_chains",
         "_last_anonymous",
         "_next",
         "free",

@@ -17,7 +17,6 @@ import numpy as np
 from llmsched.engine.iteration.step_latency import StepLatency
 from llmsched.trace import FloatArray, IntArray
 
-
 EVERY = 4096  # requests between two calls of `progress`
 
 StepRow = tuple[float, float, int, int, int, int, int, int]
@@ -65,8 +64,8 @@ class ReplicaLog:
         "n_steps",
         "n_tokens",
         "running_max",
-        "waiting_max",
         "waiting_ended_s",
+        "waiting_max",
     )
 
     def __init__(self) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.trace import IntArray, Trace
 
-
 NEVER_ADMITTED, PREEMPTED = -2, -1
 
 Chunk = tuple["Active", int]  # who computes how many tokens, other than by decoding

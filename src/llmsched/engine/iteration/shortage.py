@@ -57,9 +57,7 @@ def plan_one_by_one(core: Core, now_s: float) -> RunningPlan:
     return n_decodes, decode_kv, chunks, late, budget
 
 
-def _preempt_victim(
-    core: Core, planned: dict[int, int], chunks: list[Chunk], now_s: float
-) -> int:
+def _preempt_victim(core: Core, planned: dict[int, int], chunks: list[Chunk], now_s: float) -> int:
     """Preempt who must go first; the tokens that this decision had given it."""
     request = core.order.victim([active.request for active in core.running.values()])
     victim = core.in_service.get(request)
