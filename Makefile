@@ -39,6 +39,7 @@ check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast 
 lint: $(ALL)  ## Format and lint, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 types: $(ALL)  ## mypy --strict
 	$(BIN)/mypy

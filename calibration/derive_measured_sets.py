@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched.latency_forms import four_term_design, nonnegative_least_squares, reference_design
+from llmsched.latency.fit.forms import four_term_design, nonnegative_least_squares, reference_design
 
 FloatArray = NDArray[np.float64]
 

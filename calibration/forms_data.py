@@ -19,8 +19,8 @@ import numpy as np
 from derive_measured_sets import FIRST_TOKEN, RESULTS, keep_whole, read_first_token_s, read_series
 from numpy.typing import NDArray
 
-from llmsched.benchmark_imports import BenchmarkPoint, Benchmarks
-from llmsched.latency_grid import LatencyGrid
+from llmsched.calibration.benchmarks.points import BenchmarkPoint, Benchmarks
+from llmsched.latency.fit.grid import LatencyGrid
 
 FloatArray = NDArray[np.float64]
 

@@ -16,8 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from derive_measured_sets import FIRST_TOKEN, RESULTS, keep_whole, read_first_token_s, read_series
-from derive_measured_sets import fit as shipped_fit
+from derive_measured_sets import (
+    FIRST_TOKEN,
+    RESULTS,
+    fit as shipped_fit,
+    keep_whole,
+    read_first_token_s,
+    read_series,
+)
 from forms_data import (
     Configuration,
     DecodeSeries,
@@ -32,14 +38,14 @@ from forms_errors import FormErrors, LineErrors, Row, StepErrors, StepRow
 from forms_report import report
 from numpy.typing import NDArray
 
-from llmsched._whole_files import whole_file
-from llmsched.benchmark_fit import fit_benchmarks
-from llmsched.figures import plotnine_module, theme
-from llmsched.fit_figures import fit_figure, form_colours
-from llmsched.latency_base import CalibrationError
-from llmsched.latency_fit import LatencyFit, fit_form
-from llmsched.latency_forms import nonnegative_least_squares
-from llmsched.latency_grid import LatencyGrid
+from llmsched._util.files import whole_file
+from llmsched.calibration.benchmarks.fit import fit_benchmarks
+from llmsched.figures.calibration import fit_figure, form_colours
+from llmsched.figures.style import plotnine_module, theme
+from llmsched.latency.base import CalibrationError
+from llmsched.latency.fit.form_fit import LatencyFit, fit_form
+from llmsched.latency.fit.forms import nonnegative_least_squares
+from llmsched.latency.fit.grid import LatencyGrid
 
 FloatArray = NDArray[np.float64]
 

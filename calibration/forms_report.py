@@ -33,7 +33,7 @@ from forms_words import (
     take_away,
 )
 
-from llmsched.benchmark_fit import BenchmarkFit
+from llmsched.calibration.benchmarks.fit import BenchmarkFit
 
 
 def report(

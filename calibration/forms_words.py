@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from forms_errors import Row, StepRow, forms_of, held, median, middle, percent, worst
 
-from llmsched.benchmark_fit import BenchmarkFit
+from llmsched.calibration.benchmarks.fit import BenchmarkFit
 
 GOOD, ROUGH = 0.10, 0.25  # worst error up to which a form is called so
 

@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from llmsched.calibrate import MeasurePlan, Progress, measure
+from llmsched.calibration.measure.measure import Progress, measure
+from llmsched.calibration.measure.plan import MeasurePlan
 from measured_fakes import FakeForward, fake_model
 
 PLAN = MeasurePlan(batch_sizes=(1, 2), seq_lens=(4, 8), n_trials=10, n_warmup=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from llmsched.calibrate import TimedModel
+from llmsched.calibration.measure.model import TimedModel
 
 VOCABULARY = 16
 

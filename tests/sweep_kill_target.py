@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from llmsched import Workload
-from llmsched.sweep import RunConfig, sweep
+from llmsched.simulation.sweep.sweep import RunConfig, sweep
 
 
 def configs() -> list[RunConfig]:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from llmsched import Binning, Settings, Trace, make_scheduler, simulate
-from llmsched.adaptive import AdaptiveBatcher, AdaptiveChoice, ServiceLine
-from llmsched.bin_choice import Waits
-from llmsched.binning import assign_bins, rolling_bins
-from llmsched.engine import run_engine
-from llmsched.simulation import scheduler_binning
+from llmsched.engine.batch.run import run_engine
+from llmsched.prediction.edges import assign_bins, rolling_bins
+from llmsched.schedulers.adaptive import AdaptiveBatcher, AdaptiveChoice, ServiceLine
+from llmsched.schedulers.bin_choice import Waits
+from llmsched.simulation.beliefs import scheduler_binning
 
 
 @dataclass

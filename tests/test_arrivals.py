@@ -12,10 +12,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched.arrivals import generate, load_profile, profile_names
-from llmsched.lengths import token_counts, truncated_lognormal
-from llmsched.profiles import BurstGptLike, GammaBursts, OnOff, Poisson, TokenLaw
-from llmsched.trace import TraceError
+from llmsched.workload.profiles import (
+    BurstGptLike,
+    GammaBursts,
+    OnOff,
+    Poisson,
+    TokenLaw,
+    load_profile,
+    profile_names,
+)
+from llmsched.workload.synthetic import generate
+from llmsched.workload.token_laws import token_counts, truncated_lognormal
+from llmsched.workload.trace import TraceError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "workload"))
 import aggregates as agg

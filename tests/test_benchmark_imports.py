@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from llmsched.benchmark_fit import fit_benchmarks
-from llmsched.benchmark_imports import BenchmarkPoint, Benchmarks, read_benchmarks
-from llmsched.cli import main
-from llmsched.latency import CalibrationError, Shape, load_latency
-from llmsched.latency_step import StepModel
+from llmsched.calibration.benchmarks.fit import fit_benchmarks
+from llmsched.calibration.benchmarks.points import BenchmarkPoint, Benchmarks, read_benchmarks
+from llmsched.cli.main import main
+from llmsched.latency.base import CalibrationError, Shape
+from llmsched.latency.registry import load_latency
+from llmsched.latency.step import StepModel
 
 TRUTH = StepModel(
     c0_s=0.010,

@@ -4,11 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from llmsched.binning import Binning, assign_bins, equal_mass_edges
-from llmsched.trace import Trace
+from llmsched.prediction.binning import Binning
+from llmsched.prediction.edges import assign_bins, equal_mass_edges
+from llmsched.workload.trace import Trace
 
 
 def ints(*values: int) -> np.ndarray:

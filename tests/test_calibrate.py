@@ -21,17 +21,18 @@ from click.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="the harness times models of torch")
 
-from llmsched import (  # noqa: E402
-    _calibrate_output,
-    _calibrate_partial,
-    calibrate,
-    calibrate_timing,
+from llmsched._util.files import OutputError  # noqa: E402
+from llmsched.calibration.measure import (  # noqa: E402
+    measure as calibrate,
+    output as _calibrate_output,
+    partial as _calibrate_partial,
+    timing as calibrate_timing,
 )
-from llmsched._calibrate_partial import partial_file  # noqa: E402
-from llmsched._whole_files import OutputError  # noqa: E402
-from llmsched.calibrate import Cell, CellResult, MeasurePlan, measure  # noqa: E402
-from llmsched.cli import main  # noqa: E402
-from llmsched.latency_models import CalibrationError  # noqa: E402
+from llmsched.calibration.measure.measure import measure  # noqa: E402
+from llmsched.calibration.measure.partial import partial_file  # noqa: E402
+from llmsched.calibration.measure.plan import Cell, CellResult, MeasurePlan  # noqa: E402
+from llmsched.cli.main import main  # noqa: E402
+from llmsched.latency.base import CalibrationError  # noqa: E402
 from measured_fakes import FakeForward, fake_model  # noqa: E402
 
 TARGET = Path(__file__).with_name("calibrate_kill_target.py")

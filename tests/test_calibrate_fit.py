@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from llmsched.cli import main
-from llmsched.latency import Shape, load_latency
-from llmsched.latency_columns import HEADER, STATUS_COLUMNS
+from llmsched.cli.main import main
+from llmsched.latency.base import Shape
+from llmsched.latency.fit.grid_columns import HEADER, STATUS_COLUMNS
+from llmsched.latency.registry import load_latency
 
 
 def run(*arguments):

@@ -13,13 +13,16 @@ from click.testing import CliRunner, Result
 torch = pytest.importorskip("torch", reason="the harness times models of torch")
 transformers = pytest.importorskip("transformers", reason="the harness loads its models")
 
-from llmsched._calibrate_machine import device_facts  # noqa: E402
-from llmsched.calibrate import ModelSource, load_timed_model  # noqa: E402
-from llmsched.calibrate_model import shipped_configs  # noqa: E402
-from llmsched.calibrate_timing import random_prompts, time_batch  # noqa: E402
-from llmsched.cli import main  # noqa: E402
-from llmsched.latency_grid import read_grid  # noqa: E402
-from llmsched.latency_models import CalibrationError  # noqa: E402
+from llmsched.calibration.measure.machine import device_facts  # noqa: E402
+from llmsched.calibration.measure.model import (  # noqa: E402
+    ModelSource,
+    load_timed_model,
+    shipped_configs,
+)
+from llmsched.calibration.measure.timing import random_prompts, time_batch  # noqa: E402
+from llmsched.cli.main import main  # noqa: E402
+from llmsched.latency.base import CalibrationError  # noqa: E402
+from llmsched.latency.fit.grid import read_grid  # noqa: E402
 from test_light_start import HEAVY, loaded_by  # noqa: E402
 
 QWEN3 = {
@@ -113,7 +116,7 @@ def test_command__takes_a_folder_with_weights(config, out, tmp_path):
 
 
 def test_command__draws_a_bar_on_a_terminal(config, out, monkeypatch):
-    from llmsched.cli import calibrate_measure
+    from llmsched.cli.commands import calibrate_measure
 
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "150")
@@ -130,7 +133,8 @@ def test_command__draws_a_bar_on_a_terminal(config, out, monkeypatch):
         def flush(self) -> None:
             pass
 
-    from llmsched.calibrate import Cell, Progress
+    from llmsched.calibration.measure.measure import Progress
+    from llmsched.calibration.measure.plan import Cell
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     cell = Cell(batch_size=2, prompt_tokens=4, output_tokens=4)

@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the harness times models of torch")
 
-from llmsched import calibrate_timing  # noqa: E402
-from llmsched.calibrate_timing import step_overhead, time_batch  # noqa: E402
+from llmsched.calibration.measure import timing as calibrate_timing  # noqa: E402
+from llmsched.calibration.measure.timing import step_overhead, time_batch  # noqa: E402
 from measured_fakes import VOCABULARY, FakeForward, fake_model  # noqa: E402
 
 PREFILL_S, STEP_S = 0.25, 0.125  # sums of these are exact

@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from llmsched.cli import main
-from llmsched.cli.common import OneLineErrors
-from llmsched.simulation import simulate
-from llmsched.workload import Workload
+from llmsched.cli.errors import OneLineErrors
+from llmsched.cli.main import main
+from llmsched.simulation.simulate import simulate
+from llmsched.workload.workload import Workload
 
 SCHEDULERS = ("static-fifo", "dynamic-no-bins", "multi-bin-dynamic", "multi-bin-only")
 JSON_KEYS = {
@@ -101,26 +101,29 @@ def test_trace__that_cannot_be_used_is_one_line(command, tmp_path):
         ("static-fifo --trace burst", ["burst: no such file", "profiles burstgpt-like"]),
         ("static-fifo --trace poisson --trace-format csv", ["needs a trace file", "'poisson'"]),
         ("static-fifo --latency h100", ["did you mean h100-", "'h100'"]),
-        ("static-fifo --llm gpt-5", ["'--llm'", "qwen3-1.7b", "'gpt-5'"]),
+        ("static-fifo --llm gpt-5", ["llm must be one of", "qwen3-1.7b", "'gpt-5'"]),
         ("static-fifo --rps-scale 2 --real-timestamps", ["either --rps-scale or"]),
         ("static-fifo --rps-scale 0", ["'--rps-scale'", "from 1e-06 to 1e+09, got 0"]),
         ("static-fifo --rps-scale nan", ["'--rps-scale'", "got nan"]),
         ("static-fifo --rps-scale inf", ["'--rps-scale'", "got inf"]),
         ("static-fifo --rps-scale 1e-7", ["'--rps-scale'", "from 1e-06 to 1e+09, got 1e-07"]),
-        ("static-fifo --jitter 1e7", ["'--jitter'", "from 0 to 1e+06, got 1e+07"]),
-        ("static-fifo --requests 99999999999", ["'--requests'", "1<=x<=1000000000"]),
-        ("static-fifo --batch-size 9223372036854775808", ["'--batch-size'", "1<=x<=1000000"]),
-        ("dynamic-no-bins --batch-min 1000001", ["'--batch-min'", "1<=x<=1000000"]),
-        ("dynamic-no-bins --batch-max 1000001", ["'--batch-max'", "1<=x<=1000000"]),
-        ("static-fifo --sla -1", ["'--sla'", "> 0, got -1"]),
+        ("static-fifo --jitter 1e7", ["'--jitter'", "from 0 to 1e+06 seconds, got 1e+07"]),
+        ("static-fifo --requests 99999999999", ["'--requests'", "from 1 to 1000000000, got"]),
+        (
+            "static-fifo --batch-size 9223372036854775808",
+            ["'--batch-size'", "from 1 to 1000000, got"],
+        ),
+        ("dynamic-no-bins --batch-min 1000001", ["'--batch-min'", "from 1 to 1000000, got"]),
+        ("dynamic-no-bins --batch-max 1000001", ["'--batch-max'", "from 1 to 1000000, got"]),
+        ("static-fifo --sla -1", ["'--sla'", "> 0 seconds, got -1"]),
         ("static-fifo --sla nan", ["'--sla'", "got nan"]),
         ("static-fifo --sla inf", ["'--sla'", "got inf"]),
-        ("static-fifo --gpus 0", ["'--gpus'", "must be a whole number >= 1 or inf", "got '0'"]),
+        ("static-fifo --gpus 0", ["'--gpus'", "must be a whole number >= 1, or inf, got 0"]),
         ("static-fifo --predictor bert", ["predictor must be one of oracle, ", "'bert'"]),
         ("static-fifo --bins 4", ["No such option", "--bins"]),
         ("static-fifo extra", ["unexpected extra argument (extra)"]),
-        ("multi-bin-dynamic --bins 0", ["'--bins'", "0 is not in the range 1<=x<=64"]),
-        ("multi-bin-dynamic --bins 65", ["'--bins'", "65 is not in the range 1<=x<=64"]),
+        ("multi-bin-dynamic --bins 0", ["'--bins'", "from 1 to 64, got 0; use 1"]),
+        ("multi-bin-dynamic --bins 65", ["'--bins'", "from 1 to 64, got 65"]),
         ("multi-bin-dynamic --bins 3 --bin-edges 64,256,1024", ["must be 4", "got 3"]),
         ("multi-bin-dynamic --predictor confusion:bert --bins 3", ["2, 4 and 8 bins", "got 3"]),
         ("multi-bin-dynamic --predictor bin-error:0.1 --bin-by total", ["by output", "'total'"]),
@@ -128,7 +131,7 @@ def test_trace__that_cannot_be_used_is_one_line(command, tmp_path):
         ("dynamic-no-bins --batch-min 2 --controller none", ["--batch-min", "leave it out"]),
         ("dynamic-no-bins --llm llama-3.1-70b", ["'llama-3.1-70b' must fit", "141.20 GB"]),
         ("dynamic-no-bins --gpu-memory 4", ["must fit GPU '4 GB'", "take a larger GPU"]),
-        ("multi-bin-only --max-forming-wait -1", ["'--max-forming-wait'", ">= 0, got -1"]),
+        ("multi-bin-only --max-forming-wait -1", ["'--max-forming-wait'", ">= 0 seconds, got -1"]),
         ("compare --schedulers fifo", ["scheduler must be one of static_fifo, ", "'fifo'"]),
         ("compare --schedulers static-fifo,static_fifo", ["once", "static_fifo twice"]),
         ("compare --schedulers ,", ["names between commas", "','"]),
@@ -145,7 +148,9 @@ def test_error__is_one_line_that_says_what_to_do(arguments, texts):
 
 @pytest.mark.parametrize("option", ["--requests-out", "--batches-out"])
 def test_table_path__is_refused_before_the_run(option, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmsched.simulation.simulate", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(
+        "llmsched.simulation.simulate.simulate", lambda *_, **__: pytest.fail("it ran")
+    )
     wrong_suffix, no_folder = tmp_path / "r.xlsx", tmp_path / "no" / "r.csv"
     assert_refused(run("static-fifo", option, wrong_suffix), ".csv or .parquet", "r.xlsx")
     assert_refused(run("static-fifo", option, no_folder), "create it first", "no/r.csv")
@@ -206,7 +211,7 @@ def test_table__that_cannot_be_written_after_all_is_a_failed_run(trace, monkeypa
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmsched.output._write", fail)
+    monkeypatch.setattr("llmsched.engine.export._write", fail)
     table = trace.with_name("o.csv")
     result = run("static-fifo", "--trace", trace, "--requests-out", table)
     assert result.exit_code == 1
@@ -435,7 +440,7 @@ def test_compare__json_has_every_scheduler_its_intervals_and_the_differences(tra
 
 
 def test_compare__reads_a_file_once(trace, monkeypatch):
-    from llmsched import formats
+    from llmsched.workload.formats import registry as formats
 
     reads, read_trace = [], formats.read_trace
     monkeypatch.setattr(

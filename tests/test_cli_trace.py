@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from llmsched._data import data_folder
-from llmsched.cli.trace import trace
-from llmsched.fetch import FetchError
-from llmsched.formats import CsvFormat, read_trace
+from llmsched._util.resources import data_folder
+from llmsched.cli.commands.trace import trace
+from llmsched.workload.fetch import FetchError
+from llmsched.workload.formats.csv import CsvFormat
+from llmsched.workload.formats.registry import read_trace
 
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 ROWS = [
@@ -247,7 +248,9 @@ def test_convert__that_fails_at_the_end_is_a_failed_run(file, tmp_path, monkeypa
 
 
 def test_convert__checks_the_output_before_it_reads(file, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmsched.workload.Workload.load", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(
+        "llmsched.workload.workload.Workload.load", lambda *_: pytest.fail("it was read")
+    )
     assert_refused(run("convert", file, tmp_path / "o.xlsx"), ".csv, .txt, .parquet, .pq, .jsonl")
     assert_refused(run("convert", file, tmp_path), "must not be a folder")
     assert_refused(run("convert", file, tmp_path / ("x" * 300)), "File name too long")
@@ -275,7 +278,7 @@ def test_fetch__hands_its_options_on_and_prints_the_path(monkeypatch, tmp_path):
         asked.append((name, options))
         return tmp_path / "x.csv"
 
-    monkeypatch.setattr("llmsched.fetch.fetch", fetch)
+    monkeypatch.setattr("llmsched.workload.fetch.fetch", fetch)
     options = ("--url", "http://mirror/x", "--sha256", "ab" * 32, "--out", tmp_path)
     result = run("fetch", "burstgpt", *options)
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{tmp_path / 'x.csv'}\n", "")
@@ -286,7 +289,7 @@ def test_fetch__hands_its_options_on_and_prints_the_path(monkeypatch, tmp_path):
                 "url": "http://mirror/x",
                 "sha256": "ab" * 32,
                 "folder": str(tmp_path),
-                "progress": False,
+                "progress": None,
             },
         )
     ]
@@ -300,7 +303,7 @@ def test_fetch__a_failed_download_is_one_line_and_exit_code_1(monkeypatch, tmp_p
     def fail(*_, **__):
         raise FetchError("the server says 404")
 
-    monkeypatch.setattr("llmsched.fetch.fetch", fail)
+    monkeypatch.setattr("llmsched.workload.fetch.fetch", fail)
     result = run("fetch", "burstgpt", "--out", tmp_path)
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
@@ -308,7 +311,9 @@ def test_fetch__a_failed_download_is_one_line_and_exit_code_1(monkeypatch, tmp_p
 
 
 def test_fetch__what_cannot_be_is_refused_before_connecting(monkeypatch):
-    monkeypatch.setattr("llmsched.fetch.fetch", lambda *_, **__: pytest.fail("it connected"))
+    monkeypatch.setattr(
+        "llmsched.workload.fetch.fetch", lambda *_, **__: pytest.fail("it connected")
+    )
     assert_refused(run("fetch", "burstgpt", "--url", "nonsense"), "http(s)://", "'nonsense'")
     assert_refused(run("fetch", "burstgpt", "--sha256", "zz"), "64 hexadecimal digits", "'zz'")
 

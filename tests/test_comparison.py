@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched import Run, Settings, Trace, Workload, compare, formats, simulate
-from llmsched.comparison import Comparison, Difference, SchedulerResult
-from llmsched.latency import PerTokenModel
-from llmsched.memory import MODELS
-from llmsched.stats import Interval
+from llmsched import Run, Settings, Trace, Workload, compare, simulate
+from llmsched.hardware import MODELS
+from llmsched.latency.formulas import PerTokenModel
+from llmsched.metrics.intervals import Interval
+from llmsched.simulation.comparison_results import Comparison, Difference, SchedulerResult
+from llmsched.workload.formats import registry as formats
 
 THREE = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")
 BUSY = Workload(requests=300, rps_scale=800.0)
@@ -271,6 +272,7 @@ def test_options__reach_every_run() -> None:
         "settings": Settings(sla_s=3.0, batch_size=5, controller="window"),
         "admission": "one-by-one",
         "llm": MODELS["llama-2-7b"],
+        "gpu": "a100-80gb",
     }
     comparison = compare(BUSY, THREE, replications=2, seed=6, **options)
     for result in comparison.results:
@@ -292,7 +294,7 @@ def test_options__reach_every_run() -> None:
         ({"latency": "a100"}, "latency must be .* got 'a100'"),
         ({"predictor": "magic"}, "predictor must be .* got 'magic'"),
         ({"n_gpus": 0}, "n_gpus must be .*>= 1.*, got 0"),
-        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"seed": -1}, "seed must be a whole number from 0 .* got -1"),
     ],
 )
 def test_options__that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:

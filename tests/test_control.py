@@ -7,7 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from llmsched.control import NoController, PaperController, SlaController, WindowController
+from llmsched.schedulers.sla_control import (
+    NoController,
+    PaperController,
+    SlaController,
+    WindowController,
+)
 
 State = tuple[int, int, int]
 

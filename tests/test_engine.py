@@ -17,14 +17,16 @@ import pytest
 import simpy
 from scipy import stats
 
-from llmsched.engine import run as run_module
-from llmsched.engine import run_engine
-from llmsched.engine.bins import BinStore, Pull
+from llmsched.engine.batch import run as run_module
+from llmsched.engine.batch.bins import BinStore, Pull
+from llmsched.engine.batch.queues import WaitingBins
+from llmsched.engine.batch.run import run_engine
 from llmsched.engine.clock import NORMAL, URGENT, Clock
-from llmsched.engine.queues import Columns, WaitingBins
-from llmsched.schedulers import Settings, make_scheduler
-from llmsched.tables import BatchTable, RequestTable
-from llmsched.trace import Trace
+from llmsched.engine.columns import Columns
+from llmsched.engine.records import BatchTable, RequestTable
+from llmsched.schedulers.registry import make_scheduler
+from llmsched.schedulers.settings import Settings
+from llmsched.workload.trace import Trace
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
 ADMISSIONS = ("together", "one-by-one")

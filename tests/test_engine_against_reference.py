@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from llmsched.engine import run_engine
-from llmsched.schedulers import Settings, make_scheduler
-from llmsched.tables import BatchTable, RequestTable
-from llmsched.trace import Trace
+from llmsched.engine.batch.run import run_engine
+from llmsched.engine.records import BatchTable, RequestTable
+from llmsched.schedulers.registry import make_scheduler
+from llmsched.schedulers.settings import Settings
+from llmsched.workload.trace import Trace
 from reference_engine import (
     SCHEDULERS,
     Controller,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llmsched import fetch as fetch_module
-from llmsched.fetch import RELEASES, FetchError, fetch
+from llmsched.workload import fetch as fetch_module
+from llmsched.workload.fetch import RELEASES, FetchError, fetch
 
 CONTENT = b"Timestamp,Model\n" + bytes(i % 251 for i in range(1_000_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -241,11 +241,12 @@ def test_folder__that_cannot_be_written_is_refused(server, tmp_path):
         get(server, tmp_path / "file" / "below")
 
 
-def test_progress__is_shown_on_stderr_only(server, tmp_path, capfd):
-    get(server, tmp_path, progress=True)
-    shown = capfd.readouterr()
-    assert shown.out == ""
-    assert FILE in shown.err
+def test_progress__counts_the_bytes_up_to_the_whole_file(server, tmp_path):
+    told = []
+    path = get(server, tmp_path, progress=lambda done, total: told.append((done, total)))
+    size = path.stat().st_size
+    assert told[-1] == (size, size)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
 
 
 def test_releases__have_full_checksums():

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmsched.benchmark_fit import fit_benchmarks
-from llmsched.benchmark_imports import BenchmarkPoint, Benchmarks
-from llmsched.fit_figures import (
+from llmsched.calibration.benchmarks.fit import fit_benchmarks
+from llmsched.calibration.benchmarks.points import BenchmarkPoint, Benchmarks
+from llmsched.figures.calibration import (
     FORM_COLOURS,
     benchmark_figure,
     fit_figure,
     form_colours,
     residual_figure,
 )
-from llmsched.latency_fit import fit_grid
-from llmsched.latency_grid import LatencyGrid
-from llmsched.latency_models import Shape
+from llmsched.latency.base import Shape
+from llmsched.latency.fit.best import fit_grid
+from llmsched.latency.fit.grid import LatencyGrid
 
 FORMS = ("reference", "four-term")
 

@@ -15,14 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-import llmsched.trace
-from llmsched import formats
-from llmsched._trace_columns import buffer_of
-from llmsched.formats import read_trace, recognise, write_trace
-from llmsched.trace import Labels, Trace, TraceError
+import llmsched.workload.trace
+from llmsched.workload.formats import registry as formats
+from llmsched.workload.formats.columns import buffer_of
+from llmsched.workload.formats.registry import read_trace, recognise, write_trace
+from llmsched.workload.trace import Labels, Trace, TraceError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real traces must lie in {DATA}")
@@ -470,7 +469,7 @@ def test_parquet__what_is_wrong_is_named(tmp_path, changes, expected):
 
 
 def test_parquet__the_row_counts_through_all_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmsched._trace_parquet._ROWS_PER_BLOCK", 2)
+    monkeypatch.setattr("llmsched.workload.formats.parquet._ROWS_PER_BLOCK", 2)
     spoilt = {"output_tokens": pa.array([1, 2, -3])}
     assert "row 3, column 'output_tokens'" in refusal(parquet_with(tmp_path / "x", **spoilt))
     trace = read_trace(parquet_with(tmp_path / "x"))
@@ -648,7 +647,7 @@ def test_writing__late_and_early_times_come_back(tmp_path, name, offset_s):
 
 def test_writing__what_would_be_ruined_is_refused(tmp_path, monkeypatch):
     # given times that int64 milliseconds cannot hold, which only a trace past its own check has
-    monkeypatch.setattr(llmsched.trace, "LONGEST_S", math.inf)
+    monkeypatch.setattr(llmsched.workload.trace, "LONGEST_S", math.inf)
     trace = replace(made(np.arange(3.0)), arrival_s=np.array([0.0, 2.0, 1e16]))
     # when / then
     with pytest.raises(TraceError, match=r"mooncake holds times in .* got 0 to 1e\+16 s; .* csv"):
@@ -799,7 +798,8 @@ def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
 
 def test_import__is_light():
     code = (
-        "import sys, llmsched.formats, llmsched.preparation, llmsched.fetch, llmsched.cli.trace\n"
+        "import sys, llmsched.workload.formats.registry, llmsched.workload.prepare\n"
+        "import llmsched.workload.fetch, llmsched.cli.commands.trace\n"
         "heavy = {'pandas', 'pyarrow', 'scipy', 'requests', 'pooch', 'rich', 'plotnine'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -810,8 +810,8 @@ def test_import__is_light():
 def test_reading__does_not_load_pandas(tmp_path):
     path = put(tmp_path, BURSTGPT + "5,ChatGPT,472,18,490,Conversation log\n")
     code = (
-        "import sys, llmsched.formats\n"
-        f"llmsched.formats.read_trace({str(path)!r})\n"
+        "import sys, llmsched.workload.formats.registry\n"
+        f"llmsched.workload.formats.registry.read_trace({str(path)!r})\n"
         "print('pandas' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -866,8 +866,8 @@ def test_real__the_exact_pass_agrees_with_the_fast_one(
     def refuse(*_):
         raise OSError
 
-    monkeypatch.setattr("llmsched._trace_csv.CsvFormat._read_blocks", refuse)
-    monkeypatch.setattr("llmsched._trace_json._read_blocks", refuse)
+    monkeypatch.setattr("llmsched.workload.formats.csv.CsvFormat._read_blocks", refuse)
+    monkeypatch.setattr("llmsched.workload.formats.jsonlines._read_blocks", refuse)
     exact = read_trace(DATA / file)
     assert rows(exact) == rows(fast)
     assert (exact.prefix_ids is None) == (fast.prefix_ids is None)

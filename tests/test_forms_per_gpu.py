@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llmsched._data import data_folder
-from llmsched.latency_forms import MAX_GAMMA
-from llmsched.latency_grid import LatencyGrid
+from llmsched._util.resources import data_folder
+from llmsched.latency.fit.grid import LatencyGrid
+from llmsched.latency.formulas import MAX_GAMMA
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -8,25 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from llmsched import latency
-from llmsched._data import data_folder
-from llmsched.latency import (
+from llmsched._util.resources import data_folder
+from llmsched.latency import registry as latency
+from llmsched.latency.base import (
     CalibrationWarning,
-    FourTermModel,
     LatencyModel,
     MeasuredRange,
-    PromptOutputModel,
-    SaturatingModel,
     Shape,
-    StepModel,
-    latency_names,
-    load_latency,
     service_times_s,
-    warn_outside,
 )
+from llmsched.latency.formulas import FourTermModel, PromptOutputModel, SaturatingModel
+from llmsched.latency.registry import latency_names, load_latency, warn_outside
+from llmsched.latency.step import StepModel
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 MEASURED = [name for name in latency_names() if load_latency(name).kind == "measurement"]

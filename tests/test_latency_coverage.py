@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmsched import latency_form_fit
-from llmsched.latency_form_fit import fit_form
-from llmsched.latency_grid import LatencyGrid
+from llmsched.latency.fit import form_fit as latency_form_fit
+from llmsched.latency.fit.form_fit import fit_form
+from llmsched.latency.fit.grid import LatencyGrid
 
 TRUTH = {
     "reference": np.array([0.3, 0.0004, 0.6]),

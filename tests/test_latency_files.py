@@ -7,20 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from llmsched.latency import (
-    CalibrationError,
-    DrawnModel,
-    FourTermModel,
-    InterpolationModel,
-    MeasuredRange,
-    PerTokenModel,
-    SaturatingModel,
-    Shape,
-    StepModel,
-    Uncertainty,
-    load_latency,
-)
-from llmsched.latency_files import load_model, model_to_dict, save_model
+from llmsched.latency.base import CalibrationError, MeasuredRange, Shape
+from llmsched.latency.files import load_model, model_to_dict, save_model
+from llmsched.latency.formulas import DrawnModel, FourTermModel, PerTokenModel, SaturatingModel
+from llmsched.latency.interpolation import InterpolationModel
+from llmsched.latency.registry import load_latency
+from llmsched.latency.step import StepModel
+from llmsched.latency.uncertainty import Uncertainty
 
 ABOUT = {"name": "mine", "source": "made up, β and γ"}
 ERRORS = Uncertainty.of(("a0_s", "a2_s"), np.diag([1e-4, 1e-12]) / 3, degrees_of_freedom=7)

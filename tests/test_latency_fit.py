@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmsched.latency import CalibrationError, CalibrationWarning, Shape, load_latency
-from llmsched.latency_fit import fit_form, fit_grid
-from llmsched.latency_forms import nonnegative_least_squares
-from llmsched.latency_grid import HEADER, LatencyGrid, read_grid
+from llmsched.latency.base import CalibrationError, CalibrationWarning, Shape
+from llmsched.latency.fit.best import fit_grid
+from llmsched.latency.fit.form_fit import fit_form
+from llmsched.latency.fit.forms import nonnegative_least_squares
+from llmsched.latency.fit.grid import LatencyGrid, read_grid
+from llmsched.latency.fit.grid_columns import HEADER
+from llmsched.latency.registry import load_latency
 
 REFERENCE = np.array([0.015, 0.0003, 0.4])
 FOUR_TERM = np.array([0.05, 0.008, 7e-5, 9e-8])

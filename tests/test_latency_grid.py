@@ -8,14 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmsched.latency import CalibrationError, CalibrationWarning, load_latency
-from llmsched.latency_columns import (
+from llmsched.latency.base import CalibrationError, CalibrationWarning
+from llmsched.latency.fit.grid import read_grid
+from llmsched.latency.fit.grid_columns import (
     HEADER,
     MEMORY_COLUMNS,
     STATUS_COLUMNS,
     STEP_COLUMNS,
+    FailedCell,
 )
-from llmsched.latency_grid import FailedCell, read_grid
+from llmsched.latency.registry import load_latency
 
 ALL = (*HEADER, *STEP_COLUMNS, *MEMORY_COLUMNS, *STATUS_COLUMNS)
 ROWS = [

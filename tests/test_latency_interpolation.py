@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from llmsched.latency import CalibrationError, InterpolationModel, Shape, service_times_s
-from llmsched.latency_fit import fit_form
-from llmsched.latency_grid import LatencyGrid
-from llmsched.latency_interpolation import monotone
+from llmsched.latency.base import CalibrationError, Shape, service_times_s
+from llmsched.latency.fit.form_fit import fit_form
+from llmsched.latency.fit.grid import LatencyGrid
+from llmsched.latency.interpolation import InterpolationModel, monotone
 
 
 def model(times_s, b=(1, 4), lengths=(100, 200), **more):

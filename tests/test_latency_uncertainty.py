@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmsched.latency import FourTermModel, SaturatingModel, Shape, Uncertainty
-from llmsched.latency_forms import nonnegative_least_squares
+from llmsched.latency.base import Shape
+from llmsched.latency.fit.forms import nonnegative_least_squares
+from llmsched.latency.formulas import FourTermModel, SaturatingModel
+from llmsched.latency.uncertainty import Uncertainty
 
 NAMES = ("a0_s", "a1_s")
 COVARIANCE = np.array([[0.04, 0.015], [0.015, 0.01]])

@@ -7,13 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmsched.latency import CalibrationError, CalibrationWarning, InterpolationModel, Shape
-from llmsched.latency_fit import FORM_NAMES, fit_form, fit_grid
-from llmsched.latency_grid import LatencyGrid
-from llmsched.latency_step import StepModel
-from llmsched.latency_step_fit import step_problem
-from llmsched.latency_validation import compare_forms, held_out_errors
-from llmsched.latency_words import misfit_in_words
+from llmsched.cli.text_calibrate import misfit_in_words
+from llmsched.latency.base import CalibrationError, CalibrationWarning, Shape
+from llmsched.latency.fit.best import fit_grid
+from llmsched.latency.fit.bootstrap import bootstrap
+from llmsched.latency.fit.form_fit import FORM_NAMES, fit_form
+from llmsched.latency.fit.grid import LatencyGrid
+from llmsched.latency.fit.step_form import step_problem
+from llmsched.latency.fit.validation import compare_forms, held_out_errors
+from llmsched.latency.interpolation import InterpolationModel
+from llmsched.latency.step import StepModel
 
 
 def grid(
@@ -271,7 +274,7 @@ def test_bootstrap__scatters_as_the_covariance_says():
     # given a grid with one measurement per cell; when 400 grids are redrawn from its residuals
     cells = grid(reference_s, noise=0.05, seed=4, sizes=(1, 2, 4, 8, 16, 32))
     fit = fit_form(cells, "reference", chosen="x")
-    redrawn = fit.bootstrap(400, np.random.default_rng(1))
+    redrawn = bootstrap(fit, 400, np.random.default_rng(1))
     # then the standard errors agree (known to 3.5 %; residuals of 24 cells are their own sample)
     assert redrawn.standard_errors == pytest.approx(fit.standard_errors, rel=0.2)
     assert redrawn.how == "residuals"
@@ -291,7 +294,7 @@ def test_bootstrap__from_trials_redraws_their_errors():
         n_trials=np.full(len(cells), 16),
     )
     fit = fit_form(said, "reference", chosen="x")
-    redrawn = fit.bootstrap(400, np.random.default_rng(1))
+    redrawn = bootstrap(fit, 400, np.random.default_rng(1))
     assert redrawn.how == "errors of the trials"
     assert redrawn.standard_errors == pytest.approx(fit.standard_errors, rel=0.15)
 
@@ -301,7 +304,7 @@ def test_bootstrap__residuals_are_widened_for_the_parameters():
     cells = grid(reference_s, noise=0.02, seed=1, sizes=(1, 4, 64), lengths=(128, 4096))
     fit = fit_form(cells, "reference", chosen="x")
     assert fit.at_bound == ()
-    redrawn = fit.bootstrap(1000, np.random.default_rng(1))
+    redrawn = bootstrap(fit, 1000, np.random.default_rng(1))
     # then the standard errors are those of the covariance, which divides by the 3 that are left;
     # 1000 fits tell them to 2.2 %: 4 of these are 9 %, where residuals as they are give 29 % less
     assert redrawn.standard_errors == pytest.approx(fit.standard_errors, rel=0.09)
@@ -311,7 +314,7 @@ def test_bootstrap__interval_leaves_out_half_of_the_rest_at_each_end():
     # given a parameter that came out as 0, 1, ..., 1000
     fit = fit_form(grid(reference_s, noise=0.02), "reference", chosen="x")
     found = replace(
-        fit.bootstrap(2, np.random.default_rng(1)), parameters=np.arange(1001.0)[:, None]
+        bootstrap(fit, 2, np.random.default_rng(1)), parameters=np.arange(1001.0)[:, None]
     )
     assert found.intervals().tolist() == [pytest.approx([25, 975])]
     assert found.intervals(0.9).tolist() == [pytest.approx([50, 950])]
@@ -320,9 +323,9 @@ def test_bootstrap__interval_leaves_out_half_of_the_rest_at_each_end():
 def test_bootstrap__of_an_interpolation_is_refused():
     fit = fit_form(grid(four_term_s), "interpolation", chosen="x")
     with pytest.raises(CalibrationError, match="must have a parametric form, got interpolation"):
-        fit.bootstrap(10, np.random.default_rng(1))
+        bootstrap(fit, 10, np.random.default_rng(1))
     with pytest.raises(ValueError, match="at least 2 fits, got 1"):
-        fit.bootstrap(1, np.random.default_rng(1))
+        bootstrap(fit, 1, np.random.default_rng(1))
 
 
 def test_words__say_where_the_reference_form_saturates():

@@ -11,7 +11,7 @@ HEAVY = ("numpy", "scipy", "pandas", "pyarrow", "plotnine", "matplotlib", "torch
 ALSO = ("simpy", "rich", "requests", "pooch", "ray")
 RUN = """
 import sys
-from llmsched.cli import main
+from llmsched.cli.main import main
 sys.argv = ["llmsched", *{arguments!r}]
 try:
     main()

@@ -4,12 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from llmsched.load import LABEL_RULE, load_label, memory_best_batch, offered_load
-from llmsched.tables import BatchTable, RequestTable
-from llmsched.trace import Trace
+from llmsched.engine.records import BatchTable, RequestTable
+from llmsched.metrics.load import LABEL_RULE, load_label, memory_best_batch, offered_load
+from llmsched.workload.trace import Trace
 
 
 class Sums:

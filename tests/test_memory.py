@@ -8,17 +8,16 @@ from statistics import NormalDist
 
 import pytest
 
-from llmsched.memory import (
+from llmsched.hardware import (
     DEFAULT_GPU,
     DEFAULT_MODEL,
     GPUS,
     MODELS,
-    BufferLimit,
-    CltLimit,
     GpuSpec,
     ModelSpec,
     kv_capacity_tokens,
 )
+from llmsched.schedulers.memory_limit import BufferLimit, CltLimit
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from llmsched.metrics import metrics
-from llmsched.tables import BatchTable, RequestTable
+from llmsched.engine.records import BatchTable, RequestTable
+from llmsched.metrics.run import metrics
 
 JSON_KEYS = [
     *("requests", "completed", "rejected", "gpus", "bins", "sla_s", "makespan_s"),

@@ -7,8 +7,8 @@ import warnings
 import click
 from click.testing import CliRunner
 
-from llmsched._notes import Notes
-from llmsched.cli.common import OneLineErrors
+from llmsched._util.notes import Notes
+from llmsched.cli.errors import OneLineErrors
 
 
 def test_notes__that_differ_in_numbers_only_are_one():

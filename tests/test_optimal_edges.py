@@ -6,12 +6,11 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from llmsched import Binning, Settings, Trace, simulate
-from llmsched.binning import assign_bins, equal_mass_edges
-from llmsched.optimal_edges import MOST_ATOMS, expected_batch_max, optimal_edges
+from llmsched.prediction.edges import assign_bins, equal_mass_edges
+from llmsched.prediction.optimal_edges import MOST_ATOMS, expected_batch_max, optimal_edges
 
 small_samples = st.lists(st.integers(0, 30), min_size=1, max_size=9)
 

@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmsched import output
-from llmsched.engine import run_engine
-from llmsched.latency import load_latency
-from llmsched.output import check_table_path, write_table
-from llmsched.schedulers import Settings, make_scheduler
-from llmsched.tables import BatchTable, RequestTable
-from llmsched.trace import Trace
+from llmsched.engine import export as output
+from llmsched.engine.batch.run import run_engine
+from llmsched.engine.export import check_table_path, write_table
+from llmsched.engine.records import BatchTable, RequestTable
+from llmsched.latency.registry import load_latency
+from llmsched.schedulers.registry import make_scheduler
+from llmsched.schedulers.settings import Settings
+from llmsched.workload.trace import Trace
 
 REQUEST_COLUMNS = [
     *("request", "arrival_s", "prompt_tokens", "output_tokens", "predicted_tokens", "bin"),

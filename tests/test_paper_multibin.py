@@ -12,19 +12,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from llmsched.cli import main
-from llmsched.distributions import Exponential, Uniform
-from llmsched.papers.multibin import FIGURES, Check, reproduce
-from llmsched.papers.multibin.bert import accuracy
-from llmsched.papers.multibin.bin_errors import neighbour_confusion
-from llmsched.papers.multibin.gsm8k import Gsm8kSettings, fitted_laws
-from llmsched.papers.multibin.lengths import quantile_law
-from llmsched.papers.multibin.output import write
-from llmsched.papers.multibin.report import report
-from llmsched.papers.multibin.results import computed, standard_error
-from llmsched.papers.multibin.runs import Point, Study, run_point, run_studies
-from llmsched.papers.multibin.settings import load_settings
-from llmsched.stats import mean_interval
+from llmsched.cli.main import main
+from llmsched.metrics.intervals import mean_interval
+from llmsched.studies.multibin.bert import accuracy
+from llmsched.studies.multibin.bin_errors import neighbour_confusion
+from llmsched.studies.multibin.gsm8k import Gsm8kSettings, fitted_laws, quantile_law
+from llmsched.studies.multibin.report import report, write
+from llmsched.studies.multibin.reproduction import FIGURES, reproduce
+from llmsched.studies.multibin.results import Check, computed, standard_error
+from llmsched.studies.multibin.runs import Point, Study, load_settings, run_point, run_studies
+from llmsched.theory.distributions import Exponential, Uniform
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 REPRODUCED = ("1b", "3", "4", "6", "8", "9", "table-1")  # every check of these must hold
@@ -141,8 +138,8 @@ def test_figure_8__edge_bins_err_towards_their_only_neighbour():
 
 
 def test_figure_9__the_bound_of_appendix_a4_is_above_the_simulated_batch_time():
-    from llmsched.papers.multibin.saturation import SaturationSettings
-    from llmsched.theory import exponential_makespan_bound_s
+    from llmsched.studies.multibin.saturation import SaturationSettings
+    from llmsched.theory.multi_bin import exponential_makespan_bound_s
 
     settings = load_settings(SaturationSettings, "figure_9", quick=True)
     points = [settings.bound_point(k) for k in settings.n_bins[1:]]
@@ -275,7 +272,7 @@ def test_report__has_every_figure_and_every_check(tmp_path):
 
 @pytest.mark.parametrize("number", [number for number in FIGURES if number != "table-1"])
 def test_figure__can_be_drawn(number, tmp_path):
-    from llmsched.paper_figures import DRAW
+    from llmsched.studies.multibin.figures import DRAW
 
     picture = tmp_path / "figure.png"
     DRAW[number](figure(number)).save(picture, dpi=40, verbose=False)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from llmsched._registry import Registry
-from llmsched.cli import main
-from llmsched.schedulers import SCHEDULERS, make_scheduler, static_fifo
+from llmsched._util.registry import Registry
+from llmsched.cli.main import main
+from llmsched.schedulers.registry import SCHEDULERS, make_scheduler, static_fifo
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shortest_bin_first"
 

@@ -7,15 +7,16 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 from scipy.special import ndtr
 
-from llmsched.binning import Binning, assign_bins, equal_mass_edges
-from llmsched.prediction import (
+from llmsched.prediction.binning import Binning
+from llmsched.prediction.edges import assign_bins, equal_mass_edges
+from llmsched.prediction.predictors import (
     BERT_CONFUSION,
     DEFAULT_SIGMA,
     PREDICTORS,
     Noisy,
     predictor_from_spec,
 )
-from llmsched.trace import Trace
+from llmsched.workload.trace import Trace
 
 ALL_SPECS = ["oracle", "noisy", "noisy:0.3", "bin-error:0.2", "confusion:bert", "prompt-power-law"]
 

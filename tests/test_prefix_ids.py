@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from llmsched.prefix_ids import PrefixIds
-from llmsched.shared_prefixes import with_shared_prefixes
-from llmsched.trace import Trace, TraceError
+from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.shared_prefixes import with_shared_prefixes
+from llmsched.workload.trace import Trace, TraceError
 
 
 def trace_of(prompts: list[int], **columns: object) -> Trace:

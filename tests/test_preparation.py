@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched.formats import read_trace
-from llmsched.preparation import burst_shapes, describe, gamma_shape, prepare
-from llmsched.trace import Labels, Trace, TraceError
+from llmsched.workload.describe import burst_shapes, describe, gamma_shape
+from llmsched.workload.formats.registry import read_trace
+from llmsched.workload.prepare import prepare
+from llmsched.workload.trace import Labels, Trace, TraceError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real traces must lie in {DATA}")

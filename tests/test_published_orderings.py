@@ -20,12 +20,13 @@ from pathlib import Path
 import pytest
 
 from llmsched import Settings, Workload, simulate
-from llmsched.batching import DynamicBatcher
-from llmsched.control import PaperController
-from llmsched.memory import GPUS, MODELS, BufferLimit, kv_capacity_tokens
-from llmsched.metrics import Metrics
-from llmsched.schedulers import SCHEDULERS, make_scheduler
-from llmsched.stats import Interval, mean_interval, paired_difference
+from llmsched.hardware import GPUS, MODELS, kv_capacity_tokens
+from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
+from llmsched.metrics.run import Metrics
+from llmsched.schedulers.batch_size import DynamicBatcher
+from llmsched.schedulers.memory_limit import BufferLimit
+from llmsched.schedulers.registry import SCHEDULERS, make_scheduler
+from llmsched.schedulers.sla_control import PaperController
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "stress"
 STATIC, DYNAMIC, MULTI = "static_fifo", "dynamic_no_bins", "multi_bin_dynamic"
@@ -41,7 +42,7 @@ HARDWARE = {"reference": (Settings(), 1.0), "h100-llama-3-8b-vllm": (H100, 10.0)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*equal-mass bins asked for.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore::llmsched.latency.CalibrationWarning"),
+    pytest.mark.filterwarnings("ignore::llmsched.latency.registry.CalibrationWarning"),
 ]
 
 

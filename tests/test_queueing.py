@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from llmsched.distributions import Lognormal
-from llmsched.queueing import (
+from llmsched.theory.distributions import Lognormal
+from llmsched.theory.queueing import (
     batch_server,
     constant_batch_server,
     erlang_c,

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from llmsched import Run, Settings, Trace, Workload, compare, load_latency, simulate
-from reference_engine import Request, reference_service_s
-from reference_engine import run as reference_run
+from reference_engine import Request, reference_service_s, run as reference_run
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FILES = {
@@ -46,7 +45,7 @@ pytestmark = [
     ),
     # real lengths tie, and leave the range where a latency model was measured
     pytest.mark.filterwarnings("ignore:.*equal-mass bins asked for.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore::llmsched.latency.CalibrationWarning"),
+    pytest.mark.filterwarnings("ignore::llmsched.latency.registry.CalibrationWarning"),
     pytest.mark.filterwarnings("ignore:admission makes no difference:UserWarning"),
 ]
 every_file = pytest.mark.parametrize("name", sorted(FILES))
@@ -86,7 +85,7 @@ def assert_accounted(run: Run, trace: Trace) -> None:
     assert (requests.start_s[done] >= requests.arrival_s[done]).all()
     assert (requests.finish_s[done] >= requests.start_s[done]).all()
     # rejected: what cannot fit the memory alone, where there is one
-    limit = CAPACITY_TOKENS if "dynamic" in run.scheduler else np.inf
+    limit = run.config["capacity_tokens"] if "dynamic" in run.scheduler else np.inf
     assert (done == (trace.total_tokens <= limit)).all()
     # late or rejected is a violation, on time is goodput, and there is no third
     on_time = (requests.finish_s[done] - requests.arrival_s[done] <= figures.sla_s).sum()
@@ -184,6 +183,7 @@ def test_real__a_prefix_equals_the_eager_reference_to_the_last_bit(
                 scheduler,
                 n_gpus=n_gpus,
                 latency=latency,
+                settings=Settings(capacity_tokens=CAPACITY_TOKENS),  # as the reference has it
                 admission=admission,  # type: ignore[arg-type]
             )
             columns = (

@@ -42,7 +42,7 @@ import pytest
 from scipy import stats
 
 from llmsched import Binning, Run, Settings, Trace, Workload, compare, load_latency, simulate
-from llmsched.output import write_table
+from llmsched.engine.export import write_table
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
 every_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
@@ -141,7 +141,7 @@ def test_scar_2__a_single_request_at_time_zero_is_served(name: str) -> None:
 def test_scar_3__an_unknown_name_is_an_error_never_a_default(option: str, name: str) -> None:
     given: dict[str, Any] = {"trace": "poisson", option: name}
     with pytest.raises(ValueError, match=f"must be .*got '{name}'|{name}: no such file"):
-        simulate(**given)
+        simulate(given.pop("trace"), **given)
 
 
 @pytest.mark.parametrize("option", ["controller", "memory", "bin_choice"])
@@ -357,7 +357,7 @@ def test_scar_8__the_load_can_be_held_by_scaling_the_rate_with_the_gpus() -> Non
 FRESH = """
 import sys
 from llmsched import Workload, simulate
-from llmsched.output import write_table
+from llmsched.engine.export import write_table
 run = simulate(Workload(requests=300, rps_scale=2000.0), sys.argv[1], seed=1)
 write_table(run.requests, sys.argv[2])
 """

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from llmsched.binning import equal_mass_edges
-from llmsched.service_laws import Empirical, Exponential, Lognormal, Uniform, drawn_trace, parse
+from llmsched.prediction.edges import equal_mass_edges
+from llmsched.theory.distributions import Empirical, Exponential, Lognormal, Uniform
+from llmsched.theory.service_laws import drawn_trace, parse
 
 VALUES_S = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0])
 CONTINUOUS = [

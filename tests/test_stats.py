@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from llmsched.stats import mean_interval, paired_difference
+from llmsched.metrics.intervals import mean_interval, paired_difference
 
 
 def test_interval__of_two_and_three_samples_has_the_tabulated_half_widths():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmsched.sweep import TIMING_COLUMNS, load_results, sweep
+from llmsched.simulation.sweep.sweep import TIMING_COLUMNS, load_results, sweep
 from sweep_kill_target import configs
 
 TARGET = Path(__file__).with_name("sweep_kill_target.py")

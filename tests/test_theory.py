@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from llmsched.distributions import Empirical, Exponential, Lognormal, Uniform
-from llmsched.makespans import (
+from llmsched.theory.distributions import Empirical, Exponential, Lognormal, Uniform
+from llmsched.theory.makespans import (
     bin_makespans,
     infinite_server_latency_s,
     mean_makespan_s,
     saturated_throughput_per_s,
 )
-from llmsched.theory import (
+from llmsched.theory.multi_bin import (
     bins_needed,
     equal_mass_edges_s,
     exponential_edges_s,

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from llmsched import Binning, Settings, simulate
-from llmsched.distributions import Exponential, Lognormal, ServiceLaw, Uniform
-from llmsched.queueing import mg1_wait_s, mmc_wait_s
-from llmsched.service_laws import drawn_trace
-from llmsched.theory import uniform_latency_s, uniform_throughput_per_s
+from llmsched.theory.distributions import Exponential, Lognormal, ServiceLaw, Uniform
+from llmsched.theory.multi_bin import uniform_latency_s, uniform_throughput_per_s
+from llmsched.theory.queueing import mg1_wait_s, mmc_wait_s
+from llmsched.theory.service_laws import drawn_trace
 
 pytestmark = pytest.mark.theory
 

@@ -4,13 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from llmsched import Binning, Settings, Trace, simulate
-from llmsched.engine import run_engine
-from llmsched.latency import load_latency
-from llmsched.schedulers import make_scheduler
+from llmsched.engine.batch.run import run_engine
+from llmsched.latency.registry import load_latency
+from llmsched.schedulers.registry import make_scheduler
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmsched import arrivals, formats
-from llmsched.trace import Trace, TraceError
-from llmsched.workload import DEFAULT_REQUESTS, Streams, Workload
+from llmsched._util.streams import Streams
+from llmsched.workload import synthetic as arrivals
+from llmsched.workload.formats import registry as formats
+from llmsched.workload.trace import Trace, TraceError
+from llmsched.workload.workload import DEFAULT_REQUESTS, Workload
 
 ROWS = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 5,ChatGPT,100,10,110,Conversation log
@@ -136,11 +138,11 @@ def test_source__that_is_neither_file_nor_profile_lists_the_profiles() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"requests": 0}, "requests must be >= 1, got 0"),
-        ({"rps_scale": 0.0}, "RPS scale must be from 1e-06 to 1e.09, got 0"),
-        ({"jitter_s": -1.0}, "jitter must be from 0 to 1e.06 s, got -1"),
+        ({"requests": 0}, "requests must be a whole number from 1 to 1000000000, got 0"),
+        ({"rps_scale": 0.0}, r"rps_scale must be a finite number from 1e-06 to 1e\+09, got 0"),
+        ({"jitter_s": -1.0}, r"jitter_s must be a finite number from 0 to 1e\+06 seconds, got -1"),
         ({"window_s": (5.0, 5.0)}, "window must be START:END"),
-        ({"failures": "hide"}, "failures must be 'drop' or 'keep', got 'hide'"),
+        ({"failures": "hide"}, "failures must be one of drop, keep; got 'hide'"),
         ({"model": "Claude"}, "'ChatGPT', 'GPT-4'; got 'Claude'"),
     ],
 )

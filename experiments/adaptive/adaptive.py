@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from llmsched import Trace, Workload, simulate
-from llmsched.binning import Binning
-from llmsched.latency import load_latency
-from llmsched.memory import GPUS, MODELS, kv_capacity_tokens
-from llmsched.schedulers import Settings
-from llmsched.simulation import Run
-from llmsched.stats import mean_interval, paired_difference
+from llmsched.hardware import GPUS, MODELS, kv_capacity_tokens
+from llmsched.latency.registry import load_latency
+from llmsched.metrics.intervals import mean_interval, paired_difference
+from llmsched.prediction.binning import Binning
+from llmsched.schedulers.settings import Settings
+from llmsched.simulation.simulate import Run
 
 HERE = Path(__file__).parent
 N_GPUS = 4

@@ -52,8 +52,8 @@ def timed(call: Callable[[], object]) -> tuple[float, object]:
 
 def engine_ratio(n: int, n_gpus: int, scheduler: str) -> dict[str, float]:
     """One run of the engine over the bare Store, each `n` requests, taken in turn three times."""
-    from llmsched import simulation
-    from llmsched.workload import Workload
+    from llmsched.simulation import simulate as simulation
+    from llmsched.workload.workload import Workload
 
     trace = Workload(requests=n).load(0)
     engine_s: list[float] = []
@@ -81,10 +81,10 @@ def engine_ratio(n: int, n_gpus: int, scheduler: str) -> dict[str, float]:
 
 def csv_run(path: str) -> dict[str, float]:
     """Read a trace file, run multi-bin on it, measure it."""
-    from llmsched.formats import read_trace
-    from llmsched.metrics import metrics
-    from llmsched.preparation import prepare
-    from llmsched.simulation import simulate
+    from llmsched.metrics.run import metrics
+    from llmsched.simulation.simulate import simulate
+    from llmsched.workload.formats.registry import read_trace
+    from llmsched.workload.prepare import prepare
 
     read_s, raw = timed(lambda: read_trace(path))
     trace = prepare(raw)
@@ -97,8 +97,8 @@ def csv_run(path: str) -> dict[str, float]:
 
 def synthetic_run(n: int) -> dict[str, float]:
     """Generate `n` requests, run multi-bin on 4 GPUs, measure it."""
-    from llmsched.simulation import simulate
-    from llmsched.workload import Workload
+    from llmsched.simulation.simulate import simulate
+    from llmsched.workload.workload import Workload
 
     load_s, trace = timed(lambda: Workload(requests=n).load(0))
     run_s, run = timed(lambda: simulate(trace, "multi_bin_dynamic"))

@@ -12,9 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
-from llmsched.papers.multibin import FIGURES, reproduce
-from llmsched.papers.multibin.output import write
-from llmsched.papers.multibin.report import summary_table
+from llmsched.studies.multibin.report import summary_table, write
+from llmsched.studies.multibin.reproduction import FIGURES, reproduce
 
 HERE = Path(__file__).resolve().parent
 

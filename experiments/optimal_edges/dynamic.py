@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from llmsched import Binning, Settings, Workload, simulate
-from llmsched.stats import mean_interval
+from llmsched.metrics.intervals import mean_interval
 
 LOADS = (("at time 0", 1, 200.0), ("200x", 4, 200.0), ("200x", 16, 200.0), ("20x", 4, 20.0))
 PREDICTORS = ("oracle", "noisy")

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmsched import Binning, Settings, Trace, Workload, simulate
-from llmsched.binning import BinBy
-from llmsched.optimal_edges import expected_batch_max
-from llmsched.stats import mean_interval
-from llmsched.workload import Streams
+from llmsched._util.streams import Streams
+from llmsched.metrics.intervals import mean_interval
+from llmsched.prediction.binning import BinBy
+from llmsched.prediction.optimal_edges import expected_batch_max
 
 if TYPE_CHECKING:
     import pandas as pd

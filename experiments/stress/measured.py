@@ -25,9 +25,9 @@ from published_runs import H100, REFERENCE
 from published_text import head, line, number, text
 
 from llmsched import load_latency
-from llmsched.latency import Shape
-from llmsched.stats import Interval, mean_interval
-from llmsched.stress import Plan
+from llmsched.latency.base import Shape
+from llmsched.metrics.intervals import Interval, mean_interval
+from llmsched.studies.stress.plan import Plan
 
 HERE = Path(__file__).parent
 OUTSIDE = re.compile(r"^(\d+) of (\d+) batches .* lie outside")

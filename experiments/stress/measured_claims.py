@@ -14,11 +14,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from llmsched.stats import Interval, mean_interval
-from llmsched.stress import Plan
-from llmsched.stress_tables import knee, with_scaling
+from llmsched.metrics.intervals import Interval, mean_interval
+from llmsched.studies.stress.plan import Plan
+from llmsched.studies.stress.tables import knee, with_scaling
 
-Steps = Mapping[str, pd.DataFrame]  # runs of each step, as `llmsched.stress.StepResult` has them
+Steps = Mapping[
+    str, pd.DataFrame
+]  # runs of each step, as `llmsched.studies.stress.step_results.StepResult` has them
 BySeed = dict[int, float]
 
 STATIC, DYNAMIC, MULTI = "static_fifo", "dynamic_no_bins", "multi_bin_dynamic"
@@ -170,7 +172,7 @@ def _of_step2b(plan: Plan) -> list[Claim]:
 
 
 def _of_step3(plan: Plan) -> list[Claim]:
-    least, middle, most = plan.bins[0], plan.n_bins, plan.bins[-1]
+    least, middle, most = plan.bins[0], plan.base.binning.n_bins, plan.bins[-1]
     return [
         Claim(
             step="step3",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from llmsched.stats import Interval
+from llmsched.metrics.intervals import Interval
 
 MARGIN = 1.0  # points or per cent; less than this either way is no difference
 HOLDS, REVERSED, NONE, UNTOLD = "holds", "reversed", "no difference", "cannot be told"

@@ -21,7 +21,7 @@ from published_runs import VARIANTS, published_configs, run
 from published_text import head, line, number, text
 from published_words import words
 
-from llmsched.stats import mean_interval
+from llmsched.metrics.intervals import mean_interval
 
 HERE = Path(__file__).parent
 Row = tuple[str, int, int, int]  # scheduler, requests, GPUs, K

@@ -25,8 +25,8 @@ from published_runs import (
 from published_text import difference, head, line, number, text, verdict
 
 from llmsched import Binning
-from llmsched.stats import Interval, mean_interval, paired_difference
-from llmsched.sweep import per_bin_frame
+from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
+from llmsched.simulation.sweep.store import per_bin_frame
 
 STATIC, DYNAMIC, MULTI = "static_fifo", "dynamic_no_bins", "multi_bin_dynamic"
 SCHEDULERS_COMPARED = (STATIC, DYNAMIC, MULTI)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from llmsched.stats import Interval
+from llmsched.metrics.intervals import Interval
 
 
 def head(titles: Sequence[object]) -> list[str]:

@@ -19,12 +19,14 @@ from published_runs import (
 from published_text import difference, head, line, number, text
 
 from llmsched import Trace, Workload, simulate
-from llmsched.batching import DynamicBatcher
-from llmsched.control import PaperController
-from llmsched.memory import BufferLimit
-from llmsched.metrics import Metrics
-from llmsched.schedulers import SCHEDULERS, Scheduler, Settings, make_scheduler
-from llmsched.stats import Interval, mean_interval, paired_difference
+from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
+from llmsched.metrics.run import Metrics
+from llmsched.schedulers.base import Scheduler
+from llmsched.schedulers.batch_size import DynamicBatcher
+from llmsched.schedulers.memory_limit import BufferLimit
+from llmsched.schedulers.registry import SCHEDULERS, make_scheduler
+from llmsched.schedulers.settings import Settings
+from llmsched.schedulers.sla_control import PaperController
 
 STATIC, DYNAMIC, MULTI = "static_fifo", "dynamic_no_bins", "multi_bin_dynamic"
 SCHEDULERS_COMPARED = (STATIC, DYNAMIC, MULTI)

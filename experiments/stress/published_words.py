@@ -22,7 +22,7 @@ from published_orderings import (
 )
 from published_text import listed, verdict
 
-from llmsched.sweep import per_bin_frame
+from llmsched.simulation.sweep.store import per_bin_frame
 
 QUIET_START = "and a quiet start"
 SAYS = {"falls": "holds", "rises": "reversed"}

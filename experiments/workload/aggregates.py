@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched.trace import Trace
+from llmsched.workload.trace import Trace
 
 DAY_S = 86_400.0
 HOUR_S = 3600.0

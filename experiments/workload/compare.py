@@ -28,9 +28,10 @@ from aggregates import (
     session_hours,
 )
 
-from llmsched._data import data_folder
-from llmsched.arrivals import generate, load_profile
-from llmsched.trace import Trace
+from llmsched._util.resources import data_folder
+from llmsched.workload.profiles import load_profile
+from llmsched.workload.synthetic import generate
+from llmsched.workload.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd

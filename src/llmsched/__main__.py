@@ -1,5 +1,5 @@
 """`python -m llmsched`, the same as the `llmsched` command."""
 
-from llmsched.cli import main
+from llmsched.cli.main import main
 
 main()

@@ -1,5 +1,5 @@
-"""The SimPy engine, batch level: arrivals, bins and GPUs as processes and resources."""
+"""Serving, as SimPy processes: the only room that knows SimPy."""
 
-from llmsched.engine.run import Admission, run_engine
+import lazy_loader
 
-__all__ = ["Admission", "run_engine"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

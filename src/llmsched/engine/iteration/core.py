@@ -19,8 +19,8 @@ from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder
 from llmsched.engine.iteration.requests import Active, Chunk, ServedRequests, Step
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.engine.iteration.shortage import RunningPlan, plan_one_by_one, preempt
-from llmsched.engine.iteration.step_latency import StepLatency
-from llmsched.schedulers_iteration.base import ProcessedStep, RunningLimit, WaitingOrder
+from llmsched.latency.step_base import StepLatency
+from llmsched.schedulers.iteration.base import ProcessedStep, RunningLimit, WaitingOrder
 
 INFINITY = math.inf
 
@@ -140,7 +140,7 @@ class Core:
             self.refused = False
 
     def seen(self, now_s: float) -> tuple[int, int, int]:
-        """Outstanding requests, used blocks and predicted tokens before anything of this instant."""
+        """Outstanding requests, used blocks, predicted tokens; before anything of this instant."""
         outstanding, predicted = self.n_outstanding, self.predicted_tokens
         used = self.usable_blocks - self.blocks.free
         if self.leap is not None:

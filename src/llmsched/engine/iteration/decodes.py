@@ -73,7 +73,7 @@ class Decodes:
         heappush(self._last_ticks, active.finish_tick * _SEQS + active.seq)
 
     def advance(self, ticks: int = 1) -> list[Active]:
-        """Give every member a token per tick; whoever gets the last one leaves, first admitted first."""
+        """A token per tick for every member; who got the last one leaves, first admitted first."""
         self.tick = tick = self.tick + ticks
         self.kv_tokens += self.n * ticks
         ended = []

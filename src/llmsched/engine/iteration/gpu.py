@@ -22,7 +22,9 @@ class Gpu:
 
     def __init__(self, clock: Clock, core: Core) -> None:
         self.core = core
-        self.horizon_s = -math.inf  # nothing comes before
+        self.seen = core.seen
+        self.cached_tokens = core.cached_tokens
+        self._horizon_s = -math.inf  # nothing arrives before
         self._clock = clock
         self._alarm: Event = clock.event()
 
@@ -33,7 +35,13 @@ class Gpu:
             idle = core.next_s == math.inf
             self._alarm = clock.event() if idle else clock.at(core.next_s)
             yield self._alarm
-            core.act(clock.now, self.horizon_s)
+            core.act(clock.now, self._horizon_s)
+
+    def nothing_before(self, next_s: float, *, comes: bool) -> None:
+        """Nothing arrives before that instant; `comes`: something then arrives here."""
+        self._horizon_s = next_s
+        if comes:
+            self.core.next_arrival_s = next_s
 
     def deliver(self, request: int) -> None:
         """A request arrives now: an idle GPU wakes, one on a leap may have to act earlier."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from llmsched.engine.iteration.requests import Active
-from llmsched.prefix_ids import PrefixIds
+from llmsched.workload.prefix_ids import PrefixIds
 
 
 class Hits(NamedTuple):

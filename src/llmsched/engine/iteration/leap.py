@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmsched._util.types import FloatArray
 from llmsched.engine.iteration.log import StepRecorder
 from llmsched.engine.iteration.requests import Active
-from llmsched.schedulers_iteration.base import ProcessedStep
-from llmsched.trace import FloatArray
+from llmsched.schedulers.iteration.base import ProcessedStep
 
 if TYPE_CHECKING:
     from llmsched.engine.iteration.core import Core
@@ -240,8 +240,10 @@ def plan_leap(core: Core, now_s: float, *, can_be_cut: bool) -> Leap | None:
     begin_s = now_s if now_s > core.end_s else core.end_s
     if steps >= LONG and stop_s < math.inf:
         steps = min(steps, _steps_until(core, stop_s - begin_s))
-    evaluate = _one_by_one if steps < LONG else _at_once
-    ends, durations = evaluate(core, begin_s, stop_s, steps)
+    if steps < LONG:
+        ends, durations = _one_by_one(core, begin_s, stop_s, steps)
+    else:
+        ends, durations = _at_once(core, begin_s, steps)
     leap = Leap(now_s, ends, durations, first_s, can_be_cut=can_be_cut)
     if stop_s < math.inf:
         leap.cut(stop_s)
@@ -279,7 +281,7 @@ def _one_by_one(core: Core, end_s: float, stop_s: float, steps: int) -> Evaluate
     return ends, durations
 
 
-def _at_once(core: Core, begin_s: float, stop_s: float, steps: int) -> Evaluated:
+def _at_once(core: Core, begin_s: float, steps: int) -> Evaluated:
     """Ends and durations of many steps [s], equal to those of single steps to the last bit."""
     n, kv_tokens = core.decodes.n, core.decodes.kv_tokens
     run = np.empty(steps + 1)

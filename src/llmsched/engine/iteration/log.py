@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from llmsched.engine.iteration.step_latency import StepLatency
-from llmsched.trace import FloatArray, IntArray
+from llmsched._util.types import FloatArray, IntArray
+from llmsched.latency.step_base import StepLatency
 
 EVERY = 4096  # requests between two calls of `progress`
 

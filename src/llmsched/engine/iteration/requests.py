@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from llmsched._util.types import IntArray
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.trace import IntArray, Trace
+from llmsched.workload.trace import Trace
 
 NEVER_ADMITTED, PREEMPTED = -2, -1
 

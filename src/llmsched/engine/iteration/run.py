@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.clock import Clock
 from llmsched.engine.dispatch import Dispatcher
 from llmsched.engine.iteration.core import Core
@@ -21,12 +22,12 @@ from llmsched.engine.iteration.kv_blocks import (
 from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder
 from llmsched.engine.iteration.requests import ServedRequests
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.engine.iteration.step_latency import StepLatency
 from llmsched.engine.iteration.tables import ReplicaTable, ServedTable, StepTable
-from llmsched.schedulers_iteration.base import IterationScheduler, KnownRequests
-from llmsched.schedulers_iteration.orders import Fcfs
-from llmsched.schedulers_iteration.routing import RoundRobinRouter, RouterFactory
-from llmsched.trace import FloatArray, IntArray, Trace
+from llmsched.latency.step_base import StepLatency
+from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
+from llmsched.schedulers.iteration.orders import Fcfs
+from llmsched.schedulers.iteration.routing import RoundRobinRouter, RouterFactory
+from llmsched.workload.trace import Trace
 
 FCFS = IterationScheduler(Fcfs)
 
@@ -110,7 +111,7 @@ def run_iteration_engine(
 
     Examples
     --------
-    >>> from llmsched.trace import Trace
+    >>> from llmsched.workload.trace import Trace
     >>> class Flat:
     ...     def step_s(self, prefills, n_decodes, decode_kv): return 0.02
     ...     def decode_run_s(self, n_decodes, decode_kv, steps): return np.full(steps, 0.02)
@@ -152,7 +153,9 @@ def run_iteration_engine(
             leaps=leaps,
         )
         gpus.append(Gpu(clock, core))
-    dispatcher = Dispatcher(clock, requests, router(known, n_replicas), gpus)
+    dispatcher = Dispatcher(
+        clock, requests.arrival, requests.accepted, router(known, n_replicas), gpus
+    )
     lives = [gpu.life() for gpu in gpus]
     for life in lives:
         clock.process(life)

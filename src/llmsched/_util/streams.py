@@ -1,0 +1,31 @@
+"""One random stream per concern, so that changing a policy leaves the requests untouched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Independent random generators of one replication, one per concern."""
+
+    requests: np.random.Generator
+    jitter: np.random.Generator
+    prediction: np.random.Generator
+    calibration: np.random.Generator  # draws of latency parameters: of the root seed's, not more
+
+    @classmethod
+    def of_seed(cls, seed: int) -> Streams:
+        """The streams of a root seed.
+
+        Raises
+        ------
+        ValueError
+            If the seed is negative.
+        """
+        if seed < 0:
+            raise ValueError(f"seed must be >= 0, got {seed}")
+        children = np.random.SeedSequence(seed).spawn(4)  # one more leaves the others as they are
+        return cls(*(np.random.default_rng(child) for child in children))

@@ -1,0 +1,1 @@
+"""Where measured numbers come from."""

@@ -1,0 +1,1 @@
+"""What serving benchmarks write, read as latencies."""

@@ -1,0 +1,1 @@
+"""Timing a real model (torch): the only room that knows it."""

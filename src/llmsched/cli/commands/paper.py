@@ -1,0 +1,100 @@
+"""`llmsched paper`: published papers, redone by simulation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llmsched.cli.errors import OneLineErrors
+from llmsched.cli.progress import progress_bar
+from llmsched.cli.values import SEED
+
+if TYPE_CHECKING:
+    from llmsched.studies.multibin.reproduction import Reproduction
+
+PER_MILLE = 1000  # the bar starts before the runs are counted
+
+
+class _Group(OneLineErrors, click.Group):
+    """A group whose input errors end in one line."""
+
+
+@click.group(cls=_Group)
+def paper() -> None:
+    """Redo the figures of a published paper, and compare them with what it prints."""
+
+
+@paper.command(cls=OneLineErrors)
+@click.option(
+    "--figure",
+    "numbers",
+    multiple=True,
+    metavar="N",
+    help="1b, 3, 4, 6, 7, 8, 9, 11 or table-1; may be repeated; all when not given.",
+)
+@click.option("--quick", is_flag=True, help="Smaller sizes than the paper's: seconds, not minutes.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write tables (.csv), pictures (.png) and REPORT.md there.",
+)
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of every draw; the same seed gives the same numbers.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes; all cores when not given. The numbers do not depend on it.",
+)
+@click.option("--checks", is_flag=True, help="Print every value beside the published one.")
+def multibin(
+    numbers: tuple[str, ...],
+    quick: bool,
+    out: Path | None,
+    seed: int,
+    jobs: int | None,
+    checks: bool,
+) -> None:
+    """Guldogan et al., "Multi-Bin Batching", arXiv:2412.04504.
+
+    Settings, one file a figure, are in experiments/multibin/settings.
+
+    \b
+    Example: llmsched paper multibin --figure 3 --quick --out out/multibin
+    """
+    from llmsched.studies.multibin.reproduction import FIGURES, reproduce
+
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before the runs, so that nothing is lost
+    with progress_bar(PER_MILLE, "runs") as bar:
+        done = reproduce(
+            numbers or tuple(FIGURES),
+            quick=quick,
+            seed=seed,
+            n_jobs=jobs or os.cpu_count() or 1,
+            progress=None if bar is None else lambda n, total: bar(PER_MILLE * n // total),
+        )
+    if out is not None:
+        from llmsched.studies.multibin.report import write
+
+        for path in write(done, out):
+            click.echo(f"Note: wrote {path}", err=True)
+    _print(done, checks)
+
+
+def _print(done: Reproduction, checks: bool) -> None:
+    from llmsched.studies.multibin.report import checks_table, summary_table
+
+    click.echo(summary_table(done))
+    if checks:
+        click.echo(checks_table(done))

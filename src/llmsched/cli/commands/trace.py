@@ -1,0 +1,186 @@
+"""`llmsched trace`: look at trace files, convert them, and get the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from llmsched.cli.errors import OneLineErrors, keep_inputs
+from llmsched.cli.values import REQUEST_COUNT, SEED, jitter, rate_factor, window
+
+if TYPE_CHECKING:
+    from llmsched.workload.describe import TraceSummary
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def selection_options(command: F) -> F:
+    """The options that choose requests of a trace, for any command that reads one."""
+    options = (
+        click.option("--requests", type=REQUEST_COUNT, metavar="N", help="First N only."),
+        click.option(
+            "--window",
+            "window_s",
+            callback=window,
+            metavar="START:END",
+            help="Seconds after the first arrival, END not included.",
+        ),
+        click.option("--model", metavar="NAME", help="Requests to this model only."),
+        click.option("--log-type", metavar="NAME", help="Requests of this log type only."),
+        click.option(
+            "--failures",
+            type=click.Choice(["drop", "keep"]),
+            default="keep",
+            show_default=True,
+            help="Requests without output tokens.",
+        ),
+        click.option(
+            "--trace-format", metavar="FORMAT", help="Instead of recognising it from line 1."
+        ),
+        click.option(
+            "--seed",
+            type=SEED,
+            default=0,
+            show_default=True,
+            help="Of a synthetic profile, and of the jitter.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+class _Group(OneLineErrors, click.Group):
+    """A group whose commands end input errors in one line."""
+
+
+@click.group(cls=_Group)
+def trace() -> None:
+    """Look at trace files, convert them, get the real ones."""
+
+
+@trace.command()
+@click.argument("file")
+@selection_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
+    """Describe FILE, or a synthetic profile: rows, span, rate, burstiness, lengths, failures, ties.
+
+    Example: llmsched trace info BurstGPT_1.csv --window 0:86400
+    """
+    import dataclasses
+    import json
+
+    from llmsched.workload.describe import describe
+    from llmsched.workload.workload import Workload
+
+    summary = describe(Workload(source=file, rps_scale=1.0, **selection).load(seed))
+    for note in summary.notes if as_json else ():
+        click.echo(f"Note: {note}", err=True)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(summary), indent=2))
+    else:
+        click.echo(table(summary))
+
+
+@trace.command()
+@click.argument("file")
+@click.argument("out", type=click.Path(path_type=Path))
+@selection_options
+@click.option(
+    "--rps-scale",
+    type=float,
+    callback=rate_factor,
+    metavar="FACTOR",
+    default=1.0,
+    show_default=True,
+    help="Divide the times by FACTOR; 1 is real time.",
+)
+@click.option(
+    "--jitter",
+    "jitter_s",
+    type=float,
+    callback=jitter,
+    metavar="SECONDS",
+    default=0.0,
+    show_default=True,
+    help="Move each arrival later by a random part of SECONDS: 1 undoes whole-second stamps.",
+)
+@click.option("--to", "out_format", metavar="FORMAT", help="Format of OUT; by suffix.")
+def convert(file: str, out: Path, out_format: str | None, seed: int, **rules: Any) -> None:
+    """Write the chosen requests of FILE, or of a synthetic profile, to OUT in any of the formats.
+
+    The suffix of OUT (.csv, .txt, .parquet, .pq or .jsonl) chooses the format; .gz or .zst after it
+    compresses. OUT appears only when it is complete.
+
+    Example: llmsched trace convert BurstGPT_1.csv day9.parquet --window 777600:864000
+    """
+    from llmsched.workload.formats.registry import check_trace_path, write_trace
+    from llmsched.workload.workload import Workload
+
+    check_trace_path(out, trace_format=out_format)
+    keep_inputs([out])
+    chosen = Workload(source=file, **rules).load(seed)
+    written = write_trace(chosen, out, trace_format=out_format)
+    for note in chosen.notes:
+        click.echo(f"Note: {note}", err=True)
+    for rule, count in chosen.left_out:
+        click.echo(f"Left out: {count} ({rule})", err=True)
+    click.echo(f"{out}: {len(chosen)} requests, format {written}", err=True)
+
+
+@trace.command()
+@click.argument("name")
+@click.option("--url", help="Another address of the file, such as a mirror.")
+@click.option("--sha256", metavar="HEX", help="Checksum, if the file at --url is another one.")
+@click.option("--out", metavar="FOLDER", help="Where to keep it; by default the cache folder.")
+def fetch(name: str, url: str | None, sha256: str | None, out: str | None) -> None:
+    """Download the real trace NAME, check it, and print its path.
+
+    NAME is burstgpt, burstgpt-without-fails-1 or burstgpt-without-fails-2. Run it again after a
+    broken connection: it goes on from there.
+
+    Example: llmsched trace info $(llmsched trace fetch burstgpt)
+    """
+    from llmsched.cli.progress import download_bar
+    from llmsched.workload.fetch import FetchError, check_request, fetch as fetch_file
+
+    check_request(name, url=url, sha256=sha256)
+    try:
+        with download_bar(name) as progress:
+            path = fetch_file(name, url=url, sha256=sha256, folder=out, progress=progress)
+    except FetchError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(path)
+
+
+def table(summary: TraceSummary) -> str:
+    """A trace summary as lines of text, units included."""
+    lengths = []
+    for title, tokens in (("prompt", summary.prompt_tokens), ("output", summary.output_tokens)):
+        values = f"mean {tokens.mean:.1f}, p50 {tokens.p50:g}, p90 {tokens.p90:g}, "
+        values += f"p95 {tokens.p95:g}, p99 {tokens.p99:g}, max {tokens.max}"
+        lengths.append((f"{title} [tokens]", values))
+    windows = f"median of {summary.burst_windows} windows of 20 min; 1 is Poisson, less is bursty"
+    rows = [
+        ("trace", summary.name),
+        ("requests", str(summary.requests)),
+        ("span [s]", f"{summary.span_s:g}"),
+        ("mean rate [1/s]", figure(summary.arrival_rate_per_s)),
+        ("CV of gaps", figure(summary.gap_cv)),
+        ("burst shape", f"{figure(summary.burst_shape)} ({windows})"),
+        *lengths,
+        ("failures", f"{summary.failure_share:.2%} (no output tokens)"),
+        ("tied stamps", f"{summary.tied_share:.2%}"),
+        *(("left out", f"{count} ({rule})") for rule, count in summary.left_out),
+        *(("note", note) for note in summary.notes),
+    ]
+    return "\n".join(f"{title:<17} {value}" for title, value in rows)
+
+
+def figure(value: float | None) -> str:
+    """A figure with four digits, if there is one."""
+    return "undefined" if value is None else f"{value:.4g}"

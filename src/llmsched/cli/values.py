@@ -1,0 +1,133 @@
+"""What the commands share: errors in one line, warnings as notes, progress on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import click
+
+REQUEST_COUNT = click.IntRange(1, 1_000_000_000)
+REPLICATIONS = click.IntRange(1, 10_000)
+SEED = click.IntRange(0, 2**32 - 1)
+BATCH_SIZE = click.IntRange(1, 1_000_000)
+# command -> (module, attribute, short help); the help is here so that --help imports nothing more
+COMMANDS = {
+    "calibrate": (
+        "llmsched.cli.commands.calibrate",
+        "calibrate",
+        "Measure a GPU, fit a latency model.",
+    ),
+    "capacity": (
+        "llmsched.cli.commands.capacity",
+        "capacity",
+        "Find the load, or the GPUs, within an SLA.",
+    ),
+    "compare": (
+        "llmsched.cli.commands.compare",
+        "compare",
+        "Compare schedulers on the same requests.",
+    ),
+    "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),
+    "stress": ("llmsched.cli.commands.stress", "stress", "Run the three-step stress plan."),
+    "trace": (
+        "llmsched.cli.commands.trace",
+        "trace",
+        "Look at trace files, convert them, get real ones.",
+    ),
+}
+SCHEDULER_HELP = {
+    "static_fifo": "One queue, fixed batches.",
+    "dynamic_no_bins": "One queue, batch = min(memory limit, SLA controller).",
+    "multi_bin_dynamic": "Bins by predicted length, each with its own batcher.",
+    "multi_bin_only": "The multi-bin paper: bins, batches of exactly B.",
+    "multi_bin_adaptive": "Bins by service time; ages and learned costs decide.",
+}
+
+
+def scheduler_name(text: str) -> str:
+    """The registered scheduler that a text means; a command's spelling, with dashes, will do."""
+    from llmsched.schedulers.registry import SCHEDULERS
+
+    wanted = text.strip()
+    spelled = (name for name in SCHEDULERS if name.replace("_", "-") == wanted.replace("_", "-"))
+    return next(spelled, wanted)
+
+
+def positive(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A finite number above 0."""
+    return _checked(context, option, value, lambda number: number > 0, "> 0")
+
+
+def not_negative(
+    context: click.Context, option: click.Parameter, value: float | None
+) -> float | None:
+    """A finite number, 0 or more."""
+    return _checked(context, option, value, lambda number: number >= 0, ">= 0")
+
+
+def rate_factor(
+    context: click.Context, option: click.Parameter, value: float | None
+) -> float | None:
+    """A factor that arrival rates can be multiplied by."""
+    from llmsched._util.limits import RPS_SCALES
+
+    return _within(context, option, value, RPS_SCALES)
+
+
+def jitter(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A jitter in seconds."""
+    from llmsched._util.limits import LONGEST_JITTER_S
+
+    return _within(context, option, value, (0.0, LONGEST_JITTER_S))
+
+
+def _within(
+    context: click.Context,
+    option: click.Parameter,
+    value: float | None,
+    bounds: tuple[float, float],
+) -> float | None:
+    least, most = bounds
+    rule = f"from {least:g} to {most:g}"
+    return _checked(context, option, value, lambda number: least <= number <= most, rule)
+
+
+def _checked(
+    context: click.Context,
+    option: click.Parameter,
+    value: float | None,
+    holds: Callable[[float], bool],
+    rule: str,
+) -> float | None:
+    if value is None or (math.isfinite(value) and holds(value)):
+        return value
+    message = f"must be a finite number {rule}, got {value:g}"
+    raise click.BadParameter(message, ctx=context, param=option)
+
+
+def window(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[float, float] | None:
+    """START:END in seconds, either of which may be left out."""
+    if text is None:
+        return None
+    start_text, colon, end_text = text.partition(":")
+    try:
+        start_s, end_s = float(start_text or 0), float(end_text or "inf")
+    except ValueError:
+        start_s = end_s = float("nan")
+    if not (colon and 0 <= start_s < end_s):
+        message = f"must be START:END seconds with 0 <= START < END, got {text!r}"
+        raise click.BadParameter(message, ctx=context, param=option)
+    return start_s, end_s
+
+
+def gpu_count(context: click.Context, option: click.Parameter, text: str) -> float:
+    """A whole number of GPUs, or infinitely many."""
+    if text == "inf":
+        return math.inf
+    if not text.isdecimal() or int(text) < 1:
+        message = f"must be a whole number >= 1 or inf, got {text!r}"
+        raise click.BadParameter(message, ctx=context, param=option)
+    return int(text)

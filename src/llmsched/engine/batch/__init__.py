@@ -1,0 +1,1 @@
+"""Batch level: a batch holds its GPU until its longest member ends."""

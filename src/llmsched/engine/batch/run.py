@@ -1,0 +1,90 @@
+"""One run: a trace in, the tables of requests and batches out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from simpy.events import ProcessGenerator
+
+from llmsched._util.types import IntArray
+from llmsched.engine.admission import Admission
+from llmsched.engine.batch.bins import BinStore, Pull
+from llmsched.engine.batch.gpu import gpu
+from llmsched.engine.batch.log import BatchLog
+from llmsched.engine.batch.queues import FormedBatches, WaitingBins
+from llmsched.engine.batch.replay import replay
+from llmsched.engine.clock import Clock
+from llmsched.engine.columns import Columns
+from llmsched.engine.records import BatchTable, RequestTable
+from llmsched.latency.base import LatencyModel
+from llmsched.schedulers.base import Scheduler
+from llmsched.workload.trace import Trace
+
+
+def run_engine(
+    trace: Trace,
+    bins: IntArray,
+    n_bins: int,
+    scheduler: Scheduler,
+    *,
+    n_gpus: float,
+    latency: LatencyModel,
+    admission: Admission = "together",
+    predicted_tokens: IntArray | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[RequestTable, BatchTable]:
+    """Serve a trace on simulated GPUs, batch by batch, until nothing is left.
+
+    Parameters
+    ----------
+    trace : Trace
+        Requests in order of arrival.
+    bins : ndarray of shape (n,)
+        Bin of every request, in [0, n_bins).
+    n_bins : int
+        Number of bins.
+    scheduler : Scheduler
+        Fresh policy objects; they are used up by the run.
+    n_gpus : int, or infinity
+        GPUs, each one SimPy process; with infinitely many no batch ever waits for one.
+    latency : LatencyModel
+        Service time of a batch [s].
+    admission : {"together", "one-by-one"}
+        Whether a waiting GPU sees all arrivals of an instant at once, or each alone.
+    predicted_tokens : ndarray of shape (n,), optional
+        Predicted output tokens, copied to the table; the true ones when not given.
+    progress : callable, optional
+        Called now and then with the number of requests whose service has begun.
+
+    Raises
+    ------
+    ValueError
+        If `n_gpus` is below 1 or not whole, or the admission is unknown.
+    """
+    if not n_gpus >= 1 or (n_gpus != math.inf and n_gpus != int(n_gpus)):
+        raise ValueError(f"n_gpus must be a whole number >= 1 or infinity, got {n_gpus}")
+    if admission not in ("together", "one-by-one"):
+        raise ValueError(f"admission must be 'together' or 'one-by-one', got {admission!r}")
+    columns = Columns(trace, bins, n_bins, scheduler.capacity_tokens)
+    queue_type = WaitingBins if scheduler.release is None else FormedBatches
+    queue = queue_type(columns, n_bins, scheduler)
+    clock = Clock(-math.inf)  # GPUs wait already when the first request arrives, at 0
+    log = BatchLog(progress)
+    lives: list[ProcessGenerator] = []
+
+    batchers = queue.batchers  # not the queue itself, which a closure would keep alive
+
+    def live(pull: Pull) -> None:
+        lives.append(gpu(clock, pull.gpu_id, store, latency, batchers, log, pull))
+        clock.process(lives[-1])
+
+    store = BinStore(clock, queue, n_gpus, hire=live)
+    clock.process(replay(clock, store, one_by_one=admission == "one-by-one"))
+    clock.run()
+    # GPUs wait for ever, in reference cycles: let go of the columns now, not at a collection.
+    for life in lives:
+        life.close()
+    del store.queue
+    predicted = trace.output_tokens if predicted_tokens is None else predicted_tokens
+    return log.tables(trace, bins, predicted, columns)

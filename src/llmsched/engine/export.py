@@ -1,0 +1,71 @@
+"""Tables to files: CSV or Parquet by suffix, floats so that they read back exactly."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmsched._util.files import check_output, whole_file
+from llmsched.engine.records import BatchTable, RequestTable
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def check_table_path(path: str | os.PathLike[str]) -> Path:
+    """The path, if a table can be written there; before the run, so that no result is lost.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is not one of ours or no file can be put there.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"a table file must end in {' or '.join(SUFFIXES)}, got {str(path)!r}")
+    check_output(path, "a table file")
+    return target
+
+
+def write_table(table: RequestTable | BatchTable, path: str | os.PathLike[str]) -> None:
+    """Write a table, all at once: a reader never sees half a file.
+
+    The first column numbers the rows (`request` or `batch`). A rejected request has empty cells
+    for what never happened. A link is followed.
+
+    Raises
+    ------
+    ValueError
+        If the path cannot be that of a table.
+    OutputError
+        If writing fails, an `OSError`.
+    """
+    import pyarrow as pa
+
+    target = check_table_path(path)
+    row, missing = "batch", None
+    if isinstance(table, RequestTable):
+        row, missing = "request", ~table.completed
+    columns = {row: pa.array(np.arange(len(table)))}
+    for name in table.__slots__:
+        never = missing if name in ("start_s", "finish_s", "gpu", "batch") else None
+        columns[name] = pa.array(getattr(table, name), mask=never)
+    with whole_file(path) as partial:
+        _write(pa.table(columns), partial, target.suffix.lower())
+
+
+def _write(table: Any, path: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, path)
+    else:
+        from pyarrow import csv
+
+        with path.open("wb") as file:  # arrow would quote the names in the header
+            file.write((",".join(table.column_names) + "\n").encode())
+            csv.write_csv(
+                table, file, csv.WriteOptions(include_header=False, quoting_style="needed")
+            )

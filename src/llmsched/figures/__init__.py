@@ -1,0 +1,1 @@
+"""Plots: a tidy frame in, a plot out."""

@@ -1,0 +1,1 @@
+"""Latency models fitted to grids of measurements."""

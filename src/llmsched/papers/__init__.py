@@ -1,1 +1,0 @@
-"""Published papers, reproduced: one subpackage each, on the public simulation and theory."""

@@ -1,0 +1,5 @@
+"""What is believed about requests before they are served."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

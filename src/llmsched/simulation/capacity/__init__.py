@@ -1,0 +1,1 @@
+"""The highest load, or the fewest GPUs, within a target."""

@@ -1,0 +1,210 @@
+"""Workloads and predictions prepared once per machine, and shared by its processes as memory maps.
+
+Each entry is a folder of `.npy` columns and a `meta.json` with their checksum, renamed into place
+when it is complete. Whoever needs an entry first makes it, under a file lock; a kill leaves
+nothing half made, and an entry that does not match its checksum is made again. The folder may be
+deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched.simulation.beliefs import BinnedPrediction
+from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.trace import Trace
+
+T = TypeVar("T")
+_OPEN_ENTRIES = 4  # kept open per process; an open map costs address space, not memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Columns:
+    """One entry: arrays by name, and what else belongs to them as plain values."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared(Generic[T]):
+    """Something of the cache, its checksum, and the warnings that its making gave."""
+
+    value: T
+    sha256: str
+    notes: tuple[str, ...]
+
+
+_open: OrderedDict[Path, Prepared[Any]] = OrderedDict()  # this process's
+
+
+def cached_trace(folder: Path, key: str, make: Callable[[], Trace]) -> Prepared[Trace]:
+    """The trace under this key, over read-only maps; `make` is called if it is not there."""
+
+    def columns() -> Columns:
+        trace = make()
+        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s", "priority")
+        arrays = {name: getattr(trace, name) for name in names}
+        meta: dict[str, Any] = {
+            "name": trace.name,
+            "left_out": trace.left_out,
+            "notes": trace.notes,
+        }
+        if trace.prefix_ids is not None:
+            arrays["prefix_ids"] = trace.prefix_ids.ids
+            arrays["prefix_offsets"] = trace.prefix_ids.offsets
+            meta["tokens_per_id"] = trace.prefix_ids.tokens_per_id
+        return Columns(
+            arrays={name: array for name, array in arrays.items() if array is not None}, meta=meta
+        )
+
+    def trace_of(entry: Columns) -> Trace:
+        return Trace(
+            arrival_s=entry.arrays["arrival_s"],
+            prompt_tokens=entry.arrays["prompt_tokens"],
+            output_tokens=entry.arrays["output_tokens"],
+            service_s=entry.arrays.get("service_s"),
+            priority=entry.arrays.get("priority"),
+            prefix_ids=_prefix_ids(entry),
+            name=entry.meta["name"],
+            left_out=tuple((rule, count) for rule, count in entry.meta["left_out"]),
+            notes=tuple(entry.meta["notes"]),
+        )
+
+    return _cached(folder / f"trace-2-{key}", columns, trace_of)  # 2: with prefix ids
+
+
+def _prefix_ids(entry: Columns) -> PrefixIds | None:
+    if "prefix_ids" not in entry.arrays:
+        return None
+    return PrefixIds(
+        ids=entry.arrays["prefix_ids"],
+        offsets=entry.arrays["prefix_offsets"],
+        tokens_per_id=entry.meta["tokens_per_id"],
+    )
+
+
+def cached_prediction(
+    folder: Path, key: str, make: Callable[[], BinnedPrediction]
+) -> Prepared[BinnedPrediction]:
+    """The predicted lengths and bins under this key; `make` is called if they are not there."""
+
+    def columns() -> Columns:
+        made = make()
+        return Columns(
+            arrays={"tokens": made.tokens, "bins": made.bins, "edges": made.edges}, meta={}
+        )
+
+    return _cached(folder / f"bins-{key}", columns, lambda entry: BinnedPrediction(**entry.arrays))
+
+
+def _cached(path: Path, make: Callable[[], Columns], build: Callable[[Columns], T]) -> Prepared[T]:
+    if path in _open:
+        _open.move_to_end(path)
+        return _open[path]
+    entry = _load(path)
+    if entry is None:
+        with _locked(path):
+            entry = _load(path)  # another process may have made it while this one waited
+            if entry is None:
+                _make(path, make)
+                entry = _load(path)
+    if entry is None:
+        raise OSError(f"{path}: must keep what was just written there; is the disk full?")
+    prepared = Prepared(
+        value=build(entry), sha256=entry.meta["sha256"], notes=tuple(entry.meta["warnings"])
+    )
+    _open[path] = prepared
+    while len(_open) > _OPEN_ENTRIES:
+        _open.popitem(last=False)
+    return prepared
+
+
+def _load(path: Path) -> Columns | None:
+    """The entry, or None where there is none or it is not what was written."""
+    try:
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        lengths = meta["lengths"].items()
+        arrays = {name: _mapped(path / f"{name}.npy", length) for name, length in lengths}
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return Columns(arrays=arrays, meta=meta) if _sha256(arrays) == meta["sha256"] else None
+
+
+def _mapped(path: Path, length: int) -> NDArray[Any]:
+    array = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
+    if len(array) != length:
+        raise ValueError(f"{path}: must have {length} entries, got {len(array)}")
+    return np.asarray(array)  # a plain view of the map: the engine's indexing stays as fast
+
+
+def _make(path: Path, make: Callable[[], Columns]) -> None:
+    """Write the entry beside its place, then rename it; the lock is held."""
+    partial = path.with_name(f".{path.name}.partial")
+    for stale in (partial, path):  # left by a kill, or damaged
+        shutil.rmtree(stale, ignore_errors=True)
+    with recorded_warnings() as notes:
+        made = make()
+    partial.mkdir()
+    for name, array in made.arrays.items():
+        np.save(partial / f"{name}.npy", array, allow_pickle=False)
+    meta = {
+        **made.meta,
+        "lengths": {name: len(array) for name, array in made.arrays.items()},
+        "warnings": notes,
+        "sha256": _sha256(made.arrays),
+    }
+    (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Of the columns' names, types and little-endian values, the same on every machine."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        little = array.dtype.newbyteorder("<")
+        digest.update(f"{name}:{little.str}:{len(array)};".encode())
+        digest.update(np.ascontiguousarray(array, dtype=little).data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def recorded_warnings() -> Iterator[list[str]]:
+    """Collect the texts of the warnings given inside, each once, in order."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield texts
+        texts.extend(dict.fromkeys(str(warning.message) for warning in caught))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process of this machine at a time; a killed one lets go of its lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a+b") as file:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            with suppress(OSError):  # after 10 s of waiting: work done twice, nothing worse
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,1 @@
+"""Shipped plans; only the command line imports them."""

@@ -1,0 +1,1 @@
+"""The three-step stress plan."""

@@ -1,0 +1,5 @@
+"""Closed forms: laws of service times, makespans, the multi-bin paper."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""What arrives: requests as columns, and the sources that they come from."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,155 @@
+"""What a trace looks like: rate, burstiness, lengths, failures and ties."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmsched._util.types import FloatArray, IntArray
+from llmsched.workload.trace import Trace, TraceError
+
+_BURST_WINDOW_S = 1200.0
+_BURST_WINDOW_REQUESTS = 31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSummary:
+    """The token counts of one column [tokens]; percentiles are numpy's linear ones."""
+
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSummary:
+    """What a trace looks like; `describe` defines the figures."""
+
+    name: str
+    requests: int
+    span_s: float
+    arrival_rate_per_s: float | None
+    gap_cv: float | None
+    burst_shape: float | None
+    burst_windows: int
+    prompt_tokens: TokenSummary
+    output_tokens: TokenSummary
+    failure_share: float
+    tied_share: float
+    left_out: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+
+
+def describe(trace: Trace, *, rng: np.random.Generator | None = None) -> TraceSummary:
+    """Rate, burstiness, lengths, failures and ties of a trace.
+
+    Parameters
+    ----------
+    trace
+        At least one request.
+    rng
+        De-quantises tied stamps for the burst shape; by default seeded with 0.
+
+    Returns
+    -------
+    TraceSummary
+        - `arrival_rate_per_s`: requests / span.
+        - `gap_cv`: standard deviation / mean of the gaps between successive arrivals (n − 1 gaps,
+          divided by n − 1); 1 for a Poisson process. Silences of hours raise it, too.
+        - `burst_shape`: shape of a gamma law fitted to the gaps by maximum likelihood, within
+          windows of 20 minutes from the first arrival; the median over the windows with at least
+          31 requests (`burst_windows` of them). 1 for Poisson, below 1 for bursts; unlike the CV
+          it does not see silences. Where stamps tie, each first moves later by a uniform part of
+          the clock's step, taken to be the smallest gap above 0.
+        - `failure_share`: requests without output tokens / requests.
+        - `tied_share`: requests that arrive at the very instant of the one before / requests.
+
+        A figure that is not defined, for too few requests or equal gaps, is None.
+    """
+    if not len(trace):
+        raise TraceError(f"trace {trace.name!r} must have at least one request, got none")
+    gaps_s = np.diff(trace.arrival_s)
+    defined = trace.span_s > 0
+    shapes = burst_shapes(trace.arrival_s, rng=rng or np.random.default_rng(0))
+    shape = float(np.median(shapes)) if len(shapes) else math.inf
+    return TraceSummary(
+        name=trace.name,
+        requests=len(trace),
+        span_s=trace.span_s,
+        arrival_rate_per_s=len(trace) / trace.span_s if defined else None,
+        gap_cv=float(gaps_s.std() / gaps_s.mean()) if defined else None,
+        burst_shape=shape if math.isfinite(shape) else None,
+        burst_windows=len(shapes),
+        prompt_tokens=_token_summary(trace.prompt_tokens),
+        output_tokens=_token_summary(trace.output_tokens),
+        failure_share=float(np.mean(trace.output_tokens == 0)),
+        tied_share=int(np.count_nonzero(gaps_s == 0)) / len(trace),
+        left_out=trace.left_out,
+        notes=trace.notes,
+    )
+
+
+def _token_summary(tokens: IntArray) -> TokenSummary:
+    p50, p90, p95, p99 = np.percentile(tokens, (50, 90, 95, 99)).tolist()
+    return TokenSummary(
+        mean=float(tokens.mean()), p50=p50, p90=p90, p95=p95, p99=p99, max=int(tokens.max())
+    )
+
+
+def burst_shapes(arrival_s: FloatArray, *, rng: np.random.Generator) -> FloatArray:
+    """The gamma shape of the gaps in each 20-minute window with at least 31 requests.
+
+    Parameters
+    ----------
+    arrival_s : ndarray of shape (n,)
+        Arrivals, sorted [s].
+    rng
+        De-quantises tied stamps, as `describe` says.
+
+    Returns
+    -------
+    ndarray of shape (n_windows,)
+        Maximum-likelihood shapes, in order of time.
+    """
+    gaps_s = np.diff(arrival_s)
+    if (gaps_s == 0).any() and (gaps_s > 0).any():
+        step_s = gaps_s[gaps_s > 0].min()
+        arrival_s = np.sort(arrival_s + rng.uniform(0.0, step_s, len(arrival_s)))
+    window = ((arrival_s - arrival_s[0]) // _BURST_WINDOW_S).astype(np.int64)
+    bounds = np.concatenate(([0], np.flatnonzero(np.diff(window)) + 1, [len(window)]))
+    busy = np.flatnonzero(np.diff(bounds) >= _BURST_WINDOW_REQUESTS)
+    windows = (np.diff(arrival_s[bounds[i] : bounds[i + 1]]) for i in busy)
+    return np.array([gamma_shape(gaps) for gaps in windows if (gaps > 0).all()])
+
+
+def gamma_shape(gaps_s: FloatArray) -> float:
+    """The maximum-likelihood shape k of a gamma law, ln k − ψ(k) = ln mean − mean ln.
+
+    Parameters
+    ----------
+    gaps_s : ndarray of shape (n,)
+        Positive gaps [s], not all equal.
+
+    References
+    ----------
+    .. [1] Minka, "Estimating a Gamma distribution", 2002: the start and the Newton step in 1/k.
+    """
+    from scipy.special import digamma, polygamma
+
+    excess = math.log(gaps_s.mean()) - float(np.log(gaps_s).mean())
+    if excess <= 1e-12:
+        return math.inf  # equal gaps: a clockwork
+    shape = (3 - excess + math.sqrt((excess - 3) ** 2 + 24 * excess)) / (12 * excess)
+    for _ in range(100):
+        slope = 1 / shape - float(polygamma(1, shape))
+        step = (math.log(shape) - float(digamma(shape)) - excess) / (shape * shape * slope)
+        following = 1 / (1 / shape + step)
+        if abs(following - shape) <= 1e-12 * shape:
+            break
+        shape = following
+    return following
