@@ -106,7 +106,8 @@ class Leap:
             self._record(core, core.recorder)
         if core.inbox:
             self._take_in(core)
-            log.waiting_max = max(log.waiting_max, core.n_waiting)
+        if core.n_waiting > log.waiting_max:
+            log.waiting_max = core.n_waiting
         self._take_blocks(core)
         begin_s = core.end_s if core.end_s > self._start_s else self._start_s
         end_s = float(ends[steps - 1])
@@ -135,12 +136,13 @@ class Leap:
         return self._durations[step] if self._durations else 0.0
 
     def _take_in(self, core: Core) -> None:
-        """Take in what came meanwhile and could not have been admitted."""
+        """Take in what came before its last instant; it could not have been admitted."""
         inbox, arrival = core.inbox, core.requests.arrival
-        while inbox and arrival[inbox[0]] < self.wake_s:
-            request = inbox.popleft()
-            step = self.steps_decided(arrival[request]) - 1
-            core.take_in(request, self._instant_s(step))
+        while inbox:
+            decided = self.steps_decided(arrival[inbox[0]])
+            if decided == self.steps:
+                break
+            core.take_in(inbox.popleft(), self._instant_s(decided - 1))
 
     def _take_blocks(self, core: Core) -> None:
         """Take the blocks of all steps, each counted from its own decision on."""
