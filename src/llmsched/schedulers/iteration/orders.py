@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+import numpy as np
+
 from llmsched.schedulers.bin_choice import BinChoice, RoundRobin
 from llmsched.schedulers.iteration.base import KnownRequests
 
@@ -103,6 +105,9 @@ class BinsInTurn:
     evicts_last = True
 
     def __init__(self, known: KnownRequests, n_bins: int, choice: BinChoice | None = None) -> None:
+        highest = int(np.max(np.asarray(known.bin), initial=0))
+        if highest >= n_bins:
+            raise ValueError(f"bins must be in [0, {n_bins}), got bin {highest}; give n_bins more")
         self._bin_of = known.bin
         self._bins: list[deque[int]] = [deque() for _ in range(n_bins)]
         self._waiting = [0] * n_bins

@@ -48,6 +48,9 @@ class IterationOptions:
 
     def __post_init__(self) -> None:
         check_n_bins(self.n_bins)
+        sla_s = self.tpot_sla_s
+        if sla_s is not None and not (math.isfinite(sla_s) and sla_s > 0):
+            raise ValueError(f"tpot_sla_s must be finite and > 0 seconds, got {sla_s}")
         if self.bin_choice not in BIN_CHOICES:
             raise ValueError(
                 f"bin_choice must be one of {', '.join(BIN_CHOICES)}; got {self.bin_choice!r}"
