@@ -46,6 +46,47 @@ class Core:
         Whether runs of equal steps are taken at once; the results are the same.
     """
 
+    __slots__ = (
+        "block_tokens",
+        "blocks",
+        "chunk_tokens",
+        "decodes",
+        "depth",
+        "end_s",
+        "in_flight",
+        "in_service",
+        "inbox",
+        "late",
+        "leap",
+        "leaps",
+        "limit",
+        "log",
+        "max_running",
+        "n_outstanding",
+        "n_waiting",
+        "next_arrival_s",
+        "next_s",
+        "next_seq",
+        "order",
+        "overhead_s",
+        "overlapped",
+        "per_request_s",
+        "predicted_tokens",
+        "preempted",
+        "prefill_first",
+        "prefilling",
+        "recorder",
+        "refused",
+        "requests",
+        "running",
+        "settings",
+        "step_latency",
+        "step_tokens",
+        "tick_end_s",
+        "times",
+        "usable_blocks",
+    )
+
     def __init__(
         self,
         requests: ServedRequests,
@@ -89,6 +130,7 @@ class Core:
         self.in_flight: deque[Step] = deque()
         self.leap: Leap | None = None
         self.refused = False  # the head does not fit until blocks are freed or the head changes
+        self.preempted = False  # somebody was, in this decision
         self.overlapped = False  # the last step was decided while another was in flight
         self.end_s = -INFINITY  # of the last step decided
         self.tick_end_s = -INFINITY  # of the last tick

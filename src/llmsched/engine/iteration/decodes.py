@@ -7,7 +7,6 @@ joins: boundaries are counted by residue, last ticks wait in a heap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from llmsched.engine.iteration.requests import Active
@@ -110,15 +109,20 @@ class Decodes:
             ticks += 1
         return most
 
-    def blocks_taken(self, ticks: int) -> Iterable[tuple[int, int]]:
-        """Which of the next ticks, from 0 on, take how many KV blocks; in no order."""
-        block, counts = self._block, self._by_residue
-        first = self.tick % block
-        if ticks <= block:
-            return enumerate((counts[first:] + counts[:first])[:ticks])
+    def blocks_of_ticks(self, start: int, stop: int) -> list[int]:
+        """KV blocks that each of the next ticks takes, from `start` on and before `stop`."""
+        block = self._block
+        first = (self.tick + start) % block
+        cycle = self._by_residue[first:] + self._by_residue[:first]
+        ticks = stop - start
+        return cycle[:ticks] if ticks <= block else (cycle * (ticks // block + 1))[:ticks]
+
+    def blocks_in_cycles(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Which of those ticks take blocks, and how many; for many ticks and few members."""
+        block, tick = self._block, self.tick
         return [
-            (tick, count)
-            for residue, count in enumerate(counts)
+            (j, count)
+            for residue, count in enumerate(self._by_residue)
             if count
-            for tick in range((residue - first) % block, ticks, block)
+            for j in range(start + (residue - tick - start) % block, stop, block)
         ]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmsched.engine.iteration.core import Core
 
 Evaluated = tuple[list[float] | FloatArray, list[float] | None]
+INFINITY = math.inf
 LONG = 16  # steps from which on one vector is faster than a loop
 
 
@@ -90,7 +91,7 @@ class Leap:
 
     def blocks_taken(self, core: Core, now_s: float) -> int:
         """Blocks that its steps have taken before anything that happens now."""
-        return sum(n for _, n in core.decodes.blocks_taken(self.steps_decided(now_s)))
+        return sum(core.decodes.blocks_of_ticks(0, self.steps_decided(now_s)))
 
     def ended_by(self, core: Core, now_s: float) -> list[Active]:
         """Who has left since it began: the step before it may give last tokens."""
@@ -100,8 +101,9 @@ class Leap:
 
     def commit(self, core: Core) -> None:
         """Take the steps: the replica is where single steps would have brought it."""
-        steps, ends, log, decodes = self.steps, self._ends, core.log, core.decodes
-        in_flight, n = core.in_flight, decodes.n
+        steps, ends, durations, log = self.steps, self._ends, self._durations, core.log
+        in_flight, decodes = core.in_flight, core.decodes
+        n = decodes.n
         if core.recorder is not None:
             self._record(core, core.recorder)
         if core.inbox:
@@ -119,21 +121,20 @@ class Leap:
         log.n_tokens += steps * n
         log.busy_s += end_s - begin_s
         core.end_s = core.tick_end_s = end_s
-        core.overlapped = core.depth > 1
+        core.overlapped = self._first_s is not None
         if in_flight and steps > 1:
             old = in_flight.popleft()
-            if old[1] or core.limit is not None:
+            if old[1] or durations is not None:
                 core.process(old)
-            in_flight.append((float(ends[steps - 2]), [], self._duration_s(steps - 2), n, 0))
-        if core.limit is not None:
+            duration_s = 0.0 if durations is None else durations[steps - 2]
+            in_flight.append((float(ends[steps - 2]), [], duration_s, n, 0))
+        if durations is not None:
             self._tell_limit(core, n)
         ended = decodes.advance(steps)
         for active in ended:
             core.times.finish_s[active.request] = end_s
-        in_flight.append((end_s, ended, self._duration_s(steps - 1), n, 0))
-
-    def _duration_s(self, step: int) -> float:
-        return self._durations[step] if self._durations else 0.0
+        duration_s = 0.0 if durations is None else durations[steps - 1]
+        in_flight.append((end_s, ended, duration_s, n, 0))
 
     def _take_in(self, core: Core) -> None:
         """Take in what came before its last instant; it could not have been admitted."""
@@ -146,33 +147,31 @@ class Leap:
 
     def _take_blocks(self, core: Core) -> None:
         """Take the blocks of all steps, each counted from its own decision on."""
-        wake_s, first_s, ends = self.wake_s, self._first_s, self._ends
-        lag = 0 if first_s is None else 1
-        first = later = freed = 0
-        block_s = 0.0
-        for step, count in core.decodes.blocks_taken(self.steps):
-            if step > lag:
+        steps, wake_s, first_s = self.steps, self.wake_s, self._first_s
+        first, later, block_s = core.decodes.blocks_needed(), 0, 0.0
+        if steps <= core.block_tokens:
+            instants = self._ends if first_s is None else [first_s, *self._ends[: steps - 2]]
+            counts = core.decodes.blocks_of_ticks(1, steps)
+            for count, instant_s in zip(counts, instants, strict=False):
                 later += count
-                block_s += count * (wake_s - ends[step - 1 - lag])
-            elif step:
+                block_s += count * (wake_s - instant_s)
+        else:
+            for step, count in core.decodes.blocks_in_cycles(1, steps):
                 later += count
-                block_s += count * (wake_s - self._instant_s(0))
-            else:
-                first = count
-        if first_s is not None and self.steps > 1:
+                block_s += count * (wake_s - self._instant_s(step - 1))
+        freed = 0
+        if first_s is not None and steps > 1:
             for active in core.in_flight[0][1]:
                 freed += active.blocks_at_end(core.block_tokens)
             block_s -= freed * (wake_s - first_s)
-        core.log.kv_leapt(self._start_s, wake_s, first, later, freed, float(block_s))
+        core.log.kv_leapt(self._start_s, wake_s, first, later, freed, block_s)
         if first or later:
             core.blocks.take(first + later)
 
     def _record(self, core: Core, recorder: StepRecorder) -> None:
         """Write down every step, with the counts of its decision."""
         decodes, arrival = core.decodes, core.requests.arrival
-        blocks = [0] * self.steps
-        for step, count in decodes.blocks_taken(self.steps):
-            blocks[step] = count
+        blocks = decodes.blocks_of_ticks(0, self.steps)
         used = core.usable_blocks - core.blocks.free
         running, start_s = len(core.running), max(core.end_s, self._start_s)
         for step, end_s in enumerate(self._ends[: self.steps]):
@@ -246,10 +245,10 @@ def plan_leap(core: Core, now_s: float, *, can_be_cut: bool) -> Leap | None:
         ends, durations = _one_by_one(core, begin_s, stop_s, steps)
     else:
         ends, durations = _at_once(core, begin_s, steps)
-    leap = Leap(now_s, ends, durations, first_s, can_be_cut=can_be_cut)
-    if stop_s < math.inf:
+    known = stop_s < math.inf
+    leap = Leap(now_s, ends, durations, first_s, can_be_cut=can_be_cut and not known)
+    if known and steps >= LONG:
         leap.cut(stop_s)
-        leap.can_be_cut = False
     return leap
 
 
@@ -265,21 +264,23 @@ def _one_by_one(core: Core, end_s: float, stop_s: float, steps: int) -> Evaluate
     n, kv_tokens = core.decodes.n, core.decodes.kv_tokens
     step_s, overhead_s = core.step_latency.step_s, core.overhead_s
     per_step_s = core.per_request_s * n
-    lag = bool(core.in_flight)
+    one_more = bool(core.in_flight)  # the decision after a step is due at the end before its own
     ends: list[float] = []
     durations: list[float] | None = None if core.limit is None else []
     for _ in range(steps):
-        due_s = end_s
+        if end_s >= stop_s:
+            if not one_more:
+                break
+            one_more = False
+        before_s = end_s
         duration_s = (step_s((), n, kv_tokens) + overhead_s) + per_step_s
-        if not 0.0 <= duration_s < math.inf:
-            raise not_a_time(duration_s, 0, n, kv_tokens)
         end_s += duration_s
+        if not before_s <= end_s < INFINITY:
+            raise not_a_time(duration_s, 0, n, kv_tokens)
         kv_tokens += n
         ends.append(end_s)
         if durations is not None:
             durations.append(duration_s)
-        if (due_s if lag else end_s) >= stop_s:
-            break
     return ends, durations
 
 

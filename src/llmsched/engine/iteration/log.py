@@ -117,20 +117,14 @@ class ReplicaLog:
     def tick(self, end_s: float, weight: int) -> None:
         """A step with decodes ended; so many requests also had a token at the end before."""
         self._ends.append(end_s)
-        if weight == self._weights[-1]:
-            self._counts[-1] += 1
-        else:
-            self._weights.append(weight)
-            self._counts.append(1)
+        self._counts.append(1)
+        self._weights.append(weight)
 
     def ticks(self, ends_s: Sequence[float] | FloatArray, weight: int) -> None:
         """Several of them, with one weight."""
         self._ends.extend(ends_s)
-        if weight == self._weights[-1]:
-            self._counts[-1] += len(ends_s)
-        else:
-            self._weights.append(weight)
-            self._counts.append(len(ends_s))
+        self._counts.append(len(ends_s))
+        self._weights.append(weight)
 
     def long_run(
         self, start_s: float, end_s: float, n_decodes: int, kv_tokens: int, steps: int
