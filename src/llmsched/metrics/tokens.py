@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.types import FloatArray
 from llmsched.engine.iteration.run import IterationRun
-from llmsched.engine.iteration.tables import ServedTable
+from llmsched.engine.step_records import ServedTable
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
@@ -30,38 +30,11 @@ class Spread:
     p99: float
 
     @staticmethod
-    def of(values: FloatArray, counts: IntArray | None = None) -> Spread:
-        """Of values that occur once each, or as often as `counts` says, both of shape (n,)."""
+    def of(values: FloatArray) -> Spread:
+        """Of values of shape (n,)."""
         if not len(values):
             return Spread(*[math.nan] * 5)
-        if counts is None:
-            return Spread(float(values.mean()), *np.quantile(values, QUANTILES).tolist())
-        mean = float(np.average(values, weights=counts))
-        return Spread(mean, *weighted_quantiles(values, counts, QUANTILES).tolist())
-
-
-def weighted_quantiles(
-    values: FloatArray, counts: IntArray, quantiles: tuple[float, ...]
-) -> FloatArray:
-    """The quantiles of `np.repeat(values, counts)`, numpy's linear ones, without repeating.
-
-    Examples
-    --------
-    >>> weighted_quantiles(np.array([3.0, 1.0]), np.array([1, 3]), (0.5, 1.0)).tolist()
-    [1.0, 3.0]
-    """
-    order = np.argsort(values)
-    values, upto = values[order], np.cumsum(counts[order], dtype=np.int64)
-    place = np.asarray(quantiles) * (upto[-1] - 1)
-    below = np.floor(place).astype(np.int64)
-    low = values[np.searchsorted(upto, below, side="right")]
-    high = values[np.searchsorted(upto, np.minimum(below + 1, upto[-1] - 1), side="right")]
-    share = place - below
-    # as numpy interpolates, from the nearer end
-    linear: FloatArray = np.where(
-        share >= 0.5, high - (high - low) * (1 - share), low + (high - low) * share
-    )
-    return linear
+        return Spread(float(values.mean()), *np.quantile(values, QUANTILES).tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +132,7 @@ def token_metrics(run: IterationRun, limits: Limits | None = None) -> TokenMetri
     return TokenMetrics(
         ttft_s=Spread.of(latencies["ttft"]),
         tpot_s=Spread.of(latencies["tpot"][~np.isnan(latencies["tpot"])]),
-        itl_s=Spread.of(*run.gaps.expand()),
+        itl_s=_itl(run),
         e2e_s=Spread.of(latencies["e2e"]),
         queueing_s=Spread.of(table.scheduled_s[served] - arrival_s),
         requests=n,
@@ -185,6 +158,14 @@ def token_metrics(run: IterationRun, limits: Limits | None = None) -> TokenMetri
         tokens_per_step=_ratio(int(replicas.tokens.sum()), int(replicas.steps.sum())),
         busy_share=_ratio(replicas.busy_s.sum(), makespan_s * len(replicas)),
     )
+
+
+def _itl(run: IterationRun) -> Spread:
+    """Over all gaps: their sum is the time from first to last token, over requests."""
+    served = run.requests.completed
+    seconds = (run.requests.finish_s - run.requests.first_token_s)[served].sum()
+    gaps = int(run.requests.output_tokens[served].sum(dtype=np.int64)) - int(served.sum())
+    return Spread(_ratio(seconds, gaps), *run.gaps.quantiles(QUANTILES).tolist())
 
 
 def _latencies(table: ServedTable) -> dict[str, FloatArray]:

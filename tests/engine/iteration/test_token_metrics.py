@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 from serving import RTX_4090, poisson, serve
 
-from llmsched.metrics.tokens import Limits, Spread, token_metrics, weighted_quantiles
+from llmsched.engine.iteration.log import _at_ranks
+from llmsched.metrics.tokens import Limits, Spread, token_metrics
 
 
 def test_figures__of_two_requests_by_hand():
@@ -115,15 +116,27 @@ def test_nobody_served__is_no_figure_but_no_error():
     assert math.isnan(figures.throughput_per_s)
 
 
+@pytest.mark.parametrize("rate_per_s", [0.2, 1, 4, 20])
+@pytest.mark.parametrize("mode", ["chunked", "first"])
+def test_gap_quantiles__are_those_of_every_gap(rate_per_s, mode):
+    # given runs from single decodes in long leaps to full batches
+    trace = poisson(200, rate_per_s, seed=23)
+    depth = 1 if mode == "first" else 2
+    run = serve(trace, blocks=800, step=RTX_4090, depth=depth, prefill=mode)
+    quantiles = (0.0, 0.001, 0.1, 0.37, 0.5, 0.9, 0.95, 0.99, 0.9999, 1.0)
+    expected = np.quantile(np.repeat(*run.gaps.expand()), quantiles)
+    assert run.gaps.quantiles(quantiles).tolist() == expected.tolist()
+
+
 @given(
     st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 4)), min_size=1, max_size=20),
-    st.lists(st.floats(0, 1), min_size=1, max_size=5),
+    st.data(),
 )
-def test_weighted_quantiles__are_those_of_the_repeated_values(pairs, quantiles):
+def test_at_ranks__is_the_sorted_repetition(pairs, data):
     values, counts = (np.array(column) for column in zip(*pairs, strict=True))
-    values = values / 3
-    expected = np.quantile(np.repeat(values, counts), quantiles)
-    assert weighted_quantiles(values, counts, tuple(quantiles)).tolist() == expected.tolist()
+    repeated = np.sort(np.repeat(values, counts))
+    ranks = np.array(data.draw(st.lists(st.integers(0, len(repeated) - 1), max_size=9)), np.int64)
+    assert _at_ranks(values / 1.0, counts, ranks).tolist() == repeated[ranks].tolist()
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])

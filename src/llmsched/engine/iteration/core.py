@@ -365,9 +365,9 @@ class Core:
         log.busy_s += duration_s
         ended: list[Active] = []
         if is_tick:
-            log.tick(end_s, n_decodes - len(late))
+            log.gaps.tick(end_s, n_decodes - len(late))
             for active in late:
-                log.gap(end_s - active.last_token_s)
+                log.gaps.others.append(end_s - active.last_token_s)
                 active.late = False
                 active.resumed_tick = self.decodes.tick
             ended = self.decodes.advance()
@@ -401,7 +401,7 @@ class Core:
             if math.isnan(active.last_token_s):
                 self.times.first_token_s[active.request] = end_s
             else:
-                self.log.gap(end_s - active.last_token_s)
+                self.log.gaps.others.append(end_s - active.last_token_s)
             active.last_token_s = end_s
             if computed + 1 == active.total:
                 active.ended = True

@@ -22,7 +22,7 @@ from llmsched.schedulers.iteration.base import ProcessedStep
 if TYPE_CHECKING:
     from llmsched.engine.iteration.core import Core
 
-Evaluated = tuple[list[float] | FloatArray, list[float] | None]
+Evaluated = tuple[list[float] | FloatArray, list[float] | FloatArray]
 INFINITY = math.inf
 LONG = 16  # steps from which on one vector is faster than a loop
 
@@ -36,8 +36,8 @@ class Leap:
         When the first of them was decided.
     ends : list or ndarray of float
         Ends of the steps.
-    durations : list of float, optional
-        Their durations, for a limit to learn from.
+    durations : list or ndarray of float
+        Their durations.
     first_s : float, optional
         End of the step in flight before them; None where each starts as it is decided.
     can_be_cut : bool
@@ -57,7 +57,7 @@ class Leap:
         self,
         start_s: float,
         ends: list[float] | FloatArray,
-        durations: list[float] | None,
+        durations: list[float] | FloatArray,
         first_s: float | None,
         *,
         can_be_cut: bool,
@@ -114,9 +114,10 @@ class Leap:
         begin_s = core.end_s if core.end_s > self._start_s else self._start_s
         end_s = float(ends[steps - 1])
         if steps < LONG:
-            log.ticks(ends[:steps], n)
+            log.gaps.ticks(ends[:steps], n)
         else:
-            log.long_run(begin_s, end_s, n, decodes.kv_tokens, steps)
+            shortest_s, longest_s = np.minimum.reduce(durations), np.maximum.reduce(durations)
+            log.gaps.long_run(ends, steps, n, decodes.kv_tokens, (shortest_s, longest_s))
         log.n_steps += steps
         log.n_tokens += steps * n
         log.busy_s += end_s - begin_s
@@ -124,17 +125,15 @@ class Leap:
         core.overlapped = self._first_s is not None
         if in_flight and steps > 1:
             old = in_flight.popleft()
-            if old[1] or durations is not None:
+            if old[1] or core.limit is not None:
                 core.process(old)
-            duration_s = 0.0 if durations is None else durations[steps - 2]
-            in_flight.append((float(ends[steps - 2]), [], duration_s, n, 0))
-        if durations is not None:
+            in_flight.append((float(ends[steps - 2]), [], float(durations[steps - 2]), n, 0))
+        if core.limit is not None:
             self._tell_limit(core, n)
         ended = decodes.advance(steps)
         for active in ended:
             core.times.finish_s[active.request] = end_s
-        duration_s = 0.0 if durations is None else durations[steps - 1]
-        in_flight.append((end_s, ended, duration_s, n, 0))
+        in_flight.append((end_s, ended, float(durations[steps - 1]), n, 0))
 
     def _take_in(self, core: Core) -> None:
         """Take in what came before its last instant; it could not have been admitted."""
@@ -189,15 +188,14 @@ class Leap:
 
     def _tell_limit(self, core: Core, n: int) -> None:
         """Let the limit learn from the steps that ended on the way, and ask it as often."""
-        limit, durations = core.limit, self._durations
+        limit = core.limit
         assert limit is not None
-        assert durations is not None
         processed = self.steps - 1
         if self._first_s is not None and processed:  # the step before these, told already
             limit.limit(len(core.running))
             processed -= 1
-        for duration_s in durations[:processed]:
-            limit.observe(ProcessedStep(duration_s, n, 0))
+        for duration_s in self._durations[:processed]:
+            limit.observe(ProcessedStep(float(duration_s), n, 0))
             limit.limit(len(core.running))
 
 
@@ -266,7 +264,7 @@ def _one_by_one(core: Core, end_s: float, stop_s: float, steps: int) -> Evaluate
     per_step_s = core.per_request_s * n
     one_more = bool(core.in_flight)  # the decision after a step is due at the end before its own
     ends: list[float] = []
-    durations: list[float] | None = None if core.limit is None else []
+    durations: list[float] = []
     for _ in range(steps):
         if end_s >= stop_s:
             if not one_more:
@@ -279,8 +277,7 @@ def _one_by_one(core: Core, end_s: float, stop_s: float, steps: int) -> Evaluate
             raise not_a_time(duration_s, 0, n, kv_tokens)
         kv_tokens += n
         ends.append(end_s)
-        if durations is not None:
-            durations.append(duration_s)
+        durations.append(duration_s)
     return ends, durations
 
 
@@ -297,7 +294,7 @@ def _at_once(core: Core, begin_s: float, steps: int) -> Evaluated:
     if not (np.minimum.reduce(durations) >= 0.0 and ends[-1] < math.inf):
         worst = int(np.argmax(~(durations >= 0.0) | ~np.isfinite(ends)))
         raise not_a_time(durations[worst], 0, n, kv_tokens + worst * n)
-    return ends, None if core.limit is None else durations.tolist()
+    return ends, durations
 
 
 def not_a_time(duration_s: float, n_prefills: int, n_decodes: int, decode_kv: int) -> ValueError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.types import IntArray
 from llmsched.engine.clock import Clock
 from llmsched.engine.dispatch import Dispatcher
 from llmsched.engine.iteration.core import Core
@@ -19,10 +19,10 @@ from llmsched.engine.iteration.kv_blocks import (
     KvBlocks,
     PrefixChains,
 )
-from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder
+from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder, TokenGaps
 from llmsched.engine.iteration.requests import ServedRequests
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.engine.iteration.tables import ReplicaTable, ServedTable, StepTable
+from llmsched.engine.step_records import ReplicaTable, ServedTable, StepTable
 from llmsched.latency.step_base import StepLatency
 from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
 from llmsched.schedulers.iteration.orders import Fcfs
@@ -30,25 +30,6 @@ from llmsched.schedulers.iteration.routing import RoundRobinRouter, RouterFactor
 from llmsched.workload.trace import Trace
 
 FCFS = IterationScheduler(Fcfs)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TokenGaps:
-    """Every gap between consecutive tokens of a request, kept small until it is asked for."""
-
-    logs: tuple[ReplicaLog, ...]
-    step_latency: StepLatency
-    overhead_s: float
-    per_request_s: float
-
-    def expand(self) -> tuple[FloatArray, IntArray]:
-        """The gaps [s], and how often each occurred; shape (m,) each, in no order."""
-        parts = [
-            log.token_gaps(self.step_latency, self.overhead_s, self.per_request_s)
-            for log in self.logs
-        ]
-        gaps_s, counts = zip(*parts, strict=True)
-        return np.concatenate(gaps_s), np.concatenate(counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -169,7 +150,7 @@ def run_iteration_engine(
         requests=_served(trace, requests, times, dispatcher.replica),
         replicas=_replicas([core.log for core in cores]),
         gaps=TokenGaps(
-            logs=tuple(core.log for core in cores),
+            logs=tuple(core.log.gaps for core in cores),
             step_latency=step_latency,
             overhead_s=settings.overhead_s,
             per_request_s=settings.per_request_s,
