@@ -14,7 +14,7 @@ from llmsched.engine.iteration import run as run_module
 from llmsched.engine.iteration.core import Core
 from llmsched.engine.iteration.run import IterationRun, run_iteration_engine
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.latency.two_regime import DecodeTerms, MixedTerms, TwoRegime
+from llmsched.latency.steps.two_regime import DecodeTerms, MixedTerms, TwoRegime
 from llmsched.workload.trace import Trace
 
 

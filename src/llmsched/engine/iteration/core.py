@@ -19,7 +19,7 @@ from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder
 from llmsched.engine.iteration.requests import Active, Chunk, ServedRequests, Step
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.engine.iteration.shortage import RunningPlan, plan_one_by_one, preempt
-from llmsched.latency.step_base import StepLatency
+from llmsched.latency.steps.base import StepLatency
 from llmsched.schedulers.iteration.base import ProcessedStep, RunningLimit, WaitingOrder
 
 INFINITY = math.inf

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import FloatArray, IntArray
-from llmsched.latency.step_base import StepLatency
+from llmsched.latency.steps.base import StepLatency
 
 EVERY = 4096  # requests between two calls of `progress`
 

@@ -23,7 +23,7 @@ from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder, 
 from llmsched.engine.iteration.requests import ServedRequests
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.engine.step_records import ReplicaTable, ServedTable, StepTable
-from llmsched.latency.step_base import StepLatency
+from llmsched.latency.steps.base import StepLatency
 from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
 from llmsched.schedulers.iteration.orders import Fcfs
 from llmsched.schedulers.iteration.routing import RoundRobinRouter, RouterFactory
