@@ -562,6 +562,22 @@ def test_cached_trace__is_a_read_only_map(tmp_path):
         assert type(column) is np.ndarray
 
 
+def test_cached_trace__keeps_priorities_and_prefix_ids(tmp_path):
+    from llmsched.simulation.sweep.cache import cached_trace
+    from llmsched.workload.prefix_ids import PrefixIds
+
+    def load():
+        trace = SMALL.load(0).take(slice(3))
+        ids = PrefixIds.of([[7], [], [7]], tokens_per_id=4)
+        return replace(trace, priority=np.array([2, 0, 1], np.int32), prefix_ids=ids)
+
+    for name in ("made", "made"):  # then found
+        kept = cached_trace(tmp_path, name, load).value
+        assert kept.priority.tolist() == [2, 0, 1]
+        assert [kept.prefix_ids.row(row).tolist() for row in range(3)] == [[7], [], [7]]
+        assert kept.prefix_ids.tokens_per_id == 4
+
+
 def test_trace_file__that_changes_under_a_running_sweep_is_a_failure(tmp_path, monkeypatch):
     path = write_trace(tmp_path / "burst.csv")
     config = RunConfig(workload=Workload(source=str(path), rps_scale=1), scheduler="static_fifo")

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched.simulation.beliefs import BinnedPrediction
+from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.trace import Trace
 
 T = TypeVar("T")
@@ -57,9 +58,17 @@ def cached_trace(folder: Path | None, key: str, make: Callable[[], Trace]) -> Pr
     """
 
     def columns(trace: Trace) -> Columns:
-        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s")
+        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s", "priority")
         arrays = {name: getattr(trace, name) for name in names}
-        meta = {"name": trace.name, "left_out": trace.left_out, "notes": trace.notes}
+        meta: dict[str, Any] = {
+            "name": trace.name,
+            "left_out": trace.left_out,
+            "notes": trace.notes,
+        }
+        if trace.prefix_ids is not None:
+            arrays["prefix_ids"] = trace.prefix_ids.ids
+            arrays["prefix_offsets"] = trace.prefix_ids.offsets
+            meta["tokens_per_id"] = trace.prefix_ids.tokens_per_id
         return Columns(
             arrays={name: array for name, array in arrays.items() if array is not None}, meta=meta
         )
@@ -70,12 +79,25 @@ def cached_trace(folder: Path | None, key: str, make: Callable[[], Trace]) -> Pr
             prompt_tokens=entry.arrays["prompt_tokens"],
             output_tokens=entry.arrays["output_tokens"],
             service_s=entry.arrays.get("service_s"),
+            priority=entry.arrays.get("priority"),
+            prefix_ids=_prefix_ids(entry),
             name=entry.meta["name"],
             left_out=tuple((rule, count) for rule, count in entry.meta["left_out"]),
             notes=tuple(entry.meta["notes"]),
         )
 
-    return _cached(folder, f"trace-{key}", make, columns, trace_of)
+    key = f"trace-2-{key}"  # 2: with prefix ids
+    return _cached(folder, key, make, columns, trace_of)
+
+
+def _prefix_ids(entry: Columns) -> PrefixIds | None:
+    if "prefix_ids" not in entry.arrays:
+        return None
+    return PrefixIds(
+        ids=entry.arrays["prefix_ids"],
+        offsets=entry.arrays["prefix_offsets"],
+        tokens_per_id=entry.meta["tokens_per_id"],
+    )
 
 
 def cached_prediction(
