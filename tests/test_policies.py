@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmsched.schedulers.base import FullBatches
+from llmsched.schedulers.scheduler import FullBatches
 from llmsched.schedulers.batch_size import DynamicBatcher, FixedBatcher
 from llmsched.schedulers.bin_choice import LongestQueue, RoundRobin
 from llmsched.schedulers.memory_limit import BufferLimit, CltLimit

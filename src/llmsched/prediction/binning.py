@@ -156,16 +156,9 @@ class Binning:
         total_tokens = trace.prompt_tokens.astype(np.int64) + predicted_tokens
         if self.by == "total":
             return total_tokens
-        from llmsched.latency.base import Shape
+        from llmsched.latency.base import alone_s
 
-        # 64 bits, as in Python's integers: a model may square a length
-        alone = Shape(
-            size=1,
-            max_total_tokens=total_tokens.astype(np.int64),
-            max_prompt_tokens=trace.prompt_tokens.astype(np.int64),
-            max_output_tokens=predicted_tokens.astype(np.int64),
-        )
-        return cast(FloatArray, latency.service_s(alone))
+        return alone_s(latency, trace.prompt_tokens, predicted_tokens)
 
     def or_else(self, by: BinBy, rule: EdgeRule) -> Binning:
         """This binning, with these in place of what it leaves to the scheduler."""

@@ -1,18 +1,18 @@
 """`multi_bin_adaptive`: which bin, and how many of it, from ages and learned service times.
 
-Our own scheduler; docs/multi_bin_adaptive.md says what it does, why, and when it loses. It learns
-what a batch of each bin costs from the batches that finished, and sees how many requests wait in
-each bin and since when. It knows neither the latency model nor any true length.
+docs/multi_bin_adaptive.md says what it does, and when it loses. It learns what a batch of each bin
+costs from the batches that finished, and sees how many requests wait in each bin and since when.
+It knows neither the latency model nor any true length.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llmsched.schedulers.bin_choice import Waits
-from llmsched.schedulers.memory_limit import FinishedBatch, MemoryLimit
+from llmsched.schedulers.base import BatchPlan, FinishedBatch, Head, WaitingView
+from llmsched.schedulers.memory_limit import MemoryLimit
 
 LEAST_WEIGHT = 0.1  # of the newest batch in a bin's service line; 1/n for the first ten
 KEEPS_UP_SHARE = 0.25  # of the SLA: while the oldest waited no longer, smaller batches can help
@@ -32,6 +32,7 @@ class ServiceLine:
     _mean_s: float = 0.0
     _variance: float = 0.0
     _covariance: float = 0.0
+    _slope: float = 0.0
 
     def observe(self, size: int, service_s: float) -> None:
         """Learn from a finished batch."""
@@ -42,32 +43,30 @@ class ServiceLine:
         self._mean_s += weight * off_s
         self._variance = (1 - weight) * (self._variance + weight * off_size * off_size)
         self._covariance = (1 - weight) * (self._covariance + weight * off_size * off_s)
+        slope = self._covariance / self._variance if self._variance > 0 else 0.0
+        self._slope = min(max(slope, 0.0), self._mean_s / self._mean_size)
 
     def service_s(self, size: int) -> float:
         """Expected service time of a batch of this size [s]; 0 before the first batch."""
-        if not self.n_batches:
-            return 0.0
-        slope = self._covariance / self._variance if self._variance > 0 else 0.0
-        slope = min(max(slope, 0.0), self._mean_s / self._mean_size)
-        return self._mean_s + slope * (size - self._mean_size)
+        return self._mean_s + self._slope * (size - self._mean_size)
 
 
 @dataclass(slots=True)
-class AdaptiveBatcher:
-    """One bin's memory limit and service line; `AdaptiveChoice` plans its next batch."""
+class LearnedBin:
+    """One bin's memory limit and service line, which plan its next batch."""
 
     memory: MemoryLimit
     batch_max: int = 128
     line: ServiceLine = field(default_factory=ServiceLine)
-    planned: int = 1
+    most: int = field(init=False)  # requests that memory and `batch_max` allow now
 
-    def limit(self) -> int:
-        """The size that the choice of this bin was made for [requests]."""
-        return self.planned
+    def __post_init__(self) -> None:
+        self.most = min(self.memory.limit(), self.batch_max)
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Learn what the batch held and what it cost."""
         self.memory.observe(batch)
+        self.most = min(self.memory.limit(), self.batch_max)
         self.line.observe(batch.size, service_s)
 
     def plan(self, waiting: int, oldest_wait_s: float, sla_s: float) -> int:
@@ -77,7 +76,7 @@ class AdaptiveBatcher:
         the largest that does. Once the oldest waited for more than a quarter of the SLA the queue
         is the trouble, and smaller batches would only lengthen it.
         """
-        size = max(1, min(waiting, self.memory.limit(), self.batch_max))
+        size = max(1, min(waiting, self.most))
         left_s = sla_s - oldest_wait_s
         if oldest_wait_s > KEEPS_UP_SHARE * sla_s or self.line.service_s(size) <= left_s:
             return size
@@ -94,7 +93,7 @@ class AdaptiveBatcher:
 
 
 @dataclass(slots=True)
-class AdaptiveChoice:
+class AdaptivePolicy:
     """Serve the bin with the most requests times response ratio: b·(wait + T)/T.
 
     b is the planned batch, T what it is expected to cost, and the wait that of the bin's oldest
@@ -120,28 +119,26 @@ class AdaptiveChoice:
     sla_s: float
     memory: Callable[[], MemoryLimit]
     batch_max: int = 128
-    waits: Waits = field(default_factory=Waits)
-    batchers: list[AdaptiveBatcher] = field(default_factory=list)
+    bins: list[LearnedBin] = field(default_factory=list)
 
-    def batcher(self) -> AdaptiveBatcher:
-        """The batcher of the next bin; the engine makes one per bin, in order."""
-        self.batchers.append(AdaptiveBatcher(self.memory(), self.batch_max))
-        return self.batchers[-1]
-
-    def choose(self, waiting: Sequence[int]) -> int | None:
-        """The bin of the highest score, the lowest index on ties; plans its batch, too."""
+    def next_batch(self, waiting: WaitingView, now_s: float) -> BatchPlan | None:
+        """The bin of the highest score, the lowest index on ties, and how many of it."""
+        if not self.bins:
+            self.bins = [LearnedBin(self.memory(), self.batch_max) for _ in waiting.counts]
         best, chosen, planned = -1.0, None, 1
-        for index, count in enumerate(waiting):
+        for index, count in enumerate(waiting.counts):
             if not count:
                 continue
-            wait_s = self.waits.oldest_s(index)
-            size = self.batchers[index].plan(count, wait_s, self.sla_s)
-            score = self._score(self.batchers[index].line, size, wait_s)
+            wait_s = now_s - waiting.oldest_arrival_s[index]
+            size = self.bins[index].plan(count, wait_s, self.sla_s)
+            score = self._score(self.bins[index].line, size, wait_s)
             if score > best:
                 best, chosen, planned = score, index, size
-        if chosen is not None:
-            self.batchers[chosen].planned = planned
-        return chosen
+        return None if chosen is None else Head(chosen, planned)
+
+    def observe(self, batch: FinishedBatch, service_s: float) -> None:
+        """Tell the bin."""
+        self.bins[batch.bin].observe(batch, service_s)
 
     def _score(self, line: ServiceLine, size: int, wait_s: float) -> float:
         service_s = line.service_s(size)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from llmsched.schedulers.memory_limit import FinishedBatch, MemoryLimit
+from llmsched.schedulers.base import FinishedBatch
+from llmsched.schedulers.memory_limit import MemoryLimit
 from llmsched.schedulers.sla_control import SlaController
 
 

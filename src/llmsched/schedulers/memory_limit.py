@@ -13,29 +13,12 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Protocol
 
+from llmsched.schedulers.base import FinishedBatch
+
 NEWEST_WEIGHT = 0.2  # of a finished batch in the running averages; the past keeps the other 0.8
 PAST_WEIGHT = 0.8
 # Thousands of kept failures, 0 tokens each, average down to 0; this keeps the division defined.
 _LEAST_MEAN = 1e-300
-
-
-class FinishedBatch(Protocol):
-    """What a policy may learn of a batch once it is finished."""
-
-    @property
-    def size(self) -> int:
-        """Requests in the batch."""
-        ...
-
-    @property
-    def mean_tokens(self) -> float:
-        """Mean prompt + output tokens per request."""
-        ...
-
-    @property
-    def mean_squared_tokens(self) -> float:
-        """Mean of the squared prompt + output tokens per request."""
-        ...
 
 
 class MemoryLimit(Protocol):

@@ -84,7 +84,7 @@ def compare(
     if not schedulers or len(set(schedulers)) != len(schedulers):
         given = ", ".join(schedulers) or "none"
         raise ValueError(f"schedulers must be distinct names, got {given}")
-    settings = settings or Settings()
+    settings = (settings or Settings()).resolved()
     for name in (*schedulers, baseline):
         make_scheduler(name, settings)  # a wrong name ends here, not after the first run
     model = load_latency(latency) if isinstance(latency, str) else latency
@@ -104,7 +104,8 @@ def compare(
     seeds = tuple(range(seed, seed + replications))
     gathered = {name: _Gathered() for name in schedulers}
     random = {
-        name: requests.random or (make_scheduler(name, settings).binned and believer.random)
+        name: requests.random
+        or (make_scheduler(name, settings).uses_predictions and believer.random)
         for name in schedulers
     }
     for replication in seeds:

@@ -66,7 +66,8 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, those of `workload`, `settings` and `binning` nested."""
-        return asdict(self)
+        values = asdict(replace(self, settings=replace(self.settings, latency=None)))
+        return {**values, "settings": self.settings.to_dict()}
 
     def check(self) -> None:
         """Fail unless the run can be started: before the first run of a sweep, not after it.

@@ -19,9 +19,9 @@ from llmsched.metrics.load import LoadLabel, load_label, memory_best_batch, offe
 from llmsched.metrics.run import Metrics, metrics
 from llmsched.prediction.binning import Binning
 from llmsched.prediction.predictors import Predictor, predictor_from_spec
-from llmsched.schedulers.base import Scheduler
 from llmsched.schedulers.registry import make_scheduler
-from llmsched.schedulers.settings import Settings
+from llmsched.schedulers.scheduler import Scheduler
+from llmsched.schedulers.settings import Settings, known
 from llmsched.simulation.beliefs import (
     BinnedPrediction,
     as_binning,
@@ -132,9 +132,9 @@ def simulate(
     >>> run.metrics.completed
     500
     """
-    settings = settings or Settings()
     trace = _loaded(trace, seed)
     model = load_latency(latency) if isinstance(latency, str) else latency
+    settings = (settings or Settings()).resolved(latency=model)
     believer = predictor_from_spec(predictor) if isinstance(predictor, str) else predictor
     policy = make_scheduler(scheduler, settings)
     binning = as_binning(binning)
@@ -156,6 +156,7 @@ def simulate(
         latency=model,
         admission=admission,
         predicted_tokens=prediction.tokens,
+        predicted_alone_s=prediction.alone_s,
         progress=progress,
     )
     warn_outside(model, _shapes(batches), stacklevel=3)
@@ -170,7 +171,7 @@ def simulate(
             requests,
             batches,
             n_gpus=n_gpus,
-            sla_s=settings.sla_s,
+            sla_s=known(settings.sla_s),
             n_bins=n_bins,
             kv_bytes_per_token=llm.kv_bytes_per_token,
         ),
@@ -197,7 +198,7 @@ def _config(
     return {
         "version": __version__,
         "admission": admission,
-        **asdict(settings),
+        **settings.to_dict(),
         "binning": asdict(binning) if policy.binned else None,
         "llm": llm.name,
         "workload": trace.recipe,

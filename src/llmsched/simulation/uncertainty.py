@@ -118,6 +118,7 @@ def simulate_draws(
     believes in. That batches lie outside the measured range is not said again for each draw.
     The parameters are those of `simulate`, tables are not kept, and `on_run` sees every run.
     """
+    settings = settings.resolved(latency=latency)  # what it believes, whatever is drawn
     policy = make_scheduler(scheduler, settings)
     believed = predict_bins(trace, policy, predictor, as_binning(binning), latency, seed)
     summaries = []

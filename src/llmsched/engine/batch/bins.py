@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import cast
 
-from simpy import Store
+from simpy import Event, Store
 from simpy.resources.store import StoreGet
 
-from llmsched.engine.batch.queues import Batch, Queue
+from llmsched.engine.batch.batch import Batch
+from llmsched.engine.batch.queues import Queue
 from llmsched.engine.clock import URGENT, Clock
 
 
 class Pull(StoreGet):
-    """A GPU's request for a batch; its value is the `Batch`.
+    """A GPU's wait for a batch, when there was none to be had; its value is the `Batch`.
 
-    Pulled while something waits, it has already happened: the GPU goes on at once, at this
-    instant, without another event. Otherwise it happens at an arrival.
+    It happens at an arrival, or when the policy has asked to be asked again.
     """
 
     def __init__(self, bins: BinStore, gpu_id: int) -> None:
@@ -25,13 +26,7 @@ class Pull(StoreGet):
         self.callbacks = []
         self.resource = bins
         self.gpu_id = gpu_id
-        batch = bins.next_batch()
-        if batch is None:
-            bins.wait(self)
-        else:
-            self._ok = True
-            self._value = batch
-            self.callbacks = None  # type: ignore[assignment]  # processed: SimPy's own mark
+        bins.wait(self)
 
     def cancel(self) -> None:
         """Give up waiting, so that the next batch goes to another GPU."""
@@ -44,10 +39,10 @@ class Pull(StoreGet):
 class BinStore(Store):
     """A Store of waiting requests, one FIFO per bin; a get is a pull of one batch.
 
-    `get_queue` holds the GPUs that found every bin empty, as a heap: lowest id first. A GPU
+    `get_queue` holds the GPUs that found nothing to serve, as a heap: lowest id first. A GPU
     becomes a process when it is first needed (`hire`), so that idle ones cost nothing and there
-    may be infinitely many. Requests come in lazily: a pull first admits everything that has
-    arrived up to now, and only the replay process wakes a waiting GPU.
+    may be infinitely many. Requests come in lazily: a free GPU first admits everything that has
+    arrived up to now, and only an arrival wakes a waiting GPU, or the policy's own `Later`.
 
     Parameters
     ----------
@@ -57,28 +52,43 @@ class BinStore(Store):
     n_gpus : int, or infinity
     hire : callable
         Starts the life of a GPU, given its first pull.
+    one_by_one : bool
+        Whether a waiting GPU sees each arrival of an instant alone.
     """
 
     get_queue: list[tuple[int, Pull]]
 
     def __init__(
-        self, clock: Clock, queue: Queue, n_gpus: float, hire: Callable[[Pull], None]
+        self,
+        clock: Clock,
+        queue: Queue,
+        n_gpus: float,
+        hire: Callable[[Pull], None],
+        *,
+        one_by_one: bool,
     ) -> None:
         super().__init__(clock)
         self.queue = queue
+        self._clock = clock
+        self._one_by_one = one_by_one
+        self._wake_s = math.inf  # the next `Later` that is scheduled
         self.someone_waits = clock.event()
         self._n_gpus = n_gpus
         self._n_hired = 0
         self._hire = hire
 
-    def pull(self, gpu_id: int) -> Pull:
-        """Ask for a batch on behalf of a GPU."""
-        return Pull(self, gpu_id)
-
     def next_batch(self) -> Batch | None:
-        """Admit what has arrived by now and cut a batch from it, or None."""
-        self.queue.admit(self._env.now)
-        return self.queue.take()
+        """Admit what has arrived by now and take a batch of it, or None."""
+        now_s = self._env.now
+        self.queue.admit(now_s)
+        batch = self.queue.take(now_s)
+        if batch is None:
+            self._wake_later()
+        return batch
+
+    def pull(self, gpu_id: int) -> Pull:
+        """Wait for a batch on behalf of a GPU for which there was none."""
+        return Pull(self, gpu_id)
 
     def wait(self, pull: Pull) -> None:
         """Keep a pull until something arrives."""
@@ -96,38 +106,38 @@ class BinStore(Store):
             return True
         if self._n_hired == self._n_gpus:
             return False
-        self._hire(_FirstPull(self, self._n_hired))
+        self._hire(Pull(self, self._n_hired))
         self._n_hired += 1
         return True
 
     def serve(self) -> None:
         """Give batches to waiting GPUs, lowest id first, as long as there are both."""
-        while self.a_gpu_waits():
-            batch = self.queue.take()
+        queue = self.queue
+        while queue.holds and self.a_gpu_waits():
+            batch = queue.take(self._env.now)
             if batch is None:
+                self._wake_later()
                 return
             _, pull = heappop(self.get_queue)
-            pull._ok = True
-            pull._value = batch
-            self._env.schedule(pull, URGENT)
+            self._clock.happen(pull, batch)
 
-    def arrive(self, now_s: float, *, one_by_one: bool) -> None:
+    def _wake_later(self) -> None:
+        """See to it that a policy that plans nothing now is asked again when it says."""
+        later_s, self.queue.later_s = self.queue.later_s, math.inf
+        if later_s < self._wake_s:
+            self._wake_s = later_s
+            wake = self._clock.at(later_s, URGENT)
+            wake.callbacks.append(self._wake)
+
+    def arrive(self, now_s: float) -> None:
         """What arrives at this instant meets the waiting GPUs."""
-        if not one_by_one:
+        if not self._one_by_one or self.queue.next_s > now_s:
             self.queue.admit(now_s)
             self.serve()
-            return
-        while self.a_gpu_waits() and self.queue.next_s <= now_s:
+        while self._one_by_one and self.queue.next_s <= now_s and self.a_gpu_waits():
             self.queue.admit_one()
             self.serve()
 
-
-class _FirstPull(Pull):
-    """The first pull of a new GPU: it waits, and leaves what has arrived to `serve`."""
-
-    def __init__(self, bins: BinStore, gpu_id: int) -> None:
-        self.env = bins._env
-        self.callbacks = []
-        self.resource = bins
-        self.gpu_id = gpu_id
-        bins.wait(self)
+    def _wake(self, event: Event) -> None:
+        self._wake_s = math.inf
+        self.arrive(self._env.now)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from llmsched._util.types import IntArray
-from llmsched.engine.batch.queues import Batch
+from llmsched.engine.batch.batch import Batch
 from llmsched.engine.columns import Columns
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.workload.trace import Trace
@@ -37,9 +37,13 @@ class BatchLog:
         ValueError
             If the latency model gave something that is not a duration.
         """
-        if not 0.0 <= service_s < _INFINITY:
+        try:
+            right = 0.0 <= service_s < _INFINITY
+        except (TypeError, ValueError):  # no number at all
+            right = False
+        if not right:
             raise ValueError(
-                f"the latency model must give a finite service time >= 0 s, got {service_s} "
+                f"the latency model must give a finite service time >= 0 s, got {service_s!r} "
                 f"for {batch.size} requests of at most {batch.max_total_tokens} tokens"
             )
         finish_s = start_s + service_s
@@ -53,19 +57,24 @@ class BatchLog:
         return finish_s
 
     def tables(
-        self, trace: Trace, bins: IntArray, predicted_tokens: IntArray, columns: Columns
+        self,
+        trace: Trace,
+        bins: IntArray,
+        predicted_tokens: IntArray,
+        columns: Columns,
+        n_accepted: int,
     ) -> tuple[RequestTable, BatchTable]:
-        """The run as two tables; every batch is a range of positions of its bin.
+        """The run as two tables; every batch is a range of positions of `columns`.
 
         Raises
         ------
         ValueError
             If the scheduler left requests waiting for ever.
         """
-        if self._served != len(columns):
+        if self._served != n_accepted:
             raise ValueError(
                 f"a scheduler must serve every request it takes, got {self._served} of "
-                f"{len(columns)}; its bin choice must not return None while requests wait"
+                f"{n_accepted}; it must not go on planning None while requests wait"
             )
         start_s = np.frombuffer(self._start_s, dtype=np.float64)
         finish_s = np.frombuffer(self._finish_s, dtype=np.float64)
@@ -106,7 +115,7 @@ class BatchLog:
             start_s=start_s,
             finish_s=finish_s,
             gpu=gpu,
-            bin=np.searchsorted(columns.first_of_bin, first, side="right").astype(np.int32) - 1,
+            bin=bins[columns.request[first]].astype(np.int32),
             size=size,
             tokens=tokens[first + size] - tokens[first],
             max_total_tokens=per_batch(np.maximum, columns.total),

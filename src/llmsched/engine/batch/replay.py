@@ -10,7 +10,7 @@ from llmsched.engine.batch.bins import BinStore
 from llmsched.engine.clock import URGENT, Clock
 
 
-def replay(clock: Clock, bins: BinStore, *, one_by_one: bool) -> ProcessGenerator:
+def replay(clock: Clock, bins: BinStore) -> ProcessGenerator:
     """The life of the arrival stream: sleep until a GPU waits, wake at the next arrival.
 
     An arrival comes before everything else at its instant, hence the urgent priority.
@@ -21,4 +21,4 @@ def replay(clock: Clock, bins: BinStore, *, one_by_one: bool) -> ProcessGenerato
             yield bins.someone_waits
             continue
         yield clock.at(bins.queue.next_s, URGENT)
-        bins.arrive(clock.now, one_by_one=one_by_one)
+        bins.arrive(clock.now)

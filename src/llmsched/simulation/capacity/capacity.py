@@ -121,7 +121,7 @@ def capacities(
     TraceError
         If the workload cannot be read, or all its requests arrive at one instant.
     """
-    settings, target = settings or Settings(), target or Target()
+    settings, target = (settings or Settings()).resolved(), target or Target()
     _check(schedulers, settings, search, n_gpus, replications, tolerance, jobs)
     if isinstance(workload, str):
         workload = Workload(source=workload)

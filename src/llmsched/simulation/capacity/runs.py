@@ -52,8 +52,8 @@ class Scenario:
 
     def random(self, scheduler: str) -> bool:
         """Whether another seed gives another run."""
-        binned = make_scheduler(scheduler, self.settings).binned
-        return self.requests is not None or (binned and self.predictor.random)
+        predicting = make_scheduler(scheduler, self.settings).uses_predictions
+        return self.requests is not None or (predicting and self.predictor.random)
 
     def trace(self, seed: int) -> Trace:
         """The requests of a replication, at the rate of the workload."""

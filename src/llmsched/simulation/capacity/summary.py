@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from llmsched.metrics.intervals import mean_interval
+from llmsched.schedulers.settings import known
 from llmsched.simulation.capacity.results import CONFIDENCE, Capacity, CurvePoint, Target
 from llmsched.simulation.capacity.runs import Point, Scenario
 from llmsched.simulation.capacity.search import Passes, capacity_of, hardest_passing
@@ -46,7 +47,7 @@ def summarised(
         n_runs=sum(map(len, by_seed.values())) + sum(len(p) for draws in drawn for p in draws),
         trace_name=scenario.first.name,
         n_requests=len(scenario.first),
-        sla_s=scenario.settings.sla_s,
+        sla_s=known(scenario.settings.sla_s),
         latency=scenario.latency.describe(),
         predictor=scenario.predictor.name,
     )

@@ -55,7 +55,7 @@ def _step1(runs: pd.DataFrame, summary: pd.DataFrame, plan: Plan) -> Gallery:
             lambda: bin_figures.latency_distributions(
                 latency_table(largest),
                 colour="scheduler",
-                sla_s=plan.settings.sla_s,
+                sla_s=known(plan.settings.sla_s),
                 panels="n_gpus",
             ),
         ),
@@ -104,7 +104,7 @@ def _step2(runs: pd.DataFrame, summary: pd.DataFrame, plan: Plan) -> Gallery:
             f"Latency distributions of completed requests, quantiles averaged over "
             f"{_replications(runs)}; dashed: the SLA, {plan.settings.sla_s:g} s.",
             lambda: bin_figures.latency_distributions(
-                latency_table(runs), colour="n_gpus", sla_s=plan.settings.sla_s
+                latency_table(runs), colour="n_gpus", sla_s=known(plan.settings.sla_s)
             ),
         ),
         "step2_bins": StepFigure(
@@ -154,7 +154,7 @@ def _step3(runs: pd.DataFrame, summary: pd.DataFrame, plan: Plan) -> Gallery:
             f"Latency distributions of completed requests, {where}, quantiles averaged over "
             f"{_replications(runs)}; dashed: the SLA, {plan.settings.sla_s:g} s.",
             lambda: bin_figures.latency_distributions(
-                latency_table(runs), colour="n_bins", sla_s=plan.settings.sla_s
+                latency_table(runs), colour="n_bins", sla_s=known(plan.settings.sla_s)
             ),
         ),
     }

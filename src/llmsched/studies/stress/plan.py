@@ -72,7 +72,7 @@ class Plan:
     bins: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     best_gpu_count: int | None = None
     n_bins: int = DEFAULT_BINS
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = field(default_factory=lambda: Settings().resolved())
     latency: str = "reference"
     predictor: str = "noisy"
     llm: str = DEFAULT_MODEL.name
@@ -120,8 +120,8 @@ class Plan:
 
     def random(self, scheduler: str) -> bool:
         """Whether another seed gives this scheduler another run."""
-        binned = make_scheduler(scheduler, self.settings).binned
-        return self.workload.random or (binned and predictor_from_spec(self.predictor).random)
+        predicting = make_scheduler(scheduler, self.settings).uses_predictions
+        return self.workload.random or (predicting and predictor_from_spec(self.predictor).random)
 
     def seeds_of(self, scheduler: str) -> tuple[int, ...]:
         """The seeds that this scheduler runs with: one where nothing is random."""
