@@ -13,13 +13,11 @@ __all__ = ["NORMAL", "URGENT", "Clock"]
 
 
 class _Instant(Event):
-    """An event that is bound to happen; like SimPy's Timeout, it skips Event.__init__ for speed."""
+    """An event that is bound to happen; `Clock.at` sets what Event.__init__ would, for speed."""
 
-    def __init__(self, env: Environment, value: Any) -> None:
-        self.env = env
-        self.callbacks = []
-        self._ok = True
-        self._value = value
+    __init__ = object.__init__  # type: ignore[assignment]
+    _ok = True
+    _value = None
 
 
 class Clock(Environment):
@@ -39,7 +37,11 @@ class Clock(Environment):
         """
         if instant_s < self._now:
             raise ValueError(f"instant must be >= now ({self._now!r}), got {instant_s!r}")
-        event = _Instant(self, value)
+        event = _Instant()  # type: ignore[call-arg]
+        event.env = self
+        event.callbacks = []
+        if value is not None:
+            event._value = value
         heappush(self._queue, (instant_s, priority, next(self._eid), event))
         return event
 

@@ -58,12 +58,17 @@ class Columns:
 
     def __init__(self, trace: Trace, request: IntArray) -> None:
         self.request = request
-        self.prompt = trace.prompt_tokens[request]
-        self.output = trace.output_tokens[request]
+        # Prompt and output of each in turn: a batch that has finished is one slice to copy.
+        lengths = np.empty((len(request), 2), dtype=np.int32)
+        lengths[:, 0] = trace.prompt_tokens[request]
+        lengths[:, 1] = trace.output_tokens[request]
+        self.lengths = lengths
+        self.prompt, self.output = lengths[:, 0], lengths[:, 1]
         self.total = self.prompt + self.output
         self.tokens_before = np.zeros(len(request) + 1, dtype=np.int64)
         np.cumsum(self.total, out=self.tokens_before[1:])
         # Scalar reads from a memoryview take 40 ns, from an ndarray 90 ns; batches do both.
+        self.lengths_view = lengths.reshape(-1).data
         self.total_view = self.total.data
         self.prompt_view = self.prompt.data
         self.output_view = self.output.data

@@ -58,7 +58,11 @@ class DynamicBatcher:
 
     def limit(self) -> int:
         """b_target of the next batch [requests]."""
-        return max(1, min(self.memory.limit(), self.controller.limit(), self.batch_max))
+        memory, sla = self.memory.limit(), self.controller.limit()
+        limit = memory if memory < sla else sla
+        if limit > self.batch_max:
+            limit = self.batch_max
+        return limit if limit > 1 else 1
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Pass the batch's token counts to the memory limit, its time to the SLA controller."""

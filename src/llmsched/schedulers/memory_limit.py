@@ -65,7 +65,9 @@ class BufferLimit:
         _check_start(self.capacity_tokens, self.mean_tokens)
 
     def limit(self) -> int:
-        return max(1, math.floor(0.9 * self.capacity_tokens / max(self.mean_tokens, _LEAST_MEAN)))
+        mean = self.mean_tokens
+        most = int(0.9 * self.capacity_tokens / (mean if mean > _LEAST_MEAN else _LEAST_MEAN))
+        return most if most > 1 else 1
 
     def observe(self, batch: FinishedBatch) -> None:
         self.mean_tokens = NEWEST_WEIGHT * batch.mean_tokens + PAST_WEIGHT * self.mean_tokens

@@ -114,6 +114,7 @@ class BinPolicy:
     batcher: Callable[[], Batcher]
     choice: BinChoice
     _batchers: list[Batcher] = field(default_factory=list, repr=False)
+    _heads: list[Head] = field(default_factory=list, repr=False)  # plans, each used again
 
     def next_batch(self, waiting: WaitingView, now_s: float) -> BatchPlan | None:
         """As many of the chosen bin as its batcher allows.
@@ -124,6 +125,7 @@ class BinPolicy:
         counts = waiting.counts
         if not self._batchers:
             self._batchers = [self._made() for _ in counts]
+            self._heads = [Head(bin_index, 1) for bin_index in range(len(counts))]
         try:
             chosen = self.choice.choose(counts)
         except CALL_ERRORS as error:
@@ -135,7 +137,13 @@ class BinPolicy:
         except (TypeError, IndexError):
             size = 0
         if size > 1:
-            limit = self._limit(chosen)
+            batcher = self._batchers[chosen]
+            try:
+                limit = batcher.limit()
+            except CALL_ERRORS as error:
+                raise_failure(batcher, "limit", error)
+            if limit.__class__ is not int or limit < 1:
+                limit = _checked_limit(limit, batcher)
             if limit < size:
                 size = limit
         elif not size:
@@ -143,23 +151,15 @@ class BinPolicy:
                 f"{name_of(self.choice)}.choose must give the index of a bin where requests wait, "
                 f"or None; got {chosen!r}, with {', '.join(map(str, counts))} waiting"
             )
-        return Head(chosen, size)
+        head = self._heads[chosen]
+        head.size = size
+        return head
 
     def _made(self) -> Batcher:
         try:
             return self.batcher()
         except CALL_ERRORS as error:
             raise_failure(self.batcher, "", error)
-
-    def _limit(self, chosen: int) -> int:
-        batcher = self._batchers[chosen]
-        try:
-            limit = batcher.limit()
-        except CALL_ERRORS as error:
-            raise_failure(batcher, "limit", error)
-        if type(limit) is not int or limit < 1:
-            return _checked_limit(limit, batcher)
-        return limit
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Tell the batcher of the bin."""
@@ -186,9 +186,11 @@ def _checked_limit(limit: Any, batcher: Batcher) -> int:
 class FirstFormed:
     """Of the batches that have formed, as `FullBatches` says, the one that formed first."""
 
+    _first = Head(0, 1)
+
     def next_batch(self, waiting: WaitingView, now_s: float) -> BatchPlan | None:
         """The head of the queue of formed batches."""
-        return Head(0, 1)
+        return self._first
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Nothing to learn."""

@@ -8,6 +8,7 @@ from heapq import heapify, heappop, heappush
 from typing import cast
 
 from simpy import Event, Store
+from simpy.events import PENDING
 from simpy.resources.store import StoreGet
 
 from llmsched.engine.batch.batch import Batch
@@ -16,7 +17,7 @@ from llmsched.engine.clock import URGENT, Clock
 
 
 class Pull(StoreGet):
-    """A GPU's wait for a batch, when there was none to be had; its value is the `Batch`.
+    """A GPU's wait for a batch, while there is none to be had; its value is the `Batch`.
 
     It happens at an arrival, or when the policy has asked to be asked again.
     """
@@ -28,18 +29,28 @@ class Pull(StoreGet):
         self.gpu_id = gpu_id
         bins.wait(self)
 
+    def again(self) -> Pull:
+        """The same wait once more: an idle GPU needs no new event each time."""
+        self.callbacks = []
+        self._value = PENDING
+        bins = self.resource
+        heappush(bins.get_queue, self.gpu_id)
+        if bins.someone_waits is not None:
+            bins.wake_replay()
+        return self
+
     def cancel(self) -> None:
         """Give up waiting, so that the next batch goes to another GPU."""
         if not self.triggered:
             waiting = cast("BinStore", self.resource).get_queue
-            waiting.remove((self.gpu_id, self))
+            waiting.remove(self.gpu_id)
             heapify(waiting)
 
 
 class BinStore(Store):
     """A Store of waiting requests, one FIFO per bin; a get is a pull of one batch.
 
-    `get_queue` holds the GPUs that found nothing to serve, as a heap: lowest id first. A GPU
+    `get_queue` holds the ids of the GPUs that found nothing to serve, as a heap: lowest first. A GPU
     becomes a process when it is first needed (`hire`), so that idle ones cost nothing and there
     may be infinitely many. Requests come in lazily: a free GPU first admits everything that has
     arrived up to now, and only an arrival wakes a waiting GPU, or the policy's own `Later`.
@@ -56,7 +67,7 @@ class BinStore(Store):
         Whether a waiting GPU sees each arrival of an instant alone.
     """
 
-    get_queue: list[tuple[int, Pull]]
+    get_queue: list[int]
 
     def __init__(
         self,
@@ -72,29 +83,40 @@ class BinStore(Store):
         self._clock = clock
         self._one_by_one = one_by_one
         self._wake_s = math.inf  # the next `Later` that is scheduled
-        self.someone_waits = clock.event()
+        self.someone_waits: Event | None = None  # what the sleeping replay wakes at
+        self._pulls: dict[int, Pull] = {}  # the last one of each GPU
         self._n_gpus = n_gpus
         self._n_hired = 0
         self._hire = hire
 
-    def next_batch(self) -> Batch | None:
+    def pull(self, gpu_id: int) -> Pull:
+        """Wait for a batch on behalf of a GPU."""
+        return Pull(self, gpu_id)
+
+    def next_batch(self, now_s: float) -> Batch | None:
         """Admit what has arrived by now and take a batch of it, or None."""
-        now_s = self._env.now
-        self.queue.admit(now_s)
-        batch = self.queue.take(now_s)
+        queue = self.queue
+        if queue.next_s <= now_s:
+            queue.admit(now_s)
+        if not queue.n_waiting:
+            return None
+        batch = queue.take(now_s)
         if batch is None:
             self._wake_later()
         return batch
 
-    def pull(self, gpu_id: int) -> Pull:
-        """Wait for a batch on behalf of a GPU for which there was none."""
-        return Pull(self, gpu_id)
-
     def wait(self, pull: Pull) -> None:
         """Keep a pull until something arrives."""
-        heappush(self.get_queue, (pull.gpu_id, pull))
-        if not self.someone_waits.triggered:
-            self.someone_waits.succeed()
+        heappush(self.get_queue, pull.gpu_id)
+        self._pulls[pull.gpu_id] = pull
+        if self.someone_waits is not None:
+            self.wake_replay()
+
+    def wake_replay(self) -> None:
+        """A GPU waits now: the arrivals matter again."""
+        assert self.someone_waits is not None
+        self.someone_waits.succeed()
+        self.someone_waits = None
 
     def a_gpu_waits(self) -> bool:
         """Whether a GPU could take a batch at once: an idle one, or one not needed before.
@@ -110,33 +132,33 @@ class BinStore(Store):
         self._n_hired += 1
         return True
 
-    def serve(self) -> None:
+    def serve(self, now_s: float) -> None:
         """Give batches to waiting GPUs, lowest id first, as long as there are both."""
         queue = self.queue
-        while queue.holds and self.a_gpu_waits():
-            batch = queue.take(self._env.now)
+        while queue.n_waiting and (self.get_queue or self.a_gpu_waits()):
+            batch = queue.take(now_s)
             if batch is None:
                 self._wake_later()
                 return
-            _, pull = heappop(self.get_queue)
-            self._clock.happen(pull, batch)
+            self._clock.happen(self._pulls[heappop(self.get_queue)], batch)
 
     def _wake_later(self) -> None:
         """See to it that a policy that plans nothing now is asked again when it says."""
         later_s, self.queue.later_s = self.queue.later_s, math.inf
         if later_s < self._wake_s:
             self._wake_s = later_s
-            wake = self._clock.at(later_s, URGENT)
-            wake.callbacks.append(self._wake)
+            self._clock.at(later_s, URGENT).callbacks.append(self._wake)
 
     def arrive(self, now_s: float) -> None:
         """What arrives at this instant meets the waiting GPUs."""
-        if not self._one_by_one or self.queue.next_s > now_s:
-            self.queue.admit(now_s)
-            self.serve()
-        while self._one_by_one and self.queue.next_s <= now_s and self.a_gpu_waits():
-            self.queue.admit_one()
-            self.serve()
+        queue = self.queue
+        if not self._one_by_one or queue.next_s > now_s:
+            queue.admit(now_s)
+            self.serve(now_s)
+            return
+        while queue.next_s <= now_s and self.a_gpu_waits():
+            queue.admit_one()
+            self.serve(now_s)
 
     def _wake(self, event: Event) -> None:
         self._wake_s = math.inf

@@ -31,10 +31,10 @@ def gpu(
             service_s = latency.service_s(batch)
         except CALL_ERRORS as error:
             raise_failure(latency, "service_s", error)
-        finish_s = log.record(batch, gpu_id, clock.now, service_s)
+        finish_s = log.record(batch, gpu_id, service_s)
         yield clock.at(finish_s)
         try:
             policy.observe(batch.finished(), service_s)
         except CALL_ERRORS as error:
             raise_failure(policy, "observe", error)
-        batch = bins.next_batch() or (yield bins.pull(gpu_id))
+        batch = bins.next_batch(finish_s) or (yield pull.again())

@@ -29,7 +29,7 @@ class BatchLog:
         self._progress = progress
         self._served = 0
 
-    def record(self, batch: Batch, gpu_id: int, start_s: float, service_s: float) -> float:
+    def record(self, batch: Batch, gpu_id: int, service_s: float) -> float:
         """Note that a service begins now, and say when it ends [s].
 
         Raises
@@ -46,14 +46,16 @@ class BatchLog:
                 f"the latency model must give a finite service time >= 0 s, got {service_s!r} "
                 f"for {batch.size} requests of at most {batch.max_total_tokens} tokens"
             )
+        start_s = batch.start_s
         finish_s = start_s + service_s
         self._start_s.append(start_s)
         self._finish_s.append(finish_s)
         self._gpu.append(gpu_id)
         self._first.append(batch.first)
-        self._served += batch.size
-        if self._progress is not None and len(self._gpu) % _REPORT_EVERY == 0:
-            self._progress(self._served)
+        if self._progress is not None:
+            self._served += batch.size
+            if len(self._gpu) % _REPORT_EVERY == 0:
+                self._progress(self._served)
         return finish_s
 
     def tables(
@@ -62,20 +64,8 @@ class BatchLog:
         bins: IntArray,
         predicted_tokens: IntArray,
         columns: Columns,
-        n_accepted: int,
     ) -> tuple[RequestTable, BatchTable]:
-        """The run as two tables; every batch is a range of positions of `columns`.
-
-        Raises
-        ------
-        ValueError
-            If the scheduler left requests waiting for ever.
-        """
-        if self._served != n_accepted:
-            raise ValueError(
-                f"a scheduler must serve every request it takes, got {self._served} of "
-                f"{n_accepted}; it must not go on planning None while requests wait"
-            )
+        """The run as two tables; every batch is a range of positions of `columns`."""
         start_s = np.frombuffer(self._start_s, dtype=np.float64)
         finish_s = np.frombuffer(self._finish_s, dtype=np.float64)
         gpu = np.frombuffer(self._gpu, dtype=np.int32)

@@ -46,13 +46,14 @@ class Queue:
         self.waiting = [0] * n_bins
         self.next_s: float = arrival_s[0]  # when something next comes in
         self.later_s = math.inf  # when the policy wants to be asked again, if before that
+        self._next_batch = self.policy.next_batch
         self._view = WaitingView()
         self._arrival_s = arrival_s
         self._bin_of = bin_of
         self._bounded = math.isfinite(scheduler.capacity_tokens)
         self._capacity = math.floor(scheduler.capacity_tokens) if self._bounded else 0
+        self.n_waiting = 0
         self._n_admitted = 0
-        self._n_taken = 0
 
     def admit(self, now_s: float) -> None:
         """Let in everything that came in up to `now_s`."""
@@ -63,57 +64,47 @@ class Queue:
         while arrival_s[position] <= now_s:
             waiting[bin_of[position]] += 1
             position += 1
+        self.n_waiting += position - self._n_admitted
         self._n_admitted = position
         self.next_s = arrival_s[position]
 
     def admit_one(self) -> None:
         """Let in the next single arrival."""
         self.waiting[self._bin_of[self._n_admitted]] += 1
+        self.n_waiting += 1
         self._n_admitted += 1
         self.next_s = self._arrival_s[self._n_admitted]
 
-    @property
-    def holds(self) -> bool:
-        """Whether something waits."""
-        return self._n_taken != self._n_admitted
-
     def take(self, now_s: float) -> Batch | None:
-        """The next batch out of what has been let in, or None."""
+        """The next batch out of what waits, at least one request, or None."""
         raise NotImplementedError
 
     def served(self) -> Columns:
         """The requests as columns in which every batch is a range, from its `first` on."""
         raise NotImplementedError
 
-    def _plan(self, now_s: float) -> BatchPlan | None:
-        """What the policy plans; None where it waits, with `later_s` set."""
+    def _plan(self, now_s: float) -> Any:
+        """What the policy plans; None where it waits."""
         _set_counts(self._view, tuple(self.waiting))
         try:
-            plan = self.policy.next_batch(self._view, now_s)
+            plan = self._next_batch(self._view, now_s)
         except CALL_ERRORS as error:
             raise_failure(self.policy, "next_batch", error)
-        if plan.__class__ is not Head and isinstance(plan, Later):
+        return None if self._holds_back(plan, now_s) else plan
+
+    def _holds_back(self, plan: Any, now_s: float) -> bool:
+        """Whether the policy plans nothing now; `later_s` is then when it wants to be asked."""
+        if isinstance(plan, Later):
             at_s = plan.at_s
             if not (isinstance(at_s, int | float) and now_s < at_s):
                 self._refuse(f"something later than now, {now_s!r} s", repr(plan))
             self.later_s = at_s
-            return None
-        return plan
+        return plan is None or isinstance(plan, Later)
 
-    def _head_of(self, plan: BatchPlan) -> tuple[int, int]:
+    def _head_of(self, plan: Any) -> tuple[int, int]:
         """Bin and size of a plan that must be the head of a bin, and no more than waits there."""
-        if plan.__class__ is Head:
-            bin_index, size = plan  # type: ignore[misc]
-            if bin_index.__class__ is size.__class__ is int and bin_index >= 0:
-                counts = self._view.counts
-                if bin_index < len(counts) and 0 < size <= counts[bin_index]:
-                    return bin_index, size
-        return self._unusual_head(plan)
-
-    def _unusual_head(self, plan: Any) -> tuple[int, int]:
-        """The same for numpy's integers and the like; anything else is refused."""
         try:
-            bin_index, size = index(plan.bin), index(plan.size)
+            bin_index, size = index(plan.bin), index(plan.size)  # numpy's integers, too
             right = bin_index >= 0 and 1 <= size <= self.waiting[bin_index]
         except (AttributeError, TypeError, IndexError):
             right = False
@@ -142,14 +133,22 @@ class WaitingBins(Queue):
 
     def take(self, now_s: float) -> Batch | None:
         """Cut a batch from the head of the planned bin: the longest beginning that fits."""
-        if self._n_taken == self._n_admitted:
-            return None
         if self._arrival_by_position is not None:
             self._show_ages(self._arrival_by_position)
-        plan = self._plan(now_s)
-        if plan is None:
+        waiting = self.waiting
+        _set_counts(self._view, tuple(waiting))
+        try:
+            plan = self._next_batch(self._view, now_s)
+        except CALL_ERRORS as error:
+            raise_failure(self.policy, "next_batch", error)
+        if plan.__class__ is not Head and self._holds_back(plan, now_s):
             return None
-        bin_index, size = self._head_of(plan)
+        try:
+            bin_index, size = plan.bin, plan.size
+            if not (size.__class__ is int and 0 < size <= waiting[bin_index] and bin_index >= 0):
+                bin_index, size = self._head_of(plan)
+        except (AttributeError, TypeError, IndexError):
+            bin_index, size = self._head_of(plan)
         first = self._head[bin_index]
         if size > 1 and self._bounded:
             before = self._tokens_before
@@ -157,9 +156,9 @@ class WaitingBins(Queue):
             if before[first + size] > most:
                 size = bisect_right(before, most, first + 1, first + size + 1) - 1 - first
         self._head[bin_index] = first + size
-        self.waiting[bin_index] -= size
-        self._n_taken += size
-        return Batch(self._columns, bin_index, first, size)
+        waiting[bin_index] -= size
+        self.n_waiting -= size
+        return Batch(self._columns, bin_index, first, size, now_s)
 
     def _show_ages(self, arrival_s: memoryview[Any]) -> None:
         heads = zip(self._head, self.waiting, strict=True)
@@ -199,17 +198,15 @@ class FormedBatches(Queue):
 
     def take(self, now_s: float) -> Batch | None:
         """The batch that was formed first among those not yet served, or None."""
-        if self._n_taken == self._n_admitted:
-            return None
         plan = self._plan(now_s)
         if plan is None:
             return None
-        if self._head_of(plan) != (0, 1):
+        if plan.__class__ is not Head or plan.bin != 0 or plan.size != 1:
             self._refuse("one formed batch, Head(0, 1)", repr(plan))
-        _, _, _, bin_index, first, size = self._formed[self._n_taken]
-        self._n_taken += 1
+        _, _, _, bin_index, first, size = self._formed[self._n_admitted - self.n_waiting]
+        self.n_waiting -= 1
         self.waiting[0] -= 1
-        return Batch(self._columns, bin_index, first, size)
+        return Batch(self._columns, bin_index, first, size, now_s)
 
     def served(self) -> Columns:
         """As sorted by bin: batches are cut from there."""
@@ -227,11 +224,24 @@ def _formed_in_bin(
     `ranks` are those of its requests in order of arrival, `start` is the first one's position.
     """
     arrival_s = accepted.arrival_s[ranks]
-    wait_s = math.inf if release.max_forming_wait_s is None else release.max_forming_wait_s
+    n, batch_size, wait_s = len(ranks), release.batch_size, release.max_forming_wait_s
     formed: list[tuple[float, int, int, int, int, int]] = []
-    head, n = 0, len(ranks)
+    if wait_s is None:  # every `batch_size` requests: no need to go from one to the next
+        full = np.arange(batch_size - 1, n, batch_size)
+        firsts = range(start, start + n, batch_size)
+        formed = [
+            (instant_s, _BY_ARRIVAL, rank, bin_index, first, batch_size)
+            for instant_s, rank, first in zip(
+                arrival_s[full].tolist(), ranks[full].tolist(), firsts, strict=False
+            )
+        ]
+        if rest := n % batch_size:
+            flush = (accepted.last_arrival_s, _BY_CLOCK, bin_index)
+            formed.append((*flush, bin_index, start + n - rest, rest))
+        return formed
+    head = 0
     while head < n:
-        full = head + release.batch_size - 1
+        full = head + batch_size - 1
         timer_s = min(float(arrival_s[head]) + wait_s, accepted.last_arrival_s)
         if full < n and arrival_s[full] <= timer_s:
             last = full + 1

@@ -16,9 +16,9 @@ def replay(clock: Clock, bins: BinStore) -> ProcessGenerator:
     An arrival comes before everything else at its instant, hence the urgent priority.
     """
     while bins.queue.next_s < math.inf:
-        if not bins.a_gpu_waits():
-            bins.someone_waits = clock.event()
-            yield bins.someone_waits
+        if not (bins.get_queue or bins.a_gpu_waits()):
+            bins.someone_waits = event = clock.event()
+            yield event
             continue
         yield clock.at(bins.queue.next_s, URGENT)
         bins.arrive(clock.now)

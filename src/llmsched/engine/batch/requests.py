@@ -69,8 +69,6 @@ class WaitingRequests(Queue):
 
     def take(self, now_s: float) -> PickedBatch | None:
         """The planned requests, or as many of them, from the first on, as fit."""
-        if self._n_taken == self._n_admitted:
-            return None
         self._show_arrived()
         plan = self._plan(now_s)
         if plan is None:
@@ -82,13 +80,13 @@ class WaitingRequests(Queue):
             members = self._first_of(*self._head_of(plan))
         if self._bounded:
             members = self._that_fit(members)
-        bin_of, first = self._bin_of, self._n_taken
+        bin_of, first = self._bin_of, len(self._order)
         for position in members:
             self._taken[position] = 1
             self.waiting[bin_of[position]] -= 1
-        self._n_taken += len(members)
+        self.n_waiting -= len(members)
         self._order.extend(members)
-        return PickedBatch(self._columns, bin_of[members[0]], first, members, note)
+        return PickedBatch(self._columns, bin_of[members[0]], first, members, note, now_s)
 
     def _show_arrived(self) -> None:
         back, first, end = self._given_back, self._n_shown, self._n_admitted

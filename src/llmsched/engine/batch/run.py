@@ -99,4 +99,9 @@ def run_engine(
     for life in lives:
         life.close()
     del store.queue
-    return log.tables(trace, bins, predicted, queue.served(), len(accepted))
+    if queue.n_waiting:
+        raise ValueError(
+            f"{scheduler.label} must serve every request it takes, got {queue.n_waiting} left "
+            "waiting; it must not go on planning nothing"
+        )
+    return log.tables(trace, bins, predicted, queue.served())
