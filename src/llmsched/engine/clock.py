@@ -15,7 +15,7 @@ __all__ = ["NORMAL", "URGENT", "Clock"]
 class _Instant(Event):
     """An event that is bound to happen; `Clock.at` sets what Event.__init__ would, for speed."""
 
-    __init__ = object.__init__  # type: ignore[assignment]
+    __init__: Any = object.__init__
     _ok = True
     _value = None
 
@@ -37,7 +37,7 @@ class Clock(Environment):
         """
         if instant_s < self._now:
             raise ValueError(f"instant must be >= now ({self._now!r}), got {instant_s!r}")
-        event = _Instant()  # type: ignore[call-arg]
+        event: Event = _Instant()
         event.env = self
         event.callbacks = []
         if value is not None:

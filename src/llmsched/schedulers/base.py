@@ -116,7 +116,7 @@ class FinishedBatch:
 
     Parameters
     ----------
-    bin : int
+    bin_index : int
         Bin of its first request.
     size : int
         Requests in the batch.
@@ -132,13 +132,13 @@ class FinishedBatch:
 
     def __init__(
         self,
-        bin: int,
+        bin_index: int,
         size: int,
         tokens: int,
         lengths: bytes | tuple[int, ...],
         note: Any = None,
     ) -> None:
-        self.bin = bin
+        self.bin = bin_index
         self.size = size
         self._tokens = tokens
         self._lengths = lengths

@@ -11,7 +11,7 @@ from llmsched._util.types import FloatArray, IntArray
 from llmsched.latency.base import LatencyModel
 from llmsched.prediction.binning import DYNAMIC_BATCH_SIZE, Binning
 from llmsched.prediction.edges import assign_bins
-from llmsched.prediction.predictors import Predictor
+from llmsched.prediction.predictors import Predictor, predict
 from llmsched.schedulers.scheduler import Scheduler
 from llmsched.workload.trace import Trace
 
@@ -53,7 +53,7 @@ def predict_bins(
 ) -> BinnedPrediction:
     """Predicted tokens and bin of every request, and the edges between the bins."""
     binning = scheduler_binning(policy, binning)
-    prediction = predictor.predict(trace, binning, Streams.of_seed(seed).prediction)
+    prediction = predict(predictor, trace, binning, Streams.of_seed(seed).prediction)
     if not policy.binned:
         one_bin = np.zeros(len(trace), dtype=np.int32)
         return BinnedPrediction(

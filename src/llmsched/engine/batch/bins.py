@@ -50,8 +50,8 @@ class Pull(StoreGet):
 class BinStore(Store):
     """A Store of waiting requests, one FIFO per bin; a get is a pull of one batch.
 
-    `get_queue` holds the ids of the GPUs that found nothing to serve, as a heap: lowest first. A GPU
-    becomes a process when it is first needed (`hire`), so that idle ones cost nothing and there
+    `get_queue` holds the ids of the GPUs that found nothing to serve, as a heap: lowest first. A
+    GPU becomes a process when it is first needed (`hire`), so that idle ones cost nothing and there
     may be infinitely many. Requests come in lazily: a free GPU first admits everything that has
     arrived up to now, and only an arrival wakes a waiting GPU, or the policy's own `Later`.
 

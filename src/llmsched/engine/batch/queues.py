@@ -19,7 +19,7 @@ from llmsched._util.plugins import CALL_ERRORS, PluginError, name_of, raise_fail
 from llmsched._util.types import IntArray
 from llmsched.engine.batch.batch import Batch
 from llmsched.engine.columns import Accepted, Columns
-from llmsched.schedulers.base import BatchPlan, Head, Later, WaitingView, view_setter
+from llmsched.schedulers.base import Head, Later, WaitingView, view_setter
 from llmsched.schedulers.scheduler import FullBatches, Scheduler
 from llmsched.workload.trace import Trace
 
@@ -137,6 +137,7 @@ class WaitingBins(Queue):
             self._show_ages(self._arrival_by_position)
         waiting = self.waiting
         _set_counts(self._view, tuple(waiting))
+        plan: Any
         try:
             plan = self._next_batch(self._view, now_s)
         except CALL_ERRORS as error:
@@ -227,15 +228,16 @@ def _formed_in_bin(
     n, batch_size, wait_s = len(ranks), release.batch_size, release.max_forming_wait_s
     formed: list[tuple[float, int, int, int, int, int]] = []
     if wait_s is None:  # every `batch_size` requests: no need to go from one to the next
-        full = np.arange(batch_size - 1, n, batch_size)
+        ends = np.arange(batch_size - 1, n, batch_size)
         firsts = range(start, start + n, batch_size)
         formed = [
             (instant_s, _BY_ARRIVAL, rank, bin_index, first, batch_size)
             for instant_s, rank, first in zip(
-                arrival_s[full].tolist(), ranks[full].tolist(), firsts, strict=False
+                arrival_s[ends].tolist(), ranks[ends].tolist(), firsts, strict=False
             )
         ]
-        if rest := n % batch_size:
+        rest = n % batch_size
+        if rest:
             flush = (accepted.last_arrival_s, _BY_CLOCK, bin_index)
             formed.append((*flush, bin_index, start + n - rest, rest))
         return formed

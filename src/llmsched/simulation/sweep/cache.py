@@ -84,9 +84,14 @@ def cached_prediction(
 
     def columns() -> Columns:
         made = make()
-        return Columns(
-            arrays={"tokens": made.tokens, "bins": made.bins, "edges": made.edges}, meta={}
-        )
+        arrays: dict[str, NDArray[Any]] = {
+            "tokens": made.tokens,
+            "bins": made.bins,
+            "edges": made.edges,
+        }
+        if made.alone_s is not None:
+            arrays["alone_s"] = made.alone_s
+        return Columns(arrays=arrays, meta={})
 
     return _cached(folder / f"bins-{key}", columns, lambda entry: BinnedPrediction(**entry.arrays))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from llmsched.schedulers.settings import known
 from llmsched.studies.stress import bin_figures, figures
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.step_results import StepFigure
