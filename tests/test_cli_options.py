@@ -742,7 +742,7 @@ def test_option__has_a_help_text(command):
 def test_defaults__are_those_of_the_library():
     """The command line repeats them, so that its help imports nothing."""
     options = options_of("compare")
-    workload, settings = Workload(), Settings()
+    workload, settings = Workload(), Settings().resolved()
     assert options["--rps-scale"].default == workload.rps_scale
     assert options["--trace"].default == workload.source
     assert options["--bins"].default == DEFAULT_BINS

@@ -778,8 +778,8 @@ def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch, code, sai
 def test_plugin__whose_calls_fail_is_named(tmp_path, monkeypatch, broken, said):
     code = (
         "from types import SimpleNamespace\n"
-        "verbs = dict(name='ghost', summary='', recognises=lambda head: True, read=None, write=len)\n"
-        f"make = SimpleNamespace(**{{**verbs, 'read': len, **dict({broken})}})\n"
+        "verbs = dict(name='ghost', recognises=lambda head: True, read=len, write=len)\n"
+        f"make = SimpleNamespace(**{{**verbs, **dict({broken})}})\n"
     )
     site = put_package(tmp_path, "haunted", code, group=formats.ENTRY_POINTS, entry="ghost")
     monkeypatch.syspath_prepend(site)

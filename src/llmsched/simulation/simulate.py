@@ -19,7 +19,7 @@ from llmsched.metrics.load import LoadLabel, load_label, memory_best_batch, offe
 from llmsched.metrics.run import Metrics, metrics
 from llmsched.prediction.binning import Binning
 from llmsched.prediction.predictors import Predictor, predictor_from_spec
-from llmsched.schedulers.registry import make_scheduler
+from llmsched.schedulers.registry import SchedulerSpec, make_scheduler, scheduler_name
 from llmsched.schedulers.scheduler import Scheduler
 from llmsched.schedulers.settings import Settings, known
 from llmsched.simulation.beliefs import (
@@ -70,7 +70,7 @@ class Run:
 
 def simulate(
     trace: Trace | Workload | str,
-    scheduler: str = "multi_bin_dynamic",
+    scheduler: SchedulerSpec = "multi_bin_dynamic",
     *,
     n_gpus: float = 4,
     latency: LatencyModel | str = "reference",
@@ -89,8 +89,9 @@ def simulate(
     ----------
     trace : Trace, Workload or str
         The requests; a text is a trace file or a profile, at the default rate scaling.
-    scheduler : str
-        A name of `llmsched.schedulers.registry.SCHEDULERS`.
+    scheduler : str, callable, Scheduler or BatchPolicy
+        A name of `llmsched.schedulers.registry.SCHEDULERS`, or what `make_scheduler` takes else: a
+        function of the settings, a policy, a scheduler.
     n_gpus : int, or infinity
         Identical GPUs.
     latency : LatencyModel or str
@@ -136,11 +137,11 @@ def simulate(
     model = load_latency(latency) if isinstance(latency, str) else latency
     settings = (settings or Settings()).resolved(latency=model)
     believer = predictor_from_spec(predictor) if isinstance(predictor, str) else predictor
-    policy = make_scheduler(scheduler, settings)
+    policy, name = make_scheduler(scheduler, settings), scheduler_name(scheduler)
     binning = as_binning(binning)
     if policy.release is not None and admission != "together":
         warnings.warn(
-            f"admission makes no difference to {scheduler}: arrivals form its batches, whatever a "
+            f"admission makes no difference to {name}: arrivals form its batches, whatever a "
             "GPU sees",
             stacklevel=2,
         )
@@ -162,7 +163,7 @@ def simulate(
     warn_outside(model, _shapes(batches), stacklevel=3)
     rho = _offered_load(trace, bins, n_bins, policy, model, n_gpus)
     return Run(
-        scheduler=scheduler,
+        scheduler=name,
         trace_name=trace.name,
         seed=seed,
         requests=requests,

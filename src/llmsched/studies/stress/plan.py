@@ -18,7 +18,7 @@ from llmsched.prediction.binning import Binning
 from llmsched.prediction.edges import DEFAULT_BINS, MAX_BINS
 from llmsched.prediction.predictors import predictor_from_spec
 from llmsched.schedulers.registry import make_scheduler
-from llmsched.schedulers.settings import Settings
+from llmsched.schedulers.settings import DEFAULT_CAPACITY_TOKENS, DEFAULT_SLA_S, Settings
 from llmsched.simulation.scenario import RunConfig
 from llmsched.workload.workload import Workload
 
@@ -30,6 +30,10 @@ SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_
 SCALED = "multi_bin_dynamic"  # the scheduler of steps 2, 2b and 3
 MOST_REQUESTS, MOST_GPUS = 1_000_000_000, 1_000_000
 N_COMPARED = 3  # step 1 compares on so many of the plan's GPU counts, the smallest
+
+
+def _plain_settings() -> Settings:
+    return Settings(sla_s=DEFAULT_SLA_S, capacity_tokens=DEFAULT_CAPACITY_TOKENS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +76,7 @@ class Plan:
     bins: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     best_gpu_count: int | None = None
     n_bins: int = DEFAULT_BINS
-    settings: Settings = field(default_factory=lambda: Settings().resolved())
+    settings: Settings = field(default_factory=_plain_settings)
     latency: str = "reference"
     predictor: str = "noisy"
     llm: str = DEFAULT_MODEL.name

@@ -220,7 +220,7 @@ def _step(step: StepResult, pictures: Pictures) -> Markup:
 def _every_setting(result: StressResult) -> Markup:
     from llmsched.simulation.sweep.store import config_columns
 
-    plan = config_columns(asdict(result.plan))
+    plan = config_columns({**asdict(result.plan), "settings": result.plan.settings.to_dict()})
     rows = [[element("code", name), _setting(value)] for name, value in plan.items()]
     return h.table(["field", "value"], rows, label="every setting of the plan", class_="facts")
 
