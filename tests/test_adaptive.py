@@ -37,19 +37,21 @@ class Finished:
     mean_squared_tokens: float = 1.0
 
 
-def learned(*batches: tuple[int, float], most: int = 1000) -> LearnedBin:
+def learned(
+    *batches: tuple[int, float], most: int = 1000, sla_s: float = 10.0, batch_max: int = 128
+) -> LearnedBin:
     """A bin that has seen these batches: (size, service time)."""
-    one = LearnedBin(FixedMemory(most))
+    one = LearnedBin(FixedMemory(most), sla_s, batch_max)
     for size, service_s in batches:
         one.observe(Finished(size), service_s)
     return one
 
 
 def chosen_of(
-    *bins: LearnedBin, waited_s: list[float], counts: list[int], sla_s: float = 10.0
+    *bins: LearnedBin, waited_s: list[float], counts: list[int]
 ) -> tuple[int, int] | None:
     """Bin and size that the policy plans, the oldest request of each bin having waited so long."""
-    policy = AdaptivePolicy(sla_s, FixedMemory, bins=list(bins))
+    policy = AdaptivePolicy(10.0, FixedMemory, bins=list(bins))
     oldest_s = tuple(100.0 - wait_s for wait_s in waited_s)
     plan = policy.next_batch(WaitingView(tuple(counts), oldest_s), 100.0)
     return None if plan is None else (plan.bin, plan.size)
@@ -115,16 +117,16 @@ LINE = ((2, 4.0), (6, 8.0))  # T = 2 + b
 )
 def test_plan__shrinks_only_where_shrinking_helps(waiting, waited_s, most, planned):
     one = learned(*LINE, most=most)
-    assert one.plan(waiting, waited_s, sla_s=10.0) == planned
+    assert one.plan(waiting, waited_s)[0] == planned
 
 
 def test_plan__of_requests_that_cannot_meet_the_sla_takes_all():
-    assert learned(*LINE).plan(20, 0.0, sla_s=2.9) == 20  # T(1) = 3 s
-    assert learned(*LINE).plan(20, 0.0, sla_s=3.0) == 1
+    assert learned(*LINE, sla_s=2.9).plan(20, 0.0) == (20, 22.0)  # T(1) = 3 s
+    assert learned(*LINE, sla_s=3.0).plan(20, 0.0) == (1, 3.0)
 
 
 def test_plan__is_never_above_the_largest_batch():
-    assert LearnedBin(FixedMemory(), batch_max=7).plan(20, 0.0, 1.0) == 7
+    assert learned(sla_s=1.0, batch_max=7).plan(20, 0.0) == (7, 0.0)
 
 
 # ------------------------------------------------------------------------------ the choice
