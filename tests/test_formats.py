@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
 import math
 import os
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import llmsched.workload.trace
+from installed_package import put_package
 from llmsched.workload.formats import registry as formats
 from llmsched.workload.formats.columns import buffer_of
 from llmsched.workload.formats.registry import read_trace, recognise, write_trace
@@ -779,20 +779,54 @@ class Lines:
 
 
 def test_plugin__is_recognised_read_and_written(tmp_path, monkeypatch):
-    group = formats.ENTRY_POINTS
-    entry = importlib.metadata.EntryPoint("lines", f"{__name__}:LINES", group)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [entry])
-    monkeypatch.setattr(sys.modules[__name__], "LINES", Lines(), raising=False)
+    code = f"from {__name__} import Lines\nmake = Lines()\n"
+    site = put_package(tmp_path, "liner", code, group=formats.ENTRY_POINTS, entry="lines")
+    monkeypatch.syspath_prepend(site)
     trace = made(np.arange(3.0))
     write_trace(trace, tmp_path / "o.gz", trace_format="lines")
     assert recognise(tmp_path / "o.gz") == "lines"
     assert read_trace(tmp_path / "o.gz").arrival_s.tolist() == [0.0, 1.0, 2.0]
 
 
-def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
-    entry = importlib.metadata.EntryPoint("ghost", "no_such_package:X", formats.ENTRY_POINTS)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [entry])
-    with pytest.raises(TraceError, match=r"'ghost' must be loadable.*uninstall"):
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("def make(:", "SyntaxError"),
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("raise SystemExit(7)", "SystemExit: 7"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("make = 42", "recognises, read, write; got haunted:make, which lacks recognises"),
+    ],
+)
+def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch, code, said):
+    site = put_package(tmp_path, "haunted", code, group=formats.ENTRY_POINTS, entry="ghost")
+    monkeypatch.syspath_prepend(site)
+    with pytest.raises(TraceError, match=said) as caught:
+        read_trace(put(tmp_path, "what\n"))
+    assert "trace format 'ghost' of package haunted must" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # and files that others recognise are read as ever
+    assert len(read_trace(put(tmp_path, BURSTGPT + "5,ChatGPT,472,18,490,Conversation log\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("recognises=lambda head: 1 / 0", r"recognises must not fail.*ZeroDivisionError"),
+        ("read=lambda file: 1 / 0", r"read must not fail.*ZeroDivisionError"),
+        ("read=lambda file: [1, 2]", r"read must give a Trace, got \[1, 2\]"),
+    ],
+)
+def test_plugin__whose_calls_fail_is_named(tmp_path, monkeypatch, broken, said):
+    code = (
+        "from types import SimpleNamespace\n"
+        "verbs = dict(name='ghost', recognises=lambda head: True, read=len, write=len)\n"
+        f"make = SimpleNamespace(**{{**verbs, **dict({broken})}})\n"
+    )
+    site = put_package(tmp_path, "haunted", code, group=formats.ENTRY_POINTS, entry="ghost")
+    monkeypatch.syspath_prepend(site)
+    with pytest.raises(ValueError, match=said):
         read_trace(put(tmp_path, "what\n"))
 
 
