@@ -53,7 +53,7 @@ def stamps(values: Any) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", range(100))
 def test_engine__equals_the_stepping_reference(monkeypatch, seed):
     # given a random run, its counters checked after every decision
     monkeypatch.setattr(run_module, "Core", CheckedCore)
@@ -65,7 +65,7 @@ def test_engine__equals_the_stepping_reference(monkeypatch, seed):
     assert_equal(expected, case.engine(RTX_4090, leaps=False))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_engine__equals_the_reference_with_batch_limits(monkeypatch, seed):
     monkeypatch.setattr(run_module, "Core", CheckedCore)
     case = random_case(seed, limits=True)
@@ -81,7 +81,7 @@ def test_engine__equals_the_reference_in_dyadic_times(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(150, 6150, 500))
+@pytest.mark.parametrize("first", range(100, 6100, 500))
 def test_engine__equals_the_reference_on_thousands_of_runs(first):
     for seed in range(first, first + 500):
         case = random_case(seed, limits=seed % 5 == 0)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llmsched.latency.step_times import step_time_from_spec
 from random_cases import random_case
 from serving import DYADIC, RTX_4090, poisson, serve
 
 from llmsched.engine.iteration.run import IterationRun, TokenGaps
+from llmsched.latency.step_times import step_time_from_spec
 from llmsched.schedulers.iteration.routing import ROUTERS
 
 
