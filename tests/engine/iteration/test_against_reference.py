@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stepping
-from random_cases import random_case
+from random_cases import random_case, tiny_case
 from serving import DYADIC, RTX_4090, CheckedCore, poisson, serve
 
 from llmsched.engine.iteration import run as run_module
@@ -78,6 +78,15 @@ def test_engine__equals_the_reference_with_batch_limits(monkeypatch, seed):
 def test_engine__equals_the_reference_in_dyadic_times(seed):
     case = random_case(seed)
     assert_equal(case.reference(DYADIC), case.engine(DYADIC))
+
+
+@pytest.mark.parametrize("first", range(0, 1500, 300))
+def test_engine__equals_the_reference_on_tiny_runs(monkeypatch, first):
+    # a few requests of a few tokens in a few small blocks, where every corner is near
+    monkeypatch.setattr(run_module, "Core", CheckedCore)
+    for seed in range(first, first + 300):
+        case = tiny_case(seed)
+        assert_equal(case.reference(RTX_4090), case.engine(RTX_4090, leaps=seed % 3 > 0))
 
 
 @pytest.mark.slow
