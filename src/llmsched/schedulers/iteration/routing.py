@@ -4,7 +4,7 @@ A user's own is a class with `route`, made afresh for every run from what is kno
 and the number of replicas:
 
     class FewestTokens:
-        sees_replicas, sees_prefixes = True, False
+        sees_replicas, sees_prefixes, uses_predictions = True, False, True
 
         def __init__(self, known, n_replicas):
             pass
@@ -15,10 +15,11 @@ and the number of replicas:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from llmsched._util.registry import Registry
 from llmsched.schedulers.iteration.base import KnownRequests
 
 
@@ -41,13 +42,21 @@ class Router(Protocol):
     """Whether it looks at the replicas; if not, it gets empty columns, and a run is faster."""
     sees_prefixes: bool
     """Whether it looks at `cached_tokens`, which cost a look-up per replica."""
+    uses_predictions: bool
+    """Whether it looks at predicted lengths; if not, their noise makes no replication."""
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         """The index of the replica; asked once per request, in trace order, rejected ones too."""
         ...
 
 
-RouterFactory = Callable[[KnownRequests, int], Router]
+class RouterFactory(Protocol):
+    """Makes a router: usually its class."""
+
+    @property
+    def uses_predictions(self) -> bool: ...
+
+    def __call__(self, known: KnownRequests, n_replicas: int, /) -> Router: ...
 
 
 def lowest(values: Sequence[int]) -> int:
@@ -58,7 +67,7 @@ def lowest(values: Sequence[int]) -> int:
 class RoundRobinRouter:
     """The k-th request goes to replica k modulo their number."""
 
-    sees_replicas = sees_prefixes = False
+    sees_replicas = sees_prefixes = uses_predictions = False
 
     def __init__(self, known: KnownRequests, n_replicas: int) -> None:
         self._n = n_replicas
@@ -72,7 +81,7 @@ class RoundRobinRouter:
 
 class _Stateless:
     sees_replicas = True
-    sees_prefixes = False
+    sees_prefixes = uses_predictions = False
 
     def __init__(self, known: KnownRequests, n_replicas: int) -> None:
         pass
@@ -94,6 +103,8 @@ class LeastKv(_Stateless):
 
 class LeastPredictedWork(_Stateless):
     """Fewest tokens of outstanding requests, prompt + predicted output; lowest index on ties."""
+
+    uses_predictions = True
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         return lowest(replicas.predicted_tokens)
@@ -122,10 +133,14 @@ def _lowest_pair(values: Sequence[int], ties: Sequence[int]) -> int:
     return min(range(len(values)), key=lambda i: (values[i], ties[i]))
 
 
-ROUTERS: dict[str, RouterFactory] = {
-    "round-robin": RoundRobinRouter,
-    "least-outstanding": LeastOutstanding,
-    "least-kv": LeastKv,
-    "predicted-work": LeastPredictedWork,
-    "prefix-affine": PrefixAffine,
-}
+ROUTERS: Registry[RouterFactory] = Registry(
+    "router",
+    "llmsched.routers",
+    {
+        "round-robin": RoundRobinRouter,
+        "least-outstanding": LeastOutstanding,
+        "least-kv": LeastKv,
+        "predicted-work": LeastPredictedWork,
+        "prefix-affine": PrefixAffine,
+    },
+)
