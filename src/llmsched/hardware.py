@@ -223,9 +223,10 @@ def kv_capacity_tokens(
     capacity = (memory_bytes - model.weight_bytes) / model.kv_bytes_per_token
     if capacity < 1:
         many = f"{n_gpus} GPUs" if n_gpus > 1 else "GPU"
+        share = "" if memory_share == 1 else f", {memory_share:g} of the memory"
         raise ValueError(
             f"model {model.name!r} must fit {many} {gpu.name!r} with room for a token, got "
-            f"{model.weight_bytes / 1e9:.2f} GB of weights in {memory_bytes / 1e9:.2f} GB; "
+            f"{model.weight_bytes / 1e9:.2f} GB of weights in {memory_bytes / 1e9:.2f} GB{share}; "
             "take a larger GPU or a smaller model"
         )
     return capacity

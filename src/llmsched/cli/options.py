@@ -27,10 +27,10 @@ WORKLOAD = tuple(
     )
 )
 SERVING = (
-    *("hardware.n_gpus", "slo.latency_s", "hardware.latency", "hardware.step_time"),
-    *("hardware.llm", "hardware.tp", "predictor", "seed"),
+    *("hardware.n_gpus", "slo.latency_s", "hardware.llm", "hardware.tp"),
+    *("predictor", "seed"),
 )
-BATCHES = ("admission",)
+BATCHES = ("hardware.latency", "admission")
 FIXED = ("settings.batch_size",)
 MEMORY = ("settings.memory", "settings.batch_max", "hardware.gpu")
 DYNAMIC = ("settings.controller", "settings.batch_min", "settings.batch_target_s", *MEMORY)
@@ -38,7 +38,7 @@ BINS = ("binning.n_bins", "binning.by", "binning.edges")
 BIN_CHOICE = ("settings.bin_choice",)
 FORMING = ("settings.max_forming_wait_s",)
 CONTINUOUS = (
-    *("slo.ttft_s", "slo.tpot_s", "router", "hardware.gpu"),
+    *("hardware.step_time", "slo.ttft_s", "slo.tpot_s", "router", "hardware.gpu"),
     *(f"serving.{name}" for name in options_of(IterationSettings)),
 )
 AGEING = ("settings.ageing_tokens_per_s",)

@@ -141,6 +141,7 @@ class Hardware:
             Most requests of a step: of layer tables, the CUDA graphs follow from it.
         """
         from llmsched.latency.registry import load_latency
+        from llmsched.latency.step_times import shipped_names, step_time_from_spec
         from llmsched.latency.steps.batches import BatchOfSteps
 
         gpu = None if self.gpu is None else gpu_of(self.gpu)
@@ -150,7 +151,9 @@ class Hardware:
         if latency is None:
             latency = DEFAULT_LATENCY if step is None else BatchOfSteps(step)
         if isinstance(latency, str):
-            latency = load_latency(latency)
+            shipped = latency in shipped_names()
+            of_steps = BatchOfSteps(step_time_from_spec(latency)) if shipped else None
+            latency = of_steps or load_latency(latency)
         tp = self.tp
         for name in dict.fromkeys([latency.name, *([] if step is None else [step.name])]):
             measured = measured_on(name)

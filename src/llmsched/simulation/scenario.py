@@ -261,6 +261,11 @@ class Scenario:
             return self.serving
         return self.serving.resolved(hardware.kv_tokens(self.serving.memory_share))
 
+    @property
+    def router_name(self) -> str:
+        """What results call the router."""
+        return _named(self.router)
+
     def router_factory(self) -> RouterFactory:
         """What makes the router of a run."""
         from llmsched.schedulers.iteration.routing import ROUTERS

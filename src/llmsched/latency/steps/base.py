@@ -59,8 +59,8 @@ class StepLatency(Protocol):
             If these are not known.
         """
         raise CalibrationError(
-            f"a step time must have known errors to be drawn from, got {self.name!r}; take a "
-            "measured set by --latency, or physics:GPU:MODEL"
+            f"step time {self.name!r} must have known errors for latency uncertainty, got none; "
+            "take a measured set, or physics:GPU:MODEL"
         )
 
 

@@ -94,7 +94,7 @@ def _config(
         "version": __version__,
         **plain_values(replica),
         "usable_blocks": found.settings.usable_blocks,
-        "router": scenario.to_dict()["router"],
+        "router": scenario.router_name,
         "slo": plain_values(scenario.slo),
         "binning": asdict(binning) if policy.binned else None,
         "gpu": hardware.gpu.name,
