@@ -540,10 +540,14 @@ TABLE: dict[str, dict[str, Case]] = {
             bad=("--out {out}/m.txt", "--out {out}/no/m.json", "--out {bench}/1.json"),
         ),
         "--figure": COMPARE["--figure"],
-        # where every file says its own it is refused; test_benchmark_imports.py has its use
+        # where every file says its own they are refused; test_benchmark_formats.py has their use
         "--concurrency": Case(
-            "--concurrency 4", change_exit=2, bad=("--concurrency 0", "--concurrency x")
+            "--concurrency 4", change_exit=2, bad=("--concurrency 0", "--concurrency 1,x")
         ),
+        "--output-tokens": Case(
+            "--output-tokens 50", change_exit=2, bad=("--output-tokens 0", "--output-tokens x")
+        ),
+        "--where": Case("--where max_concurrency=4", change_exit=2, bad=("--where x",)),
         "--json": OUTPUT["--json"],
     },
     # a failed download is a failed run, not a wrong argument: exit code 1
