@@ -349,6 +349,9 @@ def test_routers__least_of_what_they_look_at():
         "predicted-work": 2,
         "prefix-affine": 2,
     }
+    # who is more than 32 requests busier than the least busy one is not asked for its cache
+    busy = ReplicasSeen([3, 2, 35], [9, 40, 7], [50, 30, 20], [16, 0, 64])
+    assert ROUTERS["prefix-affine"](known, 3).route(0, busy) == 0
 
 
 @pytest.mark.parametrize(
