@@ -364,10 +364,10 @@ def test_routers__least_of_what_they_look_at():
         (True, "must give the index of a replica, got True for request 0"),
     ],
 )
-@pytest.mark.parametrize("sees", [True, False])
-def test_a_users_router__that_answers_no_replica_is_refused(chosen, told, sees):
+@pytest.mark.parametrize("columns", [("outstanding",), ()])
+def test_a_users_router__that_answers_no_replica_is_refused(chosen, told, columns):
     class Bad:
-        sees_replicas, sees_prefixes = sees, False
+        sees = columns
 
         def __init__(self, known, n_replicas): ...
 
@@ -378,11 +378,19 @@ def test_a_users_router__that_answers_no_replica_is_refused(chosen, told, sees):
         serve([(0, 10, 2)], blocks=9, run={"n_replicas": 2, "router": Bad})
 
 
+def test_a_users_router__that_asks_for_what_there_is_not_is_refused():
+    class Bad(ROUTERS["least-kv"]):
+        sees = ("outstanding", "temperature")
+
+    with pytest.raises(ValueError, match=r"must see some of outstanding, .* got 'temperature'"):
+        serve([(0, 10, 2)], blocks=9, run={"n_replicas": 2, "router": Bad})
+
+
 def test_a_users_router__sees_the_replicas_as_they_are():
     seen: list[ReplicasSeen] = []
 
     class Watching:
-        sees_replicas, sees_prefixes = True, False
+        sees = ("outstanding", "used_blocks", "predicted_tokens")
 
         def __init__(self, known, n_replicas): ...
 
