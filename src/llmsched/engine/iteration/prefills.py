@@ -99,19 +99,16 @@ def _join(core: Core, active: Active, computed: int, now_s: float) -> None:
     core.prefilling.append(active)
 
 
-def chunk_blocks(core: Core, budget: int) -> int | None:
+def chunk_blocks(core: Core, budget: int) -> int:
     """Blocks for the next chunk of every unfinished prompt.
 
-    None if the tokens do not suffice and it matters who is first; not so for the last one.
+    The tokens suffice for all but the last: it was admitted with what the others left, and they
+    need no more now than they did then.
     """
     block, blocks = core.block_tokens, 0
     for active in core.prefilling:
         computed = active.computed
-        new = min(active.target - computed, core.chunk_tokens)
-        if new > budget:
-            if active.seq != next(reversed(core.running)):
-                return None
-            new = budget
+        new = min(active.target - computed, core.chunk_tokens, budget)
         budget -= new
         blocks += -(-(computed + new) // block) - -(-computed // block)
     return blocks
