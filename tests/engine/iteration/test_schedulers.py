@@ -279,6 +279,16 @@ class Stranger(LongestPromptFirst):
         return 10**6
 
 
+class Forgetful(Fcfs):
+    def remove(self, request):
+        pass
+
+
+class Hasty(Fcfs):
+    def head(self, n_admitted):
+        return 1
+
+
 class Closed:
     def limit(self, n_decodes):
         return 0
@@ -292,6 +302,8 @@ class Closed:
     [
         (IterationScheduler(Nobody), "must let somebody run, got nobody of 2 waiting"),
         (IterationScheduler(Fcfs, Closed), "must let somebody run, got nobody of 2 waiting"),
+        (IterationScheduler(Forgetful), "must be one of the waiting requests, got request 0"),
+        (IterationScheduler(Hasty), "must be one of the waiting requests, got request 1"),
         (IterationScheduler(Stranger), "must be one of the running requests, got request 1000000"),
     ],
 )
