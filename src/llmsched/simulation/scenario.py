@@ -200,9 +200,11 @@ class Scenario:
     @property
     def uses_predictions(self) -> bool:
         """Whether predicted lengths decide anything."""
-        if self.level == "iteration" and self.router_factory().uses_predictions:
-            return True
-        return self.policy().uses_predictions
+        if self.level == "batch":
+            return self.policy().uses_predictions
+        from llmsched.schedulers.iteration.routing import uses_predictions
+
+        return self.policy().uses_predictions or uses_predictions(self.router_factory())
 
     def resolved_hardware(self) -> ResolvedHardware:
         """The objects that the hardware's names stand for."""

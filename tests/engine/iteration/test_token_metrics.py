@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from serving import RTX_4090, poisson, serve
+from serving import RTX_4090, LinearStep, poisson, serve
 
 from llmsched.engine.iteration.log import _at_ranks
 from llmsched.metrics.registry import METRICS
@@ -132,6 +132,18 @@ def test_gap_quantiles__are_those_of_every_gap(rate_per_s, mode):
     quantiles = (0.0, 0.001, 0.1, 0.37, 0.5, 0.9, 0.95, 0.99, 0.9999, 1.0)
     expected = np.quantile(np.repeat(*run.gaps.expand()), quantiles)
     assert run.gaps.quantiles(quantiles).tolist() == expected.tolist()
+
+
+def test_gap_quantiles__of_equal_steps_differ_in_their_last_bits_only():
+    # given steps of 0.1 s exactly, at instants that are not multiples of it
+    step = LinearStep(0.1, 0.0, 0.0)
+    run = serve(poisson(50, 0.05, seed=24), blocks=800, step=step)
+    every = np.sort(np.repeat(*run.gaps.expand()))
+    changes = np.flatnonzero(np.diff(every))
+    assert len(changes) > 2
+    ranks = np.r_[0, changes - 1, changes, changes + 1, changes + 2, len(every) - 1]
+    quantiles = tuple(ranks / (len(every) - 1))
+    assert run.gaps.quantiles(quantiles).tolist() == np.quantile(every, quantiles).tolist()
 
 
 @given(

@@ -4,7 +4,7 @@ A user's own is a class with `route`, made afresh for every run from what is kno
 and the number of replicas:
 
     class FewestTokens:
-        sees_replicas, sees_prefixes, uses_predictions = True, False, True
+        sees = ("predicted_tokens",)
 
         def __init__(self, known, n_replicas):
             pass
@@ -15,7 +15,7 @@ and the number of replicas:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,38 +25,31 @@ from llmsched.schedulers.iteration.base import KnownRequests
 
 @dataclass(frozen=True, slots=True)
 class ReplicasSeen:
-    """The replicas as a router sees them, one entry per replica in each column."""
+    """The replicas as a router sees them: an entry each, in the columns that it asks for."""
 
-    outstanding: Sequence[int]  # requests accepted and not finished
-    used_blocks: Sequence[int]  # KV blocks held
-    predicted_tokens: Sequence[int]  # prompt + predicted output of the outstanding requests
-    cached_tokens: Sequence[
-        int
-    ]  # of this prompt, in the replica's prefix cache; zeros unless asked
+    outstanding: Sequence[int] = ()  # requests accepted and not finished
+    used_blocks: Sequence[int] = ()  # KV blocks held
+    predicted_tokens: Sequence[int] = ()  # prompt + predicted output of the outstanding requests
+    cached_tokens: Sequence[int] = ()  # of this prompt, in the replica's prefix cache
 
 
 class Router(Protocol):
     """Answers one question: which replica serves this request?"""
 
-    sees_replicas: bool
-    """Whether it looks at the replicas; if not, it gets empty columns, and a run is faster."""
-    sees_prefixes: bool
-    """Whether it looks at `cached_tokens`, which cost a look-up per replica."""
-    uses_predictions: bool
-    """Whether it looks at predicted lengths; if not, their noise makes no replication."""
+    sees: Sequence[str]
+    """The columns of `ReplicasSeen` that it looks at; with none, a run is faster."""
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         """The index of the replica; asked once per request, in trace order, rejected ones too."""
         ...
 
 
-class RouterFactory(Protocol):
-    """Makes a router: usually its class."""
+RouterFactory = Callable[[KnownRequests, int], Router]  # usually the class itself
 
-    @property
-    def uses_predictions(self) -> bool: ...
 
-    def __call__(self, known: KnownRequests, n_replicas: int, /) -> Router: ...
+def uses_predictions(factory: RouterFactory) -> bool:
+    """Whether its routers look at predicted lengths; if it does not say, they may."""
+    return "predicted_tokens" in getattr(factory, "sees", ("predicted_tokens",))
 
 
 def lowest(values: Sequence[int]) -> int:
@@ -67,7 +60,7 @@ def lowest(values: Sequence[int]) -> int:
 class RoundRobinRouter:
     """The k-th request goes to replica k modulo their number."""
 
-    sees_replicas = sees_prefixes = uses_predictions = False
+    sees: Sequence[str] = ()
 
     def __init__(self, known: KnownRequests, n_replicas: int) -> None:
         self._n = n_replicas
@@ -80,15 +73,14 @@ class RoundRobinRouter:
 
 
 class _Stateless:
-    sees_replicas = True
-    sees_prefixes = uses_predictions = False
-
     def __init__(self, known: KnownRequests, n_replicas: int) -> None:
         pass
 
 
 class LeastOutstanding(_Stateless):
     """Fewest requests accepted and not finished; the lowest index on ties."""
+
+    sees: Sequence[str] = ("outstanding",)
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         return lowest(replicas.outstanding)
@@ -97,6 +89,8 @@ class LeastOutstanding(_Stateless):
 class LeastKv(_Stateless):
     """Fewest KV blocks held; on ties fewest outstanding requests, then the lowest index."""
 
+    sees: Sequence[str] = ("used_blocks", "outstanding")
+
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         return _lowest_pair(replicas.used_blocks, replicas.outstanding)
 
@@ -104,7 +98,7 @@ class LeastKv(_Stateless):
 class LeastPredictedWork(_Stateless):
     """Fewest tokens of outstanding requests, prompt + predicted output; lowest index on ties."""
 
-    uses_predictions = True
+    sees: Sequence[str] = ("predicted_tokens",)
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         return lowest(replicas.predicted_tokens)
@@ -117,7 +111,7 @@ class PrefixAffine(_Stateless):
     on ties, the least busy replica serves.
     """
 
-    sees_prefixes = True
+    sees: Sequence[str] = ("cached_tokens", "outstanding")
     imbalance = 32
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
