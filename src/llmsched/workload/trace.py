@@ -1,7 +1,7 @@
 """A trace: the requests of a workload as columns, in order of arrival.
 
 Everything that is known about a workload before the simulation starts is one frozen `Trace`.
-Reading files is in `formats`, making synthetic ones in `arrivals`; nothing here reads or draws.
+Reading files is in `formats`, making synthetic ones in `synthetic`; nothing here reads or draws.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import FloatArray, IntArray
+from llmsched.workload.sessions import Turns
 
 _MOST_TOKENS = 2**31 - 1
 LONGEST_S = 1e9  # 30 years; a double still resolves 0.1 us there
@@ -58,9 +59,11 @@ class Trace:
     model: Labels | None = None
     log_type: Labels | None = None
     service_s: FloatArray | None = None  # (n,) drawn time of each request alone, latency "drawn"
+    turns: Turns | None = None  # which request follows which answer; None where none does
     name: str = "trace"
     left_out: tuple[tuple[str, int], ...] = ()  # (rule, requests it left out)
     notes: tuple[str, ...] = ()  # what a reader had to put right, for the user to see
+    read_as: str = ""  # the format of the file and the unit of its times
     recipe: Mapping[str, Any] | None = None  # the `Workload` it came from, for the results to say
 
     def __post_init__(self) -> None:
@@ -72,6 +75,10 @@ class Trace:
             )
         if self.service_s is not None:
             _check_service(self.service_s, n, self.name)
+        if self.turns is not None and len(self.turns) != n:
+            raise TraceError(
+                f"turns must have {n} rows in trace {self.name!r}, got {len(self.turns)}"
+            )
         if not np.isfinite(self.arrival_s).all():
             raise TraceError(f"arrival_s must be finite in trace {self.name!r}")
         if n and np.diff(self.arrival_s).min(initial=0.0) < 0:
@@ -99,7 +106,13 @@ class Trace:
             model=None if self.model is None else self.model[rows],
             log_type=None if self.log_type is None else self.log_type[rows],
             service_s=None if self.service_s is None else self.service_s[rows],
+            turns=None if self.turns is None else self.turns.take(rows),
         )
+
+    @property
+    def closed(self) -> bool:
+        """Whether any arrival depends on an answer: `arrival_s` then is the earliest possible."""
+        return self.turns is not None and self.turns.closed
 
     @property
     def total_tokens(self) -> IntArray:
