@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from llmsched._util.resources import data_folder
 from llmsched.cli.commands.trace import trace
 from llmsched.workload.fetch import FetchError
-from llmsched.workload.formats.csv import CsvFormat
+from llmsched.workload.formats import registry as formats
 from llmsched.workload.formats.registry import read_trace
 
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
@@ -64,7 +64,8 @@ def test_info__prints_every_figure_with_its_unit(file):
     assert table["trace"] == "b.csv"
     assert table["requests"] == "4"
     assert table["span [s]"] == "100"
-    assert table["mean rate [1/s]"] == "0.04"
+    assert table["read as"] == "burstgpt (CSV, times in seconds)"
+    assert table["mean rate [1/s]"] == "0.03"  # three gaps in 100 s
     # gaps 40, 60, 0: mean 100/3, variance (40² + 60² + 0) / 3 - (100/3)²
     assert table["CV of gaps"] == f"{math.sqrt(5200 / 3 - 1e4 / 9) / (100 / 3):.4g}"
     assert table["burst shape"].startswith("undefined")
@@ -240,7 +241,7 @@ def test_convert__that_fails_at_the_end_is_a_failed_run(file, tmp_path, monkeypa
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(CsvFormat, "write", fail)
+    monkeypatch.setattr(formats, "write_table", fail)
     result = run("convert", file, tmp_path / "o.csv")
     assert result.exit_code == 1
     expected = f"Error: {tmp_path / 'o.csv'}: cannot be written (No space left on device)\n"

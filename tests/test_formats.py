@@ -37,7 +37,7 @@ GOOD = {
     "csv": (CSV, "{t},{p},{o}\n", "0.5", "arrival_s"),
     "mooncake": (
         "",
-        '{{"timestamp": {t}, "input_length": {p}, "output_length": {o}}}\n',
+        '{{"timestamp": {t}, "input_length": {p}, "output_length": {o}, "hash_ids": [7]}}\n',
         "5",
         "timestamp",
     ),
@@ -118,7 +118,7 @@ def test_mooncake__is_milliseconds_and_skips_other_keys(tmp_path):
     text = (
         '{"timestamp": 27482, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]}\n'
         "\n"
-        '{"output_length": 490, "timestamp": 30535, "input_length": 7322}\n'
+        '{"output_length": 490, "timestamp": 30535, "input_length": 7322, "x": [{}]}\n'
     )
     path = put(tmp_path, text, "m.jsonl")
     assert rows(read_trace(path)) == [(0.0, 6758, 500), (3.053, 7322, 490)]
@@ -157,7 +157,7 @@ def test_recognition__goes_by_content_not_by_name(tmp_path):
     assert recognise(put(tmp_path, BURSTGPT + "1,A,1,1,2,B\n", "x.jsonl")) == "burstgpt"
     assert recognise(put(tmp_path, AZURE, "x.parquet")) == "azure"
     assert recognise(put(tmp_path, gzip.compress(CSV.encode()), "x.csv")) == "csv"
-    assert recognise(put(tmp_path, '{"timestamp": 1', "x.csv")) == "mooncake"
+    assert recognise(put(tmp_path, GOOD["mooncake"][1].format(t=1, p=1, o=1))) == "mooncake"
 
 
 def test_blocks__many_blocks_read_like_one(tmp_path):
@@ -252,7 +252,7 @@ def test_order__a_stray_row_ahead_is_named_and_not_the_one_after_it(tmp_path):
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("bad", ["-1", "62.5", "nan", "inf", "", "abc", "1_0", "2e9", "1e400"])
+@pytest.mark.parametrize("bad", ["-1", "62.5", "nan", "inf", "", "abc", "1_0", "2e9", "1e400", "٣"])
 def test_tokens__must_be_a_whole_number_in_range(tmp_path, name, which, bad):
     header, row, time, _ = GOOD[name]
     column = TOKEN_COLUMNS[name][which]
@@ -262,20 +262,20 @@ def test_tokens__must_be_a_whole_number_in_range(tmp_path, name, which, bad):
     message = refusal(put(tmp_path, text))
     line = 3 + bool(header)
     assert f"line {line}" in message
-    if not (name == "mooncake" and bad in ("nan", "inf", "", "abc", "1_0")):  # those do not parse
+    if not (name == "mooncake" and bad in ("nan", "inf", "", "abc", "1_0", "٣")):  # those do not parse
         assert f"line {line}, column {column!r}: must be a" in message
         assert "got an empty cell" in message if not bad else "got " in message
 
 
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("bad", ["NaN", "inf", "1e16", "", "soon", "2023-13-45 00:00:00"])
+@pytest.mark.parametrize("bad", ["NaN", "inf", "1e19", "", "soon", "٣", "2023-13-45 00:00:00"])
 def test_time__must_be_finite_and_of_the_format(tmp_path, name, bad):
     header, row, time, column = GOOD[name]
     bad = {"inf": "Infinity"}.get(bad, bad) if name == "mooncake" else bad
     text = header + row.format(t=time, p=1, o=1) + row.format(t=bad, p=1, o=1)
     message = refusal(put(tmp_path, text))
     assert f"line {2 + bool(header)}" in message
-    if not (name == "mooncake" and bad in ("", "soon", "2023-13-45 00:00:00")):
+    if not (name == "mooncake" and bad in ("", "soon", "٣", "2023-13-45 00:00:00")):
         assert f"column {column!r}: must be " in message
 
 
@@ -340,7 +340,7 @@ def test_csv__an_empty_label_is_refused(tmp_path):
 
 def test_csv__a_quote_that_never_ends_is_refused_where_it_begins(tmp_path):
     text = 'model,arrival_s,prompt_tokens,output_tokens\nA,0,1,1\n"B,1,1,1\nA,2,1,1\n'
-    assert "line 3: must be comma-separated values" in refusal(put(tmp_path, text))
+    assert "line 3: must be separated values" in refusal(put(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -375,10 +375,19 @@ def test_csv__a_quote_that_never_ends_is_refused_where_it_begins(tmp_path):
             "line 2, column 'timestamp': must be a number that a float64 can hold",
         ),
         ("[" * 100_000, "line 2: must be one flat JSON object"),
+        (
+            '{"timestamp": 1, "timestamp": 2, "input_length": 2, "output_length": 3}',
+            "line 2, column 'timestamp': must stand once in its object",
+        ),
+        (
+            '{"timestamp": 1, "input_length": 2, "output_length": 3} '
+            '{"timestamp": 1, "input_length": 2, "output_length": 3}',
+            "line 2: must be one JSON object (Extra data",
+        ),
     ],
 )
 def test_mooncake__a_bad_line_is_named(tmp_path, line, expected):
-    good = '{"timestamp": 1, "input_length": 2, "output_length": 3}'
+    good = '{"timestamp": 1, "input_length": 2, "output_length": 3, "hash_ids": []}'
     assert expected in refusal(put(tmp_path, f"{good}\n{line}\n{good}\n"))
 
 
@@ -398,11 +407,11 @@ def parquet_with(path: Path, **changes: pa.Array | None) -> Path:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"output_tokens": None}, "must have the column 'output_tokens'"),
-        ({"prompt_tokens": None}, "must have the column 'prompt_tokens or input_tokens'"),
+        ({"output_tokens": None}, "must name the column 'output_tokens'"),
+        ({"prompt_tokens": None}, "must name the column 'prompt_tokens or input_tokens'"),
         (
             {"arrival_s": pa.array(["a", "b", "c"])},
-            "column 'arrival_s': must hold numbers, got str",
+            "row 1, column 'arrival_s': must be a date and time like",
         ),
         ({"prompt_tokens": pa.array([True] * 3)}, "'prompt_tokens': must hold numbers, got bool"),
         ({"model": pa.array([1, 2, 3])}, "column 'model': must hold texts, got int64"),
@@ -410,7 +419,7 @@ def parquet_with(path: Path, **changes: pa.Array | None) -> Path:
         ({"arrival_s": pa.array([0.0, None, 1.0])}, "row 2, column 'arrival_s': must have a value"),
         (
             {"arrival_s": pa.array([0.0, 1.0, float("inf")])},
-            "row 3, column 'arrival_s': must be a finite time within ±1e+15, got inf",
+            "row 3, column 'arrival_s': must be a finite time within ±9.2e+18, got inf",
         ),
         (
             {"output_tokens": pa.array([1, -2, 3])},
@@ -521,7 +530,7 @@ def test_format__the_wrong_one_is_explained(tmp_path):
 
 def test_format__an_unknown_name_is_refused_with_the_known_ones(tmp_path):
     path = put(tmp_path, CSV + "0,1,1\n")
-    with pytest.raises(TraceError, match="must be one of burstgpt, azure, mooncake, csv, parquet"):
+    with pytest.raises(TraceError, match="must be one of burstgpt, azure, bailian, aiperf"):
         read_trace(path, trace_format="excel")
     with pytest.raises(TraceError, match="got 'excel'"):
         write_trace(read_trace(path), tmp_path / "out", trace_format="excel")
@@ -543,7 +552,7 @@ def made(arrival_s: np.ndarray, *, seed: int = 0, labels: bool = False) -> Trace
     )
 
 
-@pytest.mark.parametrize("name", ["burstgpt", "csv", "parquet"])
+@pytest.mark.parametrize("name", ["burstgpt", "csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_writing__any_float_comes_back_to_the_last_bit(tmp_path, name, suffix):
     trace = made(np.random.default_rng(5).exponential(size=500).cumsum() / 3, labels=True)
@@ -637,12 +646,12 @@ def test_writing__a_suffix_that_is_not_known_needs_a_format(tmp_path, name):
 
 def test_writing__a_label_without_a_column_is_warned_of(tmp_path):
     trace = made(np.arange(3.0), labels=True)
-    with pytest.warns(UserWarning, match="are left out") as caught:
+    with pytest.warns(UserWarning, match="is left out") as caught:
         write_trace(trace, tmp_path / "out", trace_format="azure")
     texts = [str(warning.message) for warning in caught]
     assert texts == [
-        "azure has no column for model: the names are left out",
-        "azure has no column for log_type: the names are left out",
+        "azure has no column for model: it is left out",
+        "azure has no column for log_type: it is left out",
     ]
     with pytest.warns(UserWarning, match="is left out") as caught:
         write_trace(made(np.arange(3.0)), tmp_path / "out", trace_format="burstgpt")
@@ -663,7 +672,7 @@ def test_writing__burstgpt_looks_like_the_original(tmp_path):
         ("o.CSV.GZ", "csv"),
         ("o.parquet", "parquet"),
         ("o.pq.zst", "parquet"),
-        ("o.jsonl.gz", "mooncake"),
+        ("o.jsonl.gz", "jsonl"),
         ("o", "csv"),
     ],
 )
@@ -688,7 +697,7 @@ def test_writing__a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monke
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(formats.CsvFormat, "write", fail)
+    monkeypatch.setattr(formats, "write_table", fail)
     with pytest.raises(OSError, match=r"trace\.csv: cannot be written \(No space left"):
         write_trace(made(np.arange(3.0)), path)
     assert path.read_text() == "precious"
@@ -736,9 +745,8 @@ class Lines:
 
 
 def test_plugin__is_recognised_read_and_written(tmp_path, monkeypatch):
-    group = formats.ENTRY_POINTS
-    entry = importlib.metadata.EntryPoint("lines", f"{__name__}:LINES", group)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [entry])
+    entry = importlib.metadata.EntryPoint("lines", f"{__name__}:LINES", formats.ENTRY_POINTS)
+    monkeypatch.setattr(formats, "installed", lambda _: [entry])
     monkeypatch.setattr(sys.modules[__name__], "LINES", Lines(), raising=False)
     trace = made(np.arange(3.0))
     write_trace(trace, tmp_path / "o.gz", trace_format="lines")
@@ -746,11 +754,41 @@ def test_plugin__is_recognised_read_and_written(tmp_path, monkeypatch):
     assert read_trace(tmp_path / "o.gz").arrival_s.tolist() == [0.0, 1.0, 2.0]
 
 
-def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
-    entry = importlib.metadata.EntryPoint("ghost", "no_such_package:X", formats.ENTRY_POINTS)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [entry])
-    with pytest.raises(TraceError, match=r"'ghost' must be loadable.*uninstall"):
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("", "must be loadable from .*:X, got AttributeError"),
+        ("raise RuntimeError('boom')", "must be loadable from .*, got RuntimeError: boom"),
+        ("raise ValueError('boom')", "must be loadable from .*, got ValueError: boom"),
+        ("def f(:", "must be loadable from .*, got SyntaxError"),
+        ("raise SystemExit(7)", "must be loadable from .*, got SystemExit: 7"),
+        ("X = 42", "must have name, summary, recognises, read, write, got 42"),
+    ],
+)
+def test_plugin__that_cannot_be_used_is_named(tmp_path, monkeypatch, code, expected):
+    module = f"somebodys_format_{abs(hash(code))}"
+    put(tmp_path, code, f"{module}.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = importlib.metadata.EntryPoint("ghost", f"{module}:X", formats.ENTRY_POINTS)
+    monkeypatch.setattr(formats, "installed", lambda _: [entry])
+    with pytest.raises(TraceError, match=rf"'ghost' of {module}:X {expected}.*uninstall"):
         read_trace(put(tmp_path, "what\n"))
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (lambda _: 1 / 0, "trace format 'lines' failed: ZeroDivisionError"),
+        (lambda _: None, "trace format 'lines' must give a Trace, got None"),
+    ],
+)
+def test_plugin__whose_reader_fails_is_named(tmp_path, monkeypatch, read, expected):
+    broken = Lines()
+    broken.read = read
+    monkeypatch.setattr(sys.modules[__name__], "LINES", broken, raising=False)
+    entry = importlib.metadata.EntryPoint("lines", f"{__name__}:LINES", formats.ENTRY_POINTS)
+    monkeypatch.setattr(formats, "installed", lambda _: [entry])
+    assert expected in refusal(put(tmp_path, "# arrivals\n1\n"))
 
 
 def test_import__is_light():
@@ -822,7 +860,7 @@ def test_real__the_exact_pass_agrees_with_the_fast_one(
     def refuse(*_):
         raise OSError
 
-    monkeypatch.setattr("llmsched.workload.formats.csv.CsvFormat._read_blocks", refuse)
+    monkeypatch.setattr("llmsched.workload.formats.csv._read_blocks", refuse)
     monkeypatch.setattr("llmsched.workload.formats.jsonlines._read_blocks", refuse)
     exact = read_trace(DATA / file)
     assert rows(exact) == rows(fast)

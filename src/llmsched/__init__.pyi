@@ -10,6 +10,7 @@ from .schedulers.settings import Settings as Settings
 from .simulation.comparison import compare as compare
 from .simulation.comparison_results import Comparison as Comparison
 from .simulation.simulate import Run as Run, simulate as simulate
+from .workload.closed_loop import ClosedLoop as ClosedLoop
 from .workload.describe import describe as describe
 from .workload.formats.registry import read_trace as read_trace, write_trace as write_trace
 from .workload.prepare import prepare as prepare

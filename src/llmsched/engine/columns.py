@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import IntArray
+from llmsched._util.types import FloatArray, IntArray
 from llmsched.workload.trace import Trace
 
 
@@ -53,6 +53,10 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.request)
+
+    def arrived_s(self, trace: Trace) -> FloatArray:
+        """When each request of the trace arrived, rejected ones included, shape (n,) [s]."""
+        return trace.arrival_s
 
     @property
     def squares_before(self) -> memoryview[Any]:

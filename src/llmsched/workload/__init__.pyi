@@ -1,3 +1,4 @@
+from .closed_loop import MOST_USERS as MOST_USERS, ClosedLoop as ClosedLoop
 from .describe import (
     TokenSummary as TokenSummary,
     TraceSummary as TraceSummary,
@@ -5,6 +6,7 @@ from .describe import (
     gamma_shape as gamma_shape,
 )
 from .prepare import LONGEST_JITTER_S as LONGEST_JITTER_S, RPS_SCALES as RPS_SCALES
+from .sessions import Turns as Turns
 from .trace import (
     LONGEST_S as LONGEST_S,
     Labels as Labels,

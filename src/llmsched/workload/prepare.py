@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched.workload.sessions import earliest_s
 from llmsched.workload.trace import Labels, Trace, TraceError
 
 DEFAULT_RPS_SCALE = 200.0
@@ -51,7 +52,8 @@ def prepare(
         What to do with requests without any output token: a failed request has none.
     rps_scale
         Divide the times by this, so that requests come so many times as fast; 1 for real time.
-        Within `RPS_SCALES`.
+        Within `RPS_SCALES`. Where turns wait for answers, sessions begin so many times as fast:
+        the pauses of people stay what they are.
     jitter_s
         Move each arrival later by a uniform random part of this [s], and sort again, stably: 1.0
         undoes the rounding of whole-second stamps. At most `LONGEST_JITTER_S`.
@@ -77,6 +79,11 @@ def prepare(
         If an option is out of its range.
     """
     _check(requests, window_s, failures, rps_scale, jitter_s, rng)
+    if jitter_s and trace.closed:
+        raise ValueError(
+            f"jitter needs recorded arrivals, but requests of trace {trace.name!r} wait for "
+            "answers; leave it out"
+        )
     if not len(trace):
         raise TraceError(f"trace {trace.name!r} must have at least one request, got none")
     if window_s is not None:
@@ -102,7 +109,17 @@ def prepare(
     first_s = trace.arrival_s[0]
     if first_s == 0 and rps_scale == 1:
         return trace
-    return replace(trace, arrival_s=(trace.arrival_s - first_s) / rps_scale)
+    scaled = replace(trace, arrival_s=(trace.arrival_s - first_s) / rps_scale)
+    return _with_earliest(scaled) if trace.closed else scaled
+
+
+def _with_earliest(trace: Trace) -> Trace:
+    """Sessions at new times: pauses stay as they are, so turns may come in another order."""
+    assert trace.turns is not None
+    arrival_s = earliest_s(trace.arrival_s, trace.turns.after, trace.turns.think_s)
+    order = np.argsort(arrival_s, kind="stable")
+    moved = replace(trace, arrival_s=np.zeros(len(trace))).take(order)
+    return replace(moved, arrival_s=arrival_s[order])
 
 
 def _check(

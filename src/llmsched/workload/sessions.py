@@ -79,8 +79,8 @@ class Turns:
 
     @property
     def closed(self) -> bool:
-        """Whether any arrival depends on an answer."""
-        return self.users is not None or bool(self.waiting.any())
+        """Whether any arrival depends on an answer, or there are none without users."""
+        return self.users is not None or not self.timed or bool(self.waiting.any())
 
     def take(self, rows: Rows) -> Turns:
         """The given rows; who follows a request that is left out follows the one before it.

@@ -10,13 +10,17 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.streams import Streams
+from llmsched.workload.closed_loop import ClosedLoop
 from llmsched.workload.trace import Trace, TraceError
+
+if TYPE_CHECKING:
+    from llmsched.workload.formats.columns import Enough
 
 DEFAULT_PROFILE = "burstgpt-like"
 DEFAULT_REQUESTS = 10_000
@@ -44,7 +48,15 @@ class Workload:
     jitter_s : float
         Adds U(0, jitter_s) to every stamp, before scaling, to undo whole-second stamps [s].
     trace_format : str, optional
-        Format of the file, when it is not to be recognised.
+        Format of the file, when it is not to be recognised by its columns.
+    time_unit : {"s", "ms", "us", "ns"}, optional
+        Unit of the file's times, where the format does not say it or is wrong.
+    columns : str, optional
+        Which column of the file is what: `arrival=created_at,prompt=n_in,output=n_out`, and
+        `model`, `log_type`, `session` where there are such.
+    closed_loop : ClosedLoop, optional
+        Users who send the requests, each the next one after the last answer; arrival times of the
+        source do not count then. By default requests come when the source says.
     """
 
     source: str = DEFAULT_PROFILE
@@ -56,6 +68,9 @@ class Workload:
     log_type: str | None = None
     jitter_s: float = 0.0
     trace_format: str | None = None
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    columns: str | None = None
+    closed_loop: ClosedLoop | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -67,7 +82,8 @@ class Workload:
     @property
     def random(self) -> bool:
         """Whether another seed gives other requests."""
-        return self.synthetic or self.jitter_s > 0
+        loop = self.closed_loop
+        return self.synthetic or self.jitter_s > 0 or (loop is not None and loop.random)
 
     def load(self, seed: int = 0) -> Trace:
         """The requests that a run with this seed replays."""
@@ -81,12 +97,29 @@ class Workload:
             raise TraceError(_unknown_source(self.source))
         from llmsched.workload.formats.registry import read_trace
 
-        raw = read_trace(self.source, trace_format=self.trace_format)
+        raw = read_trace(
+            self.source,
+            trace_format=self.trace_format,
+            time_unit=self.time_unit,
+            columns=self.columns,
+            enough=self._enough(),
+        )
         return lambda seed: self._prepared(raw, seed, self.requests)
+
+    def _enough(self) -> Enough | None:
+        """When a file in order of time need not be read further; None to read it all."""
+        from llmsched.workload.formats.columns import Enough
+
+        if self.requests is None or self.window_s is not None:
+            return None
+        named = {"model": self.model, "log_type": self.log_type}
+        labels = {role: name for role, name in named.items() if name is not None}
+        return Enough(requests=self.requests, failures=self.failures == "keep", labels=labels)
 
     def _prepared(self, raw: Trace, seed: int, requests: int | None) -> Trace:
         from llmsched.workload.prepare import prepare
 
+        streams = Streams.of_seed(seed)
         prepared = prepare(
             raw,
             requests=requests,
@@ -94,10 +127,12 @@ class Workload:
             model=self.model,
             log_type=self.log_type,
             failures=self.failures,
-            rps_scale=self.rps_scale,
+            rps_scale=self.rps_scale if self.closed_loop is None else 1.0,
             jitter_s=self.jitter_s,
-            rng=Streams.of_seed(seed).jitter,
+            rng=streams.jitter,
         )
+        if self.closed_loop is not None:
+            prepared = self.closed_loop.over(prepared, streams.clients)
         return replace(prepared, recipe=asdict(self))
 
     def _generate(self, seed: int) -> Trace:
@@ -105,10 +140,12 @@ class Workload:
         from llmsched.workload.profiles import load_profile
         from llmsched.workload.synthetic import generate
 
-        if self.trace_format is not None:
-            raise ValueError(
-                f"a trace format needs a trace file, got the profile {self.source!r}; leave it out"
-            )
+        for option in ("trace_format", "time_unit", "columns"):
+            if getattr(self, option) is not None:
+                spoken = option.replace("_", " ")
+                raise ValueError(
+                    f"{spoken} needs a trace file, got the profile {self.source!r}; leave it out"
+                )
         profile = load_profile(self.source)
         wanted = DEFAULT_REQUESTS if self.requests is None else self.requests
         if wanted < 1:

@@ -38,7 +38,18 @@ def selection_options(command: F) -> F:
             help="Requests without output tokens.",
         ),
         click.option(
-            "--trace-format", metavar="FORMAT", help="Instead of recognising it from line 1."
+            "--trace-format", metavar="FORMAT", help="Instead of recognising it by its columns."
+        ),
+        click.option(
+            "--time-unit",
+            type=click.Choice(["s", "ms", "us", "ns"]),
+            help="Unit of the file's times, where nothing else says it or it is wrong.",
+        ),
+        click.option(
+            "--columns",
+            metavar="ROLE=NAME,...",
+            help="Which column is arrival, prompt, output, and if you like model, log_type, "
+            "session.",
         ),
         click.option(
             "--seed",
@@ -69,7 +80,7 @@ def trace() -> None:
 def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
     """Describe FILE, or a synthetic profile: rows, span, rate, burstiness, lengths, failures, ties.
 
-    Example: llmsched trace info BurstGPT_1.csv --window 0:86400
+    Example: llmsched trace info log.csv --columns arrival=created,prompt=n_in,output=n_out
     """
     import dataclasses
     import json
@@ -113,8 +124,9 @@ def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
 def convert(file: str, out: Path, out_format: str | None, seed: int, **rules: Any) -> None:
     """Write the chosen requests of FILE, or of a synthetic profile, to OUT in any of the formats.
 
-    The suffix of OUT (.csv, .txt, .parquet, .pq or .jsonl) chooses the format; .gz or .zst after it
-    compresses. OUT appears only when it is complete.
+    The suffix of OUT (.csv, .txt, .parquet, .pq or .jsonl) chooses what our own columns are written
+    in, and nothing is lost; --to chooses another format. .gz or .zst after it compresses. OUT
+    appears only when it is complete.
 
     Example: llmsched trace convert BurstGPT_1.csv day9.parquet --window 777600:864000
     """
@@ -167,7 +179,9 @@ def table(summary: TraceSummary) -> str:
     windows = f"median of {summary.burst_windows} windows of 20 min; 1 is Poisson, less is bursty"
     rows = [
         ("trace", summary.name),
+        *([("read as", summary.read_as)] if summary.read_as else []),
         ("requests", str(summary.requests)),
+        *_session_rows(summary),
         ("span [s]", f"{summary.span_s:g}"),
         ("mean rate [1/s]", figure(summary.arrival_rate_per_s)),
         ("CV of gaps", figure(summary.gap_cv)),
@@ -178,7 +192,19 @@ def table(summary: TraceSummary) -> str:
         *(("left out", f"{count} ({rule})") for rule, count in summary.left_out),
         *(("note", note) for note in summary.notes),
     ]
-    return "\n".join(f"{title:<17} {value}" for title, value in rows)
+    return "\n".join(f"{title:<18} {value}" for title, value in rows)
+
+
+def _session_rows(summary: TraceSummary) -> list[tuple[str, str]]:
+    if summary.sessions is None:
+        return []
+    turns = summary.requests / summary.sessions
+    rows = [("sessions", f"{summary.sessions}, {turns:.3g} turns on average")]
+    if summary.waiting_share:
+        share = f"{summary.waiting_share:.2%} of the requests"
+        pause = f"{figure(summary.think_mean_s)} s after it on average"
+        rows += [("wait for an answer", f"{share}, {pause}; the span is the shortest possible")]
+    return rows
 
 
 def figure(value: float | None) -> str:

@@ -84,7 +84,7 @@ class BatchLog:
             return column
 
         requests = RequestTable(
-            arrival_s=trace.arrival_s,
+            arrival_s=columns.arrived_s(trace),
             prompt_tokens=trace.prompt_tokens,
             output_tokens=trace.output_tokens,
             predicted_tokens=predicted_tokens,

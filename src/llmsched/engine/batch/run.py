@@ -10,6 +10,7 @@ from simpy.events import ProcessGenerator
 from llmsched._util.types import IntArray
 from llmsched.engine.admission import Admission
 from llmsched.engine.batch.bins import BinStore, Pull
+from llmsched.engine.batch.closed_loop import ArrivingColumns, Loop
 from llmsched.engine.batch.gpu import gpu
 from llmsched.engine.batch.log import BatchLog
 from llmsched.engine.batch.queues import FormedBatches, WaitingBins
@@ -19,6 +20,7 @@ from llmsched.engine.columns import Columns
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.latency.base import LatencyModel
 from llmsched.schedulers.base import Scheduler
+from llmsched.workload.demand import demand_of
 from llmsched.workload.trace import Trace
 
 
@@ -39,7 +41,7 @@ def run_engine(
     Parameters
     ----------
     trace : Trace
-        Requests in order of arrival.
+        Requests in order of arrival; where they wait for answers, the run makes their arrivals.
     bins : ndarray of shape (n,)
         Bin of every request, in [0, n_bins).
     n_bins : int
@@ -60,13 +62,21 @@ def run_engine(
     Raises
     ------
     ValueError
-        If `n_gpus` is below 1 or not whole, or the admission is unknown.
+        If `n_gpus` is below 1 or not whole, the admission is unknown, or the scheduler forms its
+        batches from arrivals that depend on answers.
     """
     if not n_gpus >= 1 or (n_gpus != math.inf and n_gpus != int(n_gpus)):
         raise ValueError(f"n_gpus must be a whole number >= 1 or infinity, got {n_gpus}")
     if admission not in ("together", "one-by-one"):
         raise ValueError(f"admission must be 'together' or 'one-by-one', got {admission!r}")
-    columns = Columns(trace, bins, n_bins, scheduler.capacity_tokens)
+    if trace.closed and scheduler.release is not None:
+        raise ValueError(
+            "a scheduler that forms full batches as requests arrive would wait for ever where "
+            "arrivals wait for answers; take another one, or recorded arrivals"
+        )
+    demand = demand_of(trace)
+    columns_type = ArrivingColumns if trace.closed else Columns
+    columns = columns_type(trace, bins, n_bins, scheduler.capacity_tokens)
     queue_type = WaitingBins if scheduler.release is None else FormedBatches
     queue = queue_type(columns, n_bins, scheduler)
     clock = Clock(-math.inf)  # GPUs wait already when the first request arrives, at 0
@@ -76,11 +86,16 @@ def run_engine(
     batchers = queue.batchers  # not the queue itself, which a closure would keep alive
 
     def live(pull: Pull) -> None:
-        lives.append(gpu(clock, pull.gpu_id, store, latency, batchers, log, pull))
+        lives.append(gpu(clock, pull.gpu_id, store, latency, batchers, log, pull, answered))
         clock.process(lives[-1])
 
     store = BinStore(clock, queue, n_gpus, hire=live)
-    clock.process(replay(clock, store, one_by_one=admission == "one-by-one"))
+    one_by_one = admission == "one-by-one"
+    answered = None
+    if isinstance(columns, ArrivingColumns):
+        answered = Loop(clock, demand, columns, store, one_by_one=one_by_one).answered
+    else:
+        clock.process(replay(clock, store, one_by_one=one_by_one))
     clock.run()
     # GPUs wait for ever, in reference cycles: let go of the columns now, not at a collection.
     for life in lives:

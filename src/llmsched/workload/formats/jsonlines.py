@@ -90,10 +90,9 @@ def _read_blocks(file: TraceFile, columns: ColumnBuilder, found: Mapping[str, st
         table = arrow_json.read_json(
             BytesIO(block), read_options, options, memory_pool=pa.system_memory_pool()
         )
-        if table.num_rows != block.count(b"\n") + (not block.endswith(b"\n")):
-            # blank lines, or two objects on a line
-            if table.num_rows != sum(1 for line in block.splitlines() if line.strip()):
-                raise UncleanError
+        lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        if table.num_rows != lines and table.num_rows != _n_not_blank(block):
+            raise UncleanError  # two objects on a line
         for batch in table.to_batches():
             arrays = {role: _column(batch, name) for role, name in found.items()}
             arrays = {role: _typed(columns, role, array) for role, array in arrays.items()}
@@ -112,6 +111,10 @@ def _blocks(file: TraceFile) -> Iterator[bytes]:
                 raise UncleanError
             yield rest[:end]
             rest = rest[end:] + more
+
+
+def _n_not_blank(block: bytes) -> int:
+    return sum(1 for line in block.splitlines() if line.strip())
 
 
 def _has_a_long_line(block: bytes) -> bool:
