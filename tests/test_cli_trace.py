@@ -158,7 +158,8 @@ def test_convert__jitter_follows_the_seed(file, tmp_path):
 
 
 def test_convert__tells_what_the_format_cannot_hold(file, tmp_path):
-    result = run("convert", file, tmp_path / "o.jsonl.gz", "--rps-scale", "3")
+    out = ("--to", "mooncake", "--rps-scale", "3")
+    result = run("convert", file, tmp_path / "o.jsonl.gz", *out)
     assert result.exit_code == 0
     assert "Note: mooncake holds times in whole milliseconds: 3 of 4" in result.stderr
     assert "Note: mooncake has no column for model" in result.stderr

@@ -214,9 +214,7 @@ def loops(draw: Any) -> Trace:
         new_row[order] = np.arange(n)
         after = np.where(after >= 0, new_row[after], -1)[order].astype(np.int32)
         think_s = think_s[order]
-    sessions = replace(
-        trace, arrival_s=arrival_s[order], turns=Turns(after=after, think_s=think_s)
-    )
+    sessions = replace(trace, arrival_s=arrival_s[order], turns=Turns(after=after, think_s=think_s))
     if draw(st.booleans()):
         loop = ClosedLoop(concurrency=draw(st.integers(1, 9)), think_time_s=1.0)
         return loop.over(sessions, rng)
@@ -230,9 +228,7 @@ def loops(draw: Any) -> Trace:
     admission=st.sampled_from(ADMISSIONS),
 )
 @settings(max_examples=300, deadline=None)
-def test_closed_loop__equals_the_open_loop_of_its_own_arrivals(
-    trace, scheduler, n_gpus, admission
-):
+def test_closed_loop__equals_the_open_loop_of_its_own_arrivals(trace, scheduler, n_gpus, admission):
     # given a run whose arrivals its answers made (pauses are random, so no instants tie)
     n_bins = 3 if scheduler.startswith("multi_bin") else 1
     bins = (trace.output_tokens // 10 % n_bins).astype(np.int32)

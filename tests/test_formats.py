@@ -262,7 +262,9 @@ def test_tokens__must_be_a_whole_number_in_range(tmp_path, name, which, bad):
     message = refusal(put(tmp_path, text))
     line = 3 + bool(header)
     assert f"line {line}" in message
-    if not (name == "mooncake" and bad in ("nan", "inf", "", "abc", "1_0", "٣")):  # those do not parse
+    if not (
+        name == "mooncake" and bad in ("nan", "inf", "", "abc", "1_0", "٣")
+    ):  # those do not parse
         assert f"line {line}, column {column!r}: must be a" in message
         assert "got an empty cell" in message if not bad else "got " in message
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.admission import Admission
 from llmsched.engine.batch.run import run_engine
@@ -159,7 +161,7 @@ def simulate(
         progress=progress,
     )
     warn_outside(model, _shapes(batches), stacklevel=3)
-    rho = _offered_load(trace, bins, n_bins, policy, model, n_gpus)
+    rho = _offered_load(trace, requests, bins, n_bins, policy, model, n_gpus)
     return Run(
         scheduler=scheduler,
         trace_name=trace.name,
@@ -226,6 +228,7 @@ def _shapes(batches: BatchTable) -> Shape:
 
 def _offered_load(
     trace: Trace,
+    requests: RequestTable,
     bins: IntArray,
     n_bins: int,
     policy: Scheduler,
@@ -234,6 +237,9 @@ def _offered_load(
 ) -> float:
     """ρ of the requests that the engine accepts, at the scheduler's largest batch."""
     best: int | IntArray = policy.batch_max
+    if trace.closed:
+        order = np.argsort(requests.arrival_s, kind="stable")
+        trace, bins = trace.arrived(requests.arrival_s), bins[order]
     fits = trace.total_tokens <= policy.capacity_tokens
     if not fits.all():
         trace, bins = trace.take(fits), bins[fits]

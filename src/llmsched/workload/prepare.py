@@ -106,17 +106,24 @@ def prepare(
         trace = _keep(trace, slice(requests), f"after the first {requests}")
     if jitter_s and rng is not None:
         trace = _jittered(trace, jitter_s, rng)
-    first_s = trace.arrival_s[0]
+    return at_scale(trace, rps_scale)
+
+
+def at_scale(trace: Trace, rps_scale: float) -> Trace:
+    """The requests so many times as fast, from time 0 on.
+
+    Where turns wait for answers, sessions begin so many times as fast and pauses stay as they are,
+    so turns may come in another order.
+    """
+    first_s, turns = trace.arrival_s[0], trace.turns
     if first_s == 0 and rps_scale == 1:
         return trace
-    scaled = replace(trace, arrival_s=(trace.arrival_s - first_s) / rps_scale)
-    return _with_earliest(scaled) if trace.closed else scaled
-
-
-def _with_earliest(trace: Trace) -> Trace:
-    """Sessions at new times: pauses stay as they are, so turns may come in another order."""
-    assert trace.turns is not None
-    arrival_s = earliest_s(trace.arrival_s, trace.turns.after, trace.turns.think_s)
+    if turns is not None and (turns.users is not None or not turns.timed):
+        return trace  # there are no arrivals to scale
+    arrival_s = (trace.arrival_s - first_s) / rps_scale
+    if turns is None or not turns.closed:
+        return replace(trace, arrival_s=arrival_s)
+    arrival_s = earliest_s(arrival_s, turns.after, turns.think_s)
     order = np.argsort(arrival_s, kind="stable")
     moved = replace(trace, arrival_s=np.zeros(len(trace))).take(order)
     return replace(moved, arrival_s=arrival_s[order])

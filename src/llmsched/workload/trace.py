@@ -109,6 +109,12 @@ class Trace:
             turns=None if self.turns is None else self.turns.take(rows),
         )
 
+    def arrived(self, arrival_s: FloatArray) -> Trace:
+        """The same requests as an open loop: each at the instant, shape (n,), that a run made."""
+        order = np.argsort(arrival_s, kind="stable")
+        still = replace(self, arrival_s=np.zeros(len(self)), turns=None).take(order)
+        return replace(still, arrival_s=arrival_s[order])
+
     @property
     def closed(self) -> bool:
         """Whether any arrival depends on an answer: `arrival_s` then is the earliest possible."""

@@ -154,6 +154,11 @@ def _believed(task: Task, trace: Trace, scenario: Scenario) -> BinnedPrediction:
 
 def at_rate(trace: Trace, rate_per_s: float) -> Trace:
     """The same requests from time 0 on, so scaled that requests / span is this [requests/s]."""
+    if trace.closed:
+        raise ValueError(
+            f"capacity needs arrivals at a given rate, but those of trace {trace.name!r} wait for "
+            "answers; leave the closed loop out, or compare runs at several concurrencies"
+        )
     own = len(trace) / trace.span_s
     return replace(trace, arrival_s=(trace.arrival_s - trace.arrival_s[0]) * (own / rate_per_s))
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched.simulation.beliefs import BinnedPrediction
+from llmsched.workload.sessions import Turns
 from llmsched.workload.trace import Trace
 
 T = TypeVar("T")
@@ -58,13 +59,25 @@ def cached_trace(folder: Path, key: str, make: Callable[[], Trace]) -> Prepared[
         trace = make()
         names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s")
         arrays = {name: getattr(trace, name) for name in names}
-        meta = {"name": trace.name, "left_out": trace.left_out, "notes": trace.notes}
+        meta: dict[str, Any] = {
+            "name": trace.name,
+            "left_out": trace.left_out,
+            "notes": trace.notes,
+        }
+        if trace.turns is not None:
+            arrays |= {"after": trace.turns.after, "think_s": trace.turns.think_s}
+            meta |= {"users": trace.turns.users, "timed": trace.turns.timed}
         return Columns(
             arrays={name: array for name, array in arrays.items() if array is not None}, meta=meta
         )
 
     def trace_of(entry: Columns) -> Trace:
+        turns = None
+        if "after" in entry.arrays:
+            columns = {name: entry.arrays[name] for name in ("after", "think_s")}
+            turns = Turns(users=entry.meta["users"], timed=entry.meta["timed"], **columns)
         return Trace(
+            turns=turns,
             arrival_s=entry.arrays["arrival_s"],
             prompt_tokens=entry.arrays["prompt_tokens"],
             output_tokens=entry.arrays["output_tokens"],

@@ -45,6 +45,7 @@ from llmsched.simulation.sweep.cache import (
     cached_trace,
     recorded_warnings,
 )
+from llmsched.workload.prepare import at_scale
 from llmsched.workload.trace import Trace, TraceError
 
 Backend = Literal["local", "ray"]
@@ -170,7 +171,7 @@ def _trace(task: Task) -> Prepared[Trace]:
     if workload.rps_scale == 1:
         return kept
     return Prepared(
-        value=replace(kept.value, arrival_s=kept.value.arrival_s / workload.rps_scale),
+        value=at_scale(kept.value, workload.rps_scale),
         sha256=content_key({"requests": kept.sha256, "rps_scale": workload.rps_scale}),
         notes=kept.notes,
     )
