@@ -29,7 +29,7 @@ UNIT_NAMES: dict[Unit, str] = {
 }
 _UNIX_S = (9.8e8, 4.2e9)  # the years 2001 to 2103: the bands of the four units lie far apart
 _YEAR_S = 31_557_600
-_NAMED = {
+_NAMED: dict[str, Unit] = {
     **dict.fromkeys(("s", "sec", "secs", "seconds"), "s"),
     **dict.fromkeys(("ms", "msec", "millis", "milliseconds"), "ms"),
     **dict.fromkeys(("us", "usec", "micros", "microseconds"), "us"),
@@ -39,8 +39,15 @@ _NAMED = {
 
 def unit_of_name(name: str) -> Unit | None:
     """The unit that a column's name ends in, such as `arrival_time_ns`, if it does."""
-    parts = re.split(r"[_\W]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
-    return _NAMED.get(parts[-1]) if len(parts) > 1 else None  # type: ignore[return-value]
+    return split_name(name)[1]
+
+
+def split_name(name: str) -> tuple[str, Unit | None]:
+    """A column's name without case, punctuation and unit, and the unit."""
+    words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+    parts = [part for part in re.split(r"[_\W]+", words) if part]
+    unit = _NAMED.get(parts[-1]) if len(parts) > 1 else None
+    return "".join(parts[:-1] if unit else parts), unit
 
 
 def unix_unit(time: NDArray[Any]) -> Unit | None:

@@ -74,9 +74,10 @@ def _read_blocks(file: TraceFile, columns: ColumnBuilder, found: Mapping[str, st
     if len(first) != len(header):
         raise UncleanError
     place = {role: header.index(name) for role, name in found.items()}
-    columns.kind = time_kind(first[place["time"]])
+    stamp = first[place["time"]] if "time" in place else ""
+    columns.kind = time_kind(stamp)
     text = pa.dictionary(pa.int32(), pa.string())
-    kinds = {"label": text, "id": text, "time": _time_type(columns, first[place["time"]])}
+    kinds = {"label": text, "id": text, "time": _time_type(columns, stamp)}
     types = {role: kinds.get(KINDS[role], pa.float64()) for role in found}
     with file.arrow_stream() as stream:
         blocks = arrow_csv.open_csv(
@@ -120,7 +121,7 @@ def _read_lines(file: TraceFile, columns: ColumnBuilder, found: Mapping[str, str
             message = f"must have {len(header)} fields like the header, got {len(record)}"
             raise file.error(message, line=line)
         if values is None:
-            columns.kind = time_kind(record[place["time"]])
+            columns.kind = time_kind(record[place["time"]] if "time" in place else "")
             values = columns.arrays()
         for role, position in place.items():
             cell = record[position]
@@ -130,7 +131,7 @@ def _read_lines(file: TraceFile, columns: ColumnBuilder, found: Mapping[str, str
                 given = shown(cell) if cell.strip() else "an empty cell"
                 message = f"must be {error}, got {given}"
                 raise file.error(message, line=line, column=header[position]) from error
-        if len(values["time"]) == _ROWS_PER_BLOCK:
+        if len(values["prompt"]) == _ROWS_PER_BLOCK:
             if columns.add_exact(values):
                 return
             values = columns.arrays()

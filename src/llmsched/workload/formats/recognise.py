@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from llmsched.workload.formats.cells import shown
-from llmsched.workload.formats.clocks import unit_of_name
+from llmsched.workload.formats.clocks import split_name
 from llmsched.workload.formats.files import Place, TraceFile
 from llmsched.workload.formats.layout import Layout
 from llmsched.workload.trace import TraceError
@@ -107,11 +107,9 @@ def parse_columns(columns: str) -> dict[str, str]:
 
 
 def _is(role: str, name: str) -> bool:
-    plain = re.sub(r"[\W_]+", "", name).lower()
-    if role == "time" and unit_of_name(name) is not None:
-        stem = re.sub(r"[\W_]*[A-Za-z]+$", "", name)
-        plain = re.sub(r"[\W_]+", "", stem).lower() if stem else plain
-    return plain in _ALIASES[role]
+    stem, unit = split_name(name)
+    whole = re.sub(r"[\W_]+", "", name).lower()
+    return whole in _ALIASES[role] or (role == "time" and bool(unit) and stem in _ALIASES[role])
 
 
 def _propose(

@@ -89,8 +89,9 @@ def read_table(
     names = column_names(file)
     encoding = encoding_of(file.head())
     found = layout.find(names, file, header_place(file))
-    grouped = "session" in found or "after" in found  # the first rows may not be the first in time
-    columns = ColumnBuilder(found, layout.optional, None if grouped else enough)
+    # where sessions follow one another, the first rows may not be the first in time
+    in_order = "time" in found and not {"session", "after"} & set(found)
+    columns = ColumnBuilder(found, layout.optional, enough if in_order else None)
     module = {"csv": csv, "jsonl": jsonlines, "parquet": parquet}[encoding]
     if layout.expand is None:
         module.read(file, columns, found)
