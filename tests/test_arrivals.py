@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -449,7 +450,7 @@ max_tokens = 100
     ("old", "new", "message"),
     [
         ('"poisson"', '"poison"', "kind must be one of poisson, .*, got 'poison'"),
-        ("rate_per_s = 2", "rate_per_s = 0", "rate_per_s must be > 0, got 0.0"),
+        ("rate_per_s = 2", "rate_per_s = 0", "rate_per_s must be >= 1e-06, got 0.0"),
         ("rate_per_s = 2", "rate_per_s = inf", "rate_per_s must be a finite number, got inf"),
         ("rate_per_s = 2", "rate_per_s = true", "rate_per_s must be a finite number, got True"),
         ("rate_per_s = 2", 'rate_per_s = "2"', "rate_per_s must be a finite number, got '2'"),
@@ -463,6 +464,17 @@ max_tokens = 100
         ),
         ("log_sd = 1.0", "log_sd = 1.0\nsd = 1", "prompt.sd is unknown; known here: log_mean"),
         ("rate_per_s = 2", "rate_per_s =", "a workload profile must be TOML, .*line 4"),
+        (
+            "rate_per_s = 2",
+            f"rate_per_s = {'9' * 400}",
+            r"rate_per_s must lie within -1..1e\+06, got a number of more than 70 digits",
+        ),
+        ("rate_per_s = 2", f"rate_per_s = {'9' * 5000}", "numbers .* must fit a float64"),
+        ("rate_per_s = 2", "rate_per_s = 1e300", r"rate_per_s must lie within .* got 1e\+300"),
+        ("rate_per_s = 2", "rate_per_s = 1e-300", "rate_per_s must be >= 1e-06, got 1e-300"),
+        ("rate_per_s = 2", f"rate_per_s = {'[' * 5000}", "must not be so deeply nested"),
+        ("rate_per_s = 2", f"rate_per_s = 2 #{' ' * 2**20}", "must be at most 1 MiB long"),
+        ("log_mean = 5.0", "log_mean = 20", "log_mean must be within 7 log_sd of the values"),
     ],
 )
 def test_load_profile__names_the_file_and_the_key_that_is_wrong(tmp_path, old, new, message):
@@ -503,3 +515,20 @@ def test_load_profile__a_missing_file_is_one_line(tmp_path):
     with pytest.raises(TraceError, match=r"gone\.toml: .* No such file") as caught:
         load_profile(tmp_path / "gone.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("value", ["1e300", "1000000000000000000", "1e-300", "-1", "nan", "inf"])
+def test_load_profile__any_number_gone_mad_is_refused_or_works(tmp_path, name, value):
+    text = (Path(__file__).parents[1] / "workloads" / f"{name}.toml").read_text()
+    path = tmp_path / "mine.toml"
+    for number in re.finditer(r"(?m)^\w+ = (-?[\d.]+)", text):
+        path.write_text(text[: number.start(1)] + value + text[number.end(1) :])
+        try:
+            profile = load_profile(path)
+        except TraceError as error:
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+        else:  # a warning would be an error here
+            assert len(generate(profile, 200, np.random.default_rng(0))) == 200

@@ -8,6 +8,7 @@ itself is in `arrivals`.
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -17,6 +18,17 @@ from llmsched._util.resources import data_folder
 from llmsched.workload.trace import TraceError
 
 HOURS_PER_DAY = 24
+_MOST_BYTES = 1 << 20
+_MOST_AT_ONCE = 1e7  # requests of one phase, or of one family of jobs on an ordinary day
+_BOUNDS = {  # of numbers, by what their keys end in; the classes below know more
+    r"log_mean$": (-10.0, 20.0),
+    r"log_sd": (-10.0, 10.0),
+    r"rate.*_per_s$": (-1.0, 1e6),
+    r"_per_day$": (-1.0, 1e7),
+    r"_s$": (-1.0, 1e8),
+    r"tokens$|batch_size$": (-1.0, 1e9),
+    r"": (-1e6, 1e6),
+}
 
 T = TypeVar("T")
 
@@ -35,6 +47,7 @@ class TokenLaw:
     def __post_init__(self) -> None:
         _require(self.log_sd > 0, "log_sd", "> 0", self.log_sd)
         _require(self.max_tokens >= 1, "max_tokens", ">= 1", self.max_tokens)
+        _require_reach(self.log_mean, self.log_sd, 0.5, self.max_tokens + 0.5, "log_mean")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +62,7 @@ class Poisson:
     output: TokenLaw
 
     def __post_init__(self) -> None:
-        _require(self.rate_per_s > 0, "rate_per_s", "> 0", self.rate_per_s)
+        _require(self.rate_per_s >= 1e-6, "rate_per_s", ">= 1e-06", self.rate_per_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +78,7 @@ class GammaBursts:
     output: TokenLaw
 
     def __post_init__(self) -> None:
-        _require(self.rate_per_s > 0, "rate_per_s", "> 0", self.rate_per_s)
+        _require(self.rate_per_s >= 1e-6, "rate_per_s", ">= 1e-06", self.rate_per_s)
         _require(0.1 <= self.gap_cv <= 10, "gap_cv", "within 0.1..10", self.gap_cv)
 
 
@@ -87,6 +100,9 @@ class OnOff:
         _require(self.on_rate_per_s > 0, "on_rate_per_s", "> 0", self.on_rate_per_s)
         _require(self.off_rate_per_s >= 0, "off_rate_per_s", ">= 0", self.off_rate_per_s)
         _require(self.on_mean_s > 0, "on_mean_s", "> 0", self.on_mean_s)
+        for phase in ("on", "off"):
+            rate, mean_s = (getattr(self, f"{phase}_{of}") for of in ("rate_per_s", "mean_s"))
+            _require_few(rate * mean_s, f"{phase}_rate_per_s * {phase}_mean_s")
         _require(self.off_mean_s > 0, "off_mean_s", "> 0", self.off_mean_s)
 
 
@@ -105,7 +121,7 @@ class Conversation:
 
     def __post_init__(self) -> None:
         _require(self.requests_per_day >= 0, "requests_per_day", ">= 0", self.requests_per_day)
-        _require(self.day_log_sd >= 0, "day_log_sd", ">= 0", self.day_log_sd)
+        _require(0 <= self.day_log_sd <= 3, "day_log_sd", "within 0..3", self.day_log_sd)
         _require_hours(self.hour_profile)
         _require_share(self.failure_share, "failure_share")
         _require_share(self.gpt4_share, "gpt4_share")
@@ -152,10 +168,23 @@ class JobKind:
         _require(self.duration_log_sd > 0, "duration_log_sd", "> 0", self.duration_log_sd)
         _require(self.duration_max_s > 0, "duration_max_s", "> 0", self.duration_max_s)
         _require(self.batch_size >= 1, "batch_size", ">= 1", self.batch_size)
+        _require_few(self.batch_size, "batch_size")
+        jobs = f"{self.name}: jobs_per_day * rate_max_per_s * duration_max_s"
+        _require_few(self.jobs_per_day * self.rate_max_per_s * self.duration_max_s, jobs)
+        _require_reach(
+            self.duration_log_mean,
+            self.duration_log_sd,
+            0.0,
+            self.duration_max_s,
+            "duration_log_mean",
+        )
         _require(self.batch_spread_s >= 0, "batch_spread_s", ">= 0", self.batch_spread_s)
         _require(0.1 <= self.gap_cv <= 10, "gap_cv", "within 0.1..10", self.gap_cv)
         for part in ("prompt", "output"):
             between, within = f"{part}_log_sd_between", f"{part}_log_sd_within"
+            middle = getattr(self, f"{part}_log_mean")
+            _require(middle >= 0, f"{part}_log_mean", ">= 0", middle)
+            _require(getattr(self, between) <= 3, between, "<= 3", getattr(self, between))
             _require(getattr(self, between) >= 0, between, ">= 0", getattr(self, between))
             _require(getattr(self, within) > 0, within, "> 0", getattr(self, within))
 
@@ -174,7 +203,7 @@ class Api:
     jobs: tuple[JobKind, ...]
 
     def __post_init__(self) -> None:
-        _require(self.day_log_sd >= 0, "day_log_sd", ">= 0", self.day_log_sd)
+        _require(0 <= self.day_log_sd <= 3, "day_log_sd", "within 0..3", self.day_log_sd)
         _require(
             0 <= self.day_log_correlation < 1,
             "day_log_correlation",
@@ -263,13 +292,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
                 f"{str(name_or_path)!r}"
             )
         path = data_folder("workloads") / f"{name_or_path}.toml"
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise TraceError(f"{path}: a workload profile must be readable, {reason}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise TraceError(f"{path}: a workload profile must be TOML, {error}") from None
+    table = _toml(path)
     try:
         kind = table.pop("kind", None)
         if not isinstance(kind, str) or kind not in _KINDS:
@@ -277,6 +300,27 @@ def load_profile(name_or_path: str | Path) -> Profile:
         return _build(_KINDS[kind], {"name": path.stem, **table}, where="")
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """A TOML file as nested dictionaries, within bounds."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise TraceError(f"{path}: a workload profile must be at most 1 MiB long")
+        return tomllib.loads(text.decode())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise TraceError(f"{path}: a workload profile must be readable, {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise TraceError(f"{path}: a workload profile must be TOML, {error}") from None
+    except RecursionError:
+        raise TraceError(f"{path}: a workload profile must not be so deeply nested") from None
+    except TraceError:
+        raise
+    except ValueError:  # Python's own limit on the digits of a number
+        raise TraceError(f"{path}: numbers of a workload profile must fit a float64") from None
 
 
 def _build(cls: type[T], table: dict[str, Any], where: str) -> T:
@@ -307,6 +351,8 @@ def _value(hint: Any, value: Any, key: str) -> Any:
             raise TraceError(f"{key} must be a list, got {value!r}")
         item = get_args(hint)[0]
         return tuple(_value(item, each, f"{key}[{i}]") for i, each in enumerate(value))
+    if isinstance(value, int | float) and abs(value) != math.inf:
+        _require_bounds(key, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
@@ -315,9 +361,31 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     return value
 
 
+def _require_bounds(key: str, value: float) -> None:
+    """Fail for a number that no workload means, before it fills the memory."""
+    name = re.sub(r"\[\d+\]$", "", key).rpartition(".")[2]
+    low, high = next(bounds for pattern, bounds in _BOUNDS.items() if re.search(pattern, name))
+    if value < low or value > high:  # not NaN: the type says what it must be
+        long = isinstance(value, int) and value.bit_length() > 256
+        given = "a number of more than 70 digits" if long else f"{value}"
+        raise TraceError(f"{key} must lie within {low:g}..{high:g}, got {given}")
+
+
 def _require(holds: bool, key: str, rule: str, value: object) -> None:
     if not holds:
         raise TraceError(f"{key} must be {rule}, got {value}")
+
+
+def _require_few(requests: float, key: str) -> None:
+    _require(requests <= _MOST_AT_ONCE, key, f"at most {_MOST_AT_ONCE:g} requests", requests)
+
+
+def _require_reach(log_mean: float, log_sd: float, low: float, high: float, key: str) -> None:
+    """Fail unless a lognormal of these logs has some of its mass between the bounds."""
+    lowest = math.log(low) if low > 0 else -math.inf
+    nearest = min(max(log_mean, lowest), math.log(high))
+    rule = f"within 7 log_sd of the values {low:g} to {high:g}"
+    _require(abs(log_mean - nearest) <= 7 * log_sd, key, rule, log_mean)
 
 
 def _require_share(value: float, key: str) -> None:
