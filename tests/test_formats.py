@@ -797,7 +797,7 @@ def test_import__is_light():
     code = (
         "import sys, llmsched.workload.formats.registry, llmsched.workload.prepare\n"
         "import llmsched.workload.fetch, llmsched.cli.commands.trace\n"
-        "heavy = {'pandas', 'pyarrow', 'scipy', 'requests', 'pooch', 'rich', 'plotnine'}\n"
+        "heavy = {'pandas', 'pyarrow', 'scipy', 'requests', 'rich', 'plotnine'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
