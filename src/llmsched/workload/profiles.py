@@ -12,12 +12,13 @@ import re
 import tomllib
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from llmsched._util.resources import data_folder
 from llmsched.workload.trace import TraceError
 
 HOURS_PER_DAY = 24
+_PARTS: tuple[Literal["prompt", "output"], ...] = ("prompt", "output")
 _MOST_BYTES = 1 << 20
 _MOST_AT_ONCE = 1e7  # requests of one phase, or of one family of jobs on an ordinary day
 _BOUNDS = {  # of numbers, by what their keys end in; the classes below know more
@@ -136,7 +137,8 @@ class JobKind:
 
     A job draws its rate (log-uniform), its duration (truncated lognormal) and its own narrow
     length law: the logs of its prompt and output medians are normal with the `*_between` spread,
-    its requests are lognormal around them with the `*_within` spread.
+    its requests are lognormal around them with the `*_within` spread. A share of the
+    requests of each job is longer, prompt and output together, by the `long_*_log_shift`.
     """
 
     name: str
@@ -149,12 +151,17 @@ class JobKind:
     batch_size: int  # requests that one call of the client sends together
     batch_spread_s: float  # time over which they are sent
     gap_cv: float  # of the gamma gaps between batches
+    active_share: float  # of a job's time, in which it sends that much faster; 1 is always
+    active_mean_s: float  # until a pause, on average
     prompt_log_mean: float
     prompt_log_sd_between: float
     prompt_log_sd_within: float
     output_log_mean: float
     output_log_sd_between: float
     output_log_sd_within: float
+    long_share: float
+    long_prompt_log_shift: float
+    long_output_log_shift: float
 
     def __post_init__(self) -> None:
         _require(self.jobs_per_day >= 0, "jobs_per_day", ">= 0", self.jobs_per_day)
@@ -180,13 +187,25 @@ class JobKind:
         )
         _require(self.batch_spread_s >= 0, "batch_spread_s", ">= 0", self.batch_spread_s)
         _require(0.1 <= self.gap_cv <= 10, "gap_cv", "within 0.1..10", self.gap_cv)
+        _require(0 < self.active_share <= 1, "active_share", "within 0..1", self.active_share)
+        _require(self.active_mean_s > 0, "active_mean_s", "> 0", self.active_mean_s)
+        _require_share(self.long_share, "long_share")
         for part in ("prompt", "output"):
+            shift = f"long_{part}_log_shift"
+            _require(0 <= getattr(self, shift) <= 6, shift, "within 0..6", getattr(self, shift))
             between, within = f"{part}_log_sd_between", f"{part}_log_sd_within"
             middle = getattr(self, f"{part}_log_mean")
             _require(middle >= 0, f"{part}_log_mean", ">= 0", middle)
             _require(getattr(self, between) <= 3, between, "<= 3", getattr(self, between))
             _require(getattr(self, between) >= 0, between, ">= 0", getattr(self, between))
             _require(getattr(self, within) > 0, within, "> 0", getattr(self, within))
+
+    def law(self, part: Literal["prompt", "output"]) -> tuple[float, float, float, float]:
+        """Log mean, log sd between and within jobs, and log shift of the long ones."""
+        names = ("log_mean", "log_sd_between", "log_sd_within")
+        middle, between, within = (getattr(self, f"{part}_{name}") for name in names)
+        longer = self.long_prompt_log_shift if part == "prompt" else self.long_output_log_shift
+        return middle, between, within, longer if self.long_share else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +234,13 @@ class Api:
         _require_share(self.gpt4_share, "gpt4_share")
         _require(self.max_prompt_tokens >= 1, "max_prompt_tokens", ">= 1", self.max_prompt_tokens)
         _require(self.max_output_tokens >= 1, "max_output_tokens", ">= 1", self.max_output_tokens)
+        for kind in self.jobs:
+            for part in _PARTS:
+                most = getattr(self, f"max_{part}_tokens") + 0.5
+                middle, between, within, longer = kind.law(part)
+                key = f"{kind.name}: {part}_log_mean, give or take 4 {part}_log_sd_between"
+                _require_reach(middle - 4 * between, within, 0.5, most, key)
+                _require_reach(middle + 4 * between + longer, within, 0.5, most, key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,7 +234,7 @@ def _job_day(api: Api, kind: JobKind, level: float, day: int, rng: np.random.Gen
         rng.random(n_jobs),
     )
     batches = np.maximum(np.rint(rate_per_s * duration_s / kind.batch_size), 1).astype(np.intp)
-    batch_s = _batch_times_s(start_s, batches, kind.batch_size / rate_per_s, kind.gap_cv, rng)
+    batch_s = _batch_times_s(start_s, batches, kind.batch_size / rate_per_s, kind, rng)
     offset_s = np.arange(kind.batch_size) * (kind.batch_spread_s / kind.batch_size)
     arrival_s = (batch_s[:, np.newaxis] + offset_s).ravel()
     job = np.repeat(np.arange(n_jobs), batches * kind.batch_size)
@@ -242,12 +242,16 @@ def _job_day(api: Api, kind: JobKind, level: float, day: int, rng: np.random.Gen
     prompt_log = rng.normal(kind.prompt_log_mean, kind.prompt_log_sd_between, n_jobs)
     output_log = rng.normal(kind.output_log_mean, kind.output_log_sd_between, n_jobs)
     gpt4 = rng.random(n_jobs) < api.gpt4_share
-    n = len(arrival_s)
+    n, longer = len(arrival_s), 0
+    if kind.long_share:  # two laws for each job: that of most requests, and that of long ones
+        longer = (rng.random(n) < kind.long_share) * n_jobs
+        prompt_log = np.concatenate((prompt_log, prompt_log + kind.long_prompt_log_shift))
+        output_log = np.concatenate((output_log, output_log + kind.long_output_log_shift))
     prompt = token_counts(
-        prompt_log, kind.prompt_log_sd_within, api.max_prompt_tokens, rng.random(n), job
+        prompt_log, kind.prompt_log_sd_within, api.max_prompt_tokens, rng.random(n), job + longer
     )
     output = token_counts(
-        output_log, kind.output_log_sd_within, api.max_output_tokens, rng.random(n), job
+        output_log, kind.output_log_sd_within, api.max_output_tokens, rng.random(n), job + longer
     )
     _fail(prompt, output, api.failure_share, rng)
     return _Block(arrival_s, prompt, output, gpt4[job].astype(np.int16), np.ones(n, np.int16))
@@ -284,13 +288,23 @@ def _batch_times_s(
     start_s: FloatArray,
     batches: NDArray[np.intp],
     mean_gap_s: FloatArray,
-    gap_cv: float,
+    kind: JobKind,
     rng: np.random.Generator,
 ) -> FloatArray:
-    """Instants of all batches, job after job: the first at the start, then gamma gaps [s]."""
-    shape = gap_cv**-2
+    """Instants of all batches, job after job: the first at the start, then gamma gaps [s].
+
+    A job that pauses has shorter gaps while it is active, and a pause in some of them: the mean
+    gap stays what it is.
+    """
+    shape = kind.gap_cv**-2
     gap_s = rng.standard_gamma(shape, int(batches.sum()))
-    gap_s *= np.repeat(mean_gap_s / shape, batches)
+    active_gap_s = np.repeat(mean_gap_s * kind.active_share, batches)
+    gap_s *= active_gap_s / shape
+    if kind.active_share < 1:
+        chance = np.minimum(active_gap_s / kind.active_mean_s, 1.0)
+        pause_s = active_gap_s / chance * (1 / kind.active_share - 1)
+        paused = rng.random(len(gap_s)) < chance
+        gap_s += np.where(paused, pause_s * rng.standard_exponential(len(gap_s)), 0.0)
     first = np.cumsum(batches) - batches
     gap_s[first] = 0.0
     elapsed_s = np.cumsum(gap_s)

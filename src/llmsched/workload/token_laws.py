@@ -45,7 +45,10 @@ def truncated_lognormal(
     below = ndtr((np.log(low) - log_mean) / log_sd) if low > 0 else np.zeros_like(log_mean)
     inside = ndtr((np.log(high) - log_mean) / log_sd) - below
     if not inside.all():
-        raise ValueError(f"a lognormal must reach into {low}..{high}, got log_mean {log_mean}")
+        raise ValueError(
+            f"a lognormal must reach into {low}..{high}, got log_mean {log_mean.min():g} to "
+            f"{log_mean.max():g} with log_sd {log_sd:g}"
+        )
     value: FloatArray = uniform * inside[group]
     value += below[group]
     ndtri(value, out=value)
