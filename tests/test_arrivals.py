@@ -15,16 +15,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched.workload.profiles import (
-    BurstGptLike,
-    GammaBursts,
-    OnOff,
-    Poisson,
-    TokenLaw,
-    load_profile,
-    profile_names,
-)
-from llmsched.workload.synthetic import _batch_times_s, generate
+from llmsched import simulate
+from llmsched.workload.burstgpt_days import _batch_times_s
+from llmsched.workload.burstgpt_like import BurstGptLike
+from llmsched.workload.profile_kinds import GammaBursts, OnOff, Poisson, Sessions, TokenLaw
+from llmsched.workload.profiles import load_profile, profile_names
+from llmsched.workload.synthetic import generate
 from llmsched.workload.token_laws import token_counts, truncated_lognormal
 from llmsched.workload.trace import TraceError
 from llmsched.workload.workload import Workload
@@ -468,6 +464,90 @@ def test_burstgpt_like__agrees_with_the_real_daily_hourly_and_clock_counts(defau
     assert np.corrcoef(made_clock, clock)[0, 1] > 0.8
 
 
+# --- sessions --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def talk():
+    return load_profile("sessions")
+
+
+def test_sessions__prompts_hold_what_was_said(talk):
+    trace = generate(talk, 20_000, rng(4))
+    turns = trace.turns
+    # given every later turn and the one before
+    later = np.flatnonzero(turns.after >= 0)
+    before = turns.after[later]
+    new = trace.prompt_tokens[later] - trace.prompt_tokens[before] - trace.output_tokens[before]
+    # then what is new is a message, and what was said is the rest
+    assert new.min() >= 1
+    assert new.max() <= talk.message.max_tokens
+    first = np.flatnonzero(turns.after < 0)
+    message = trace.prompt_tokens[first] - talk.system_tokens
+    assert message.min() >= 1
+    assert message.max() <= talk.first.max_tokens
+    assert trace.total_tokens.max() <= talk.max_context_tokens
+    # and both are of their laws: medians of the truncated lognormals, within 4 standard errors
+    for tokens, law in ((new, talk.message), (message, talk.first)):
+        median = np.exp(law.log_mean + law.log_sd * _middle(law))
+        share = np.mean(tokens <= np.round(median))
+        assert abs(share - 0.5) < 4 * 0.5 / len(tokens) ** 0.5 + 0.01
+
+
+def _middle(law):
+    """Where in standard deviations the median of a truncated law lies."""
+    low, high = stats.norm.cdf((np.log([0.5, law.max_tokens + 0.5]) - law.log_mean) / law.log_sd)
+    return stats.norm.ppf((low + high) / 2)
+
+
+def test_sessions__begin_as_a_poisson_process_and_have_geometric_turns(talk):
+    # given sessions that always fit, all of those that begin in the first two thirds
+    roomy = replace(talk, max_context_tokens=10**8)
+    trace = generate(roomy, 60_000, rng(5))
+    first = np.flatnonzero(trace.turns.after < 0)
+    gaps_s = np.diff(trace.arrival_s[first])
+    assert abs(gaps_s.mean() * talk.sessions_per_s - 1) < 4 / len(gaps_s) ** 0.5
+    assert stats.kstest(gaps_s, "expon", args=(0, 1 / talk.sessions_per_s)).pvalue > 1e-4
+    session = np.arange(len(trace))
+    for row in np.flatnonzero(trace.turns.after >= 0):
+        session[row] = session[trace.turns.after[row]]
+    turns = np.bincount(session)[first[: len(first) * 2 // 3]]
+    p = 1 / talk.mean_turns
+    assert abs(turns.mean() - talk.mean_turns) < 4 * ((1 - p) / p**2 / len(turns)) ** 0.5
+    assert abs(np.mean(turns == 1) - p) < 4 * (p * (1 - p) / len(turns)) ** 0.5
+
+
+def test_sessions__arrivals_are_the_earliest_and_pauses_wait_for_answers(talk):
+    trace = generate(talk, 20_000, rng(6))
+    turns = trace.turns
+    assert trace.closed
+    later = turns.waiting
+    assert np.allclose(
+        trace.arrival_s[later],
+        trace.arrival_s[turns.after[later]] + turns.think_s[later],
+        rtol=0,
+        atol=1e-6,
+    )
+    logs = np.log(turns.think_s[later])
+    assert abs(logs.mean() - talk.think_log_mean) < 0.05
+    assert turns.think_s[later].max() < talk.think_max_s
+
+
+def test_sessions__are_served_turn_after_turn():
+    run = simulate(Workload(source="sessions", requests=2000, rps_scale=50.0), n_gpus=2)
+    assert run.metrics.completed + run.metrics.rejected == 2000
+    trace = Workload(source="sessions", requests=2000, rps_scale=50.0).load()
+    later = np.flatnonzero(trace.turns.waiting)
+    before = trace.turns.after[later]
+    table = run.requests
+    done_s = np.where(table.completed, table.finish_s, table.arrival_s)[before]
+    assert (table.arrival_s[later] == done_s + trace.turns.think_s[later]).all()
+    # sessions come fifty times as often, people think as long as ever
+    slow = Workload(source="sessions", requests=2000, rps_scale=1.0).load()
+    assert np.nanmedian(trace.turns.think_s) == np.nanmedian(slow.turns.think_s)
+    assert trace.span_s < slow.span_s / 2
+
+
 # --- profiles --------------------------------------------------------------------------------
 
 
@@ -479,6 +559,7 @@ def test_profiles__ship_and_load_as_their_kinds():
         "gamma-bursts": GammaBursts,
         "on-off": OnOff,
         "poisson": Poisson,
+        "sessions": Sessions,
     }
 
 

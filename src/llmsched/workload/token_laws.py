@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import FloatArray, IntArray
+from llmsched.workload.profile_kinds import TokenLaw
 
 
 def truncated_lognormal(
@@ -71,3 +72,8 @@ def token_counts(
     whole = value.astype(np.int32)
     # only where floating point gives the bound itself, which the law excludes
     return np.clip(whole, 1, max_tokens, out=whole)
+
+
+def law_tokens(law: TokenLaw, uniform: FloatArray) -> IntArray:
+    """Token counts of a law at the given levels of its distribution function, shape (n,)."""
+    return token_counts(np.array([law.log_mean]), law.log_sd, law.max_tokens, uniform)
