@@ -34,7 +34,7 @@ IMPOSSIBLE = RunConfig(  # a predictor of bins of output tokens cannot bin by an
 )
 
 
-GOLDEN_KEY = "e333f02652a019f4372302cd2b453444488beb2ea0404434d0a466c7a2a3e3dd"
+GOLDEN_KEY = "a5ffec1935f415becdf6a9021cf358f5e4e5c8761b626210c5f5c113d25d95f7"
 ORACLE = predictor_from_spec("oracle")
 
 
@@ -538,7 +538,10 @@ def test_progress__is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     )
     with sweep_progress() as on_done:
         sweep(
-            [*grid(1), IMPOSSIBLE, ties, replace(ties, n_gpus=9)], tmp_path, jobs=1, on_done=on_done
+            [*grid(1), IMPOSSIBLE, ties, replace(ties, binning=Binning(n_bins=59))],
+            tmp_path,
+            jobs=1,
+            on_done=on_done,
         )
     out, err = capsys.readouterr()
     lines = err.splitlines()
