@@ -30,9 +30,6 @@ from llmsched.cli.main import main
 from llmsched.latency.files import save_model
 from llmsched.latency.formulas import SaturatingModel
 from llmsched.latency.uncertainty import Uncertainty
-from llmsched.prediction.edges import DEFAULT_BINS, MAX_BINS
-from llmsched.schedulers.settings import Settings
-from llmsched.workload.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,15 @@ class Case:
     note: str = ""  # what stderr says where an option that all commands share cannot matter
 
 
+CONFIG = {
+    "--config": Case(
+        "--config {config}",
+        bad=("--config {tmp}/absent.toml", "--config {broken}", "--config {bad_config}"),
+    ),
+    # these two are the settings of the tests: what they change is in test_config
+    "--preset": Case("--preset plan", same=True, bad=("--preset fast",)),
+    "--show-config": Case("--show-config", plain=True),
+}
 TRACE_OPTIONS = {
     "--requests": Case("--requests 100", bad=("--requests 0", "--requests 1.5")),
     "--window": Case("--window 10:60", bad=("--window 9:3", "--window 5", "--window 9000:")),
@@ -61,8 +67,19 @@ TRACE_OPTIONS = {
         base="--trace {two_formats}",
         bad=("--trace-format azure", "--trace-format excel"),
     ),
+    "--time-unit": Case("--time-unit ms", bad=("--time-unit min",)),
+    "--columns": Case(
+        "--columns arrival=arrival_s,prompt=prompt_tokens,output=output_tokens",
+        base="--trace {two_formats}",
+        bad=(
+            "--columns arrival=t,prompt=p,output=o",
+            "--columns prompt=prompt_tokens",
+            "--columns prompt",
+        ),
+    ),
 }
 WORKLOAD = {
+    **CONFIG,
     **TRACE_OPTIONS,
     "--trace": Case(
         "--trace {two_formats}", bad=("--trace {tmp}/absent.csv", "--trace {broken}", "--trace x")
@@ -73,6 +90,21 @@ WORKLOAD = {
     "--real-timestamps": Case("--real-timestamps", bad=("--real-timestamps --rps-scale 3",)),
     "--failures": Case("--failures keep", bad=("--failures maybe",)),
     "--jitter": Case("--jitter 1", bad=("--jitter -1", "--jitter nan", "--jitter inf")),
+}
+CLOSED_LOOP = {
+    "--concurrency": Case(
+        "--concurrency 4", bad=tuple(f"--concurrency {x}" for x in ("0", "1.5", "2e6", "x"))
+    ),
+    "--think-time": Case(
+        "--think-time 2",
+        base="--concurrency 4",
+        bad=("--think-time -1", "--think-time nan", "--think-time inf"),
+    ),
+    "--think-time-law": Case(
+        "--think-time-law constant",
+        base="--concurrency 4 --think-time 2",
+        bad=("--think-time-law uniform",),
+    ),
 }
 SERVING = {
     "--gpus": Case("--gpus 2", bad=("--gpus 0", "--gpus -4", "--gpus 1.5")),
@@ -108,9 +140,12 @@ DYNAMIC = {
         bad=("--batch-min 0", "--batch-min 9 --batch-max 8", "--batch-min 2 --controller none"),
     ),
     "--batch-max": Case("--batch-max 2", bad=("--batch-max 0",)),
-    "--gpu-memory": Case(
+    "--gpu": Case(
         "--gpu-memory 4.4",
         bad=tuple(f"--gpu-memory {x}" for x in ("0", "-1", "nan", "inf", "3", "huge")),
+    ),
+    "--batch-target": Case(
+        "--batch-target 0.2", bad=tuple(f"--batch-target {x}" for x in ("0", "-1", "nan", "x"))
     ),
 }
 BINS = {
@@ -128,7 +163,9 @@ BINS = {
     ),
 }
 ADAPTIVE = {
-    **{name: case for name, case in DYNAMIC.items() if name not in ("--controller", "--batch-min")},
+    **{
+        name: case for name, case in DYNAMIC.items() if name in ("--memory", "--batch-max", "--gpu")
+    },
     **BINS,
     # under the reference formula service times are in the order of the totals
     "--bin-by": replace(BINS["--bin-by"], change="--bin-by output"),
@@ -281,10 +318,11 @@ def _after(base: str, options: dict[str, Case]) -> dict[str, Case]:
 
 
 TABLE: dict[str, dict[str, Case]] = {
-    "static-fifo": {**WORKLOAD, **SERVING, **UNCERTAINTY, **FIXED, **OUTPUT},
-    "dynamic-no-bins": {**WORKLOAD, **SERVING, **UNCERTAINTY, **DYNAMIC, **OUTPUT},
+    "static-fifo": {**WORKLOAD, **CLOSED_LOOP, **SERVING, **UNCERTAINTY, **FIXED, **OUTPUT},
+    "dynamic-no-bins": {**WORKLOAD, **CLOSED_LOOP, **SERVING, **UNCERTAINTY, **DYNAMIC, **OUTPUT},
     "multi-bin-dynamic": {
         **WORKLOAD,
+        **CLOSED_LOOP,
         **SERVING,
         **UNCERTAINTY,
         **DYNAMIC,
@@ -302,9 +340,17 @@ TABLE: dict[str, dict[str, Case]] = {
         **FORMING,
         **OUTPUT,
     },
-    "multi-bin-adaptive": {**WORKLOAD, **SERVING, **UNCERTAINTY, **ADAPTIVE, **OUTPUT},
+    "multi-bin-adaptive": {
+        **WORKLOAD,
+        **CLOSED_LOOP,
+        **SERVING,
+        **UNCERTAINTY,
+        **ADAPTIVE,
+        **OUTPUT,
+    },
     "compare": {
         **WORKLOAD,
+        **CLOSED_LOOP,
         **SERVING,
         **UNCERTAINTY,
         **FIXED,
@@ -331,14 +377,20 @@ TABLE: dict[str, dict[str, Case]] = {
     },
     "trace info": {
         **TRACE_OPTIONS,
-        "--trace-format": replace(TRACE_OPTIONS["--trace-format"], base="", file="{two_formats}"),
+        **{
+            name: replace(TRACE_OPTIONS[name], base="", file="{two_formats}")
+            for name in ("--trace-format", "--columns")
+        },
         "--failures": Case("--failures drop", bad=("--failures maybe",)),
         "--seed": Case("--seed 1", base="--requests 50", file="poisson", bad=("--seed -1",)),
         "--json": OUTPUT["--json"],
     },
     "trace convert": {
         **TRACE_OPTIONS,
-        "--trace-format": replace(TRACE_OPTIONS["--trace-format"], base="", file="{two_formats}"),
+        **{
+            name: replace(TRACE_OPTIONS[name], base="", file="{two_formats}")
+            for name in ("--trace-format", "--columns")
+        },
         "--failures": Case("--failures drop", bad=("--failures maybe",)),
         "--rps-scale": WORKLOAD["--rps-scale"],
         "--jitter": WORKLOAD["--jitter"],
@@ -453,13 +505,6 @@ ECHOES = {
     *("latency_model", "latency_kind", "latency_description", "bin_edges", "left_out", "config"),
     *("search", "target_metric", "target_at_most", "tolerance", "command"),
 }
-CASES = [(command, option) for command, options in TABLE.items() for option in options]
-BAD = [
-    (command, option, bad)
-    for command, options in TABLE.items()
-    for option, case in options.items()
-    for bad in case.bad
-]
 
 
 @pytest.fixture(scope="module")
@@ -477,6 +522,10 @@ def places(tmp_path_factory) -> Iterator[dict[str, str]]:
             "model": str(_model(tmp / "model.json")),
             "grid": str(_grid(tmp / "grid.csv")),
             **_llm_configs(tmp),
+            "config": str(
+                _config(tmp / "run.toml", "predictor = 'oracle'\n[slo]\nlatency_s = 0.2")
+            ),
+            "bad_config": str(_config(tmp / "bad.toml", "[hardware]\nn_gpu = 2")),
             "broken": str(tmp / "broken.csv"),
             "folder": str(tmp / "folder"),
             "bench": str(_benchmarks(tmp / "bench")),
@@ -505,6 +554,11 @@ def _trace(path: Path) -> Path:
     ]
     head = "arrival_s,prompt_tokens,output_tokens,model,log_type"
     path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def _config(path: Path, text: str) -> Path:
+    path.write_text(text + "\n")
     return path
 
 
@@ -693,35 +747,58 @@ def test_table__has_a_value_to_refuse_wherever_an_option_takes_one():
             assert cases[name].bad or option.is_flag, (command, name)
 
 
-@pytest.mark.parametrize(("command", "option"), CASES)
-def test_option__changes_something(command, option, run):
-    case = TABLE[command][option]
+@pytest.mark.parametrize("command", TABLE)
+def test_options__each_changes_something(command, run):
+    wrong = [
+        f"{option}: {fault}"
+        for option, case in TABLE[command].items()
+        if (fault := fault_of_change(command, case, run)) is not None
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def fault_of_change(command, case, run) -> str | None:
+    """What is wrong with a change of one option; None where nothing is."""
     before, after = (run(command, case, more, full=not case.plain) for more in ("", case.change))
-    assert before[0].exit_code == 0, before[0].output
-    assert after[0].exit_code == case.change_exit, after[0].output
+    if before[0].exit_code != 0:
+        return f"without it: {before[0].output}"
+    if after[0].exit_code != case.change_exit:
+        return f"{case.change} ends with {after[0].exit_code}: {after[0].output}"
     if case.note:
-        assert case.note in after[0].stderr
-        assert case.note not in before[0].stderr
-    elif case.same:
-        assert outcome(*before) == outcome(*after)
-    else:
-        assert outcome(*before) != outcome(*after)
+        said = case.note in after[0].stderr and case.note not in before[0].stderr
+        return None if said else f"{case.change} must say {case.note!r}: {after[0].stderr}"
+    if case.same != (outcome(*before) == outcome(*after)):
+        return f"{case.change} must change {'nothing' if case.same else 'something'}"
+    return None
 
 
-@pytest.mark.parametrize(("command", "option", "bad"), BAD)
-def test_option__refuses_what_cannot_be(command, option, bad, run, places):
+@pytest.mark.parametrize("command", TABLE)
+def test_options__each_refuses_what_cannot_be(command, run, places):
+    wrong = [
+        f"{bad}: {fault}"
+        for option, case in TABLE[command].items()
+        for bad in case.bad
+        if (fault := fault_of_refusal(command, option, bad, run, places)) is not None
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def fault_of_refusal(command, option, bad, run, places) -> str | None:
+    """What is wrong with how a bad value is refused; None where nothing is."""
     case = TABLE[command][option]
     result, written = run(command, case, bad, full=not case.plain)
-    assert result.exit_code == case.bad_exit, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    assert written == {}
     lines = result.stderr.splitlines()
-    assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
-    assert "Traceback" not in result.stderr
+    if result.exit_code != case.bad_exit or not isinstance(result.exception, SystemExit):
+        return f"exit code {result.exit_code}: {result.output}"
+    if result.stdout or written:
+        return f"it wrote {result.stdout or written}"
+    if "Traceback" in result.stderr or [x for x in lines if x.startswith("Error: ")] != lines[-1:]:
+        return f"not one line: {result.stderr}"
     # and it says which option, or what was given: the value, or its part behind a colon
     given = (shlex.split(bad)[1].format(**places, out="OUT"), *re.split("[: ]", bad)[-2:])
-    assert option in lines[-1] or any(part and part in lines[-1] for part in given)
+    if option in lines[-1] or any(part and part in lines[-1] for part in given):
+        return None
+    return f"neither the option nor the value is named: {lines[-1]}"
 
 
 @pytest.mark.parametrize("command", TABLE)
@@ -737,23 +814,6 @@ def test_command__does_the_same_twice(command, run):
 def test_option__has_a_help_text(command):
     for name, option in options_of(command).items():
         assert option.help, name
-
-
-def test_defaults__are_those_of_the_library():
-    """The command line repeats them, so that its help imports nothing."""
-    options = options_of("compare")
-    workload, settings = Workload(), Settings()
-    assert options["--rps-scale"].default == workload.rps_scale
-    assert options["--trace"].default == workload.source
-    assert options["--bins"].default == DEFAULT_BINS
-    assert isinstance(options["--bins"].type, click.IntRange)
-    assert options["--bins"].type.max == MAX_BINS
-    for option, field in (
-        *(("--sla", "sla_s"), ("--batch-size", "batch_size"), ("--batch-min", "batch_min")),
-        *(("--batch-max", "batch_max"), ("--controller", "controller"), ("--memory", "memory")),
-        *(("--bin-choice", "bin_choice"),),
-    ):
-        assert options[option].default == getattr(settings, field), option
 
 
 @pytest.mark.parametrize(

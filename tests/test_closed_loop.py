@@ -14,16 +14,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from llmsched import capacity
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.clock import Clock
 from llmsched.engine.feed import Feed
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.schedulers.registry import make_scheduler
 from llmsched.schedulers.settings import Settings
+from llmsched.simulation.scenario import as_scenario
+from llmsched.studies.stress.plan import Plan
 from llmsched.workload.closed_loop import ClosedLoop
 from llmsched.workload.demand import Users, demand_of
 from llmsched.workload.sessions import Turns, earliest_s, levels, whole_prompts
 from llmsched.workload.trace import Trace, TraceError
+from llmsched.workload.workload import Workload
 from reference_engine import run as reference_run
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_adaptive")
@@ -369,18 +373,35 @@ def test_untimed__needs_users():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"concurrency": 0}, "from 1 to 1000000, got 0"),
-        ({"concurrency": 2.0}, "whole number from 1 to 1000000, got 2.0"),
+        ({"concurrency": 0}, "concurrency must be a whole number from 1 to 1000000, got 0"),
+        ({"concurrency": 2.5}, "got 2.5"),
         ({"concurrency": True}, "got True"),
         ({"concurrency": 10**7}, "got 10000000"),
-        ({"concurrency": 1, "think_time_s": -1.0}, "from 0 to 1e6 s, got -1.0"),
+        ({"concurrency": 1, "think_time_s": -1.0}, r"from 0 to 1e\+06, got -1"),
         ({"concurrency": 1, "think_time_s": math.nan}, "got nan"),
-        ({"concurrency": 1, "think_time": "uniform"}, "'exponential' or 'constant', got 'uniform'"),
+        ({"concurrency": 1, "think_time": "uniform"}, "exponential, constant; got 'uniform'"),
     ],
 )
 def test_closed_loop__what_is_out_of_range_is_named(options, expected):
     with pytest.raises(ValueError, match=expected):
         ClosedLoop(**options)
+
+
+def test_workload__thinking_needs_users_and_a_rate_needs_arrivals():
+    for thinking in ({"think_time_s": 2.0}, {"think_time": "constant"}):
+        with pytest.raises(ValueError, match=r"think_time_s and think_time need concurrency, got"):
+            Workload(**thinking)
+    loop = Workload(concurrency=3, requests=50)
+    assert loop.closed_loop == ClosedLoop(concurrency=3)
+    assert Workload().closed_loop is None
+    # the rate of the source does not count, and nobody may set or search for one
+    assert (replace(loop, rps_scale=1.0).load().output_tokens == loop.load().output_tokens).all()
+    with pytest.raises(ValueError, match=r"rps_scale cannot count where 3 users wait for answers"):
+        replace(loop, rps_scale=2.0)
+    with pytest.raises(ValueError, match=r"capacity needs arrivals at a given rate"):
+        capacity(loop, "static_fifo", replications=1, jobs=1)
+    with pytest.raises(ValueError, match=r"stress plan sends requests at given rates, got a clo"):
+        Plan(base=as_scenario(Workload(concurrency=3)))
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,19 @@ from .prediction.predictors import predictor_from_spec as predictor_from_spec
 from .schedulers.base import Scheduler as Scheduler
 from .schedulers.registry import SCHEDULERS as SCHEDULERS, make_scheduler as make_scheduler
 from .schedulers.settings import Settings as Settings
+from .simulation.capacity.capacity import capacity as capacity
 from .simulation.comparison import compare as compare
 from .simulation.comparison_results import Comparison as Comparison
+from .simulation.hardware import Hardware as Hardware
+from .simulation.scenario import Scenario as Scenario
 from .simulation.simulate import Run as Run, simulate as simulate
+from .simulation.sweep.sweep import sweep as sweep
 from .workload.closed_loop import ClosedLoop as ClosedLoop
 from .workload.describe import describe as describe
 from .workload.formats.registry import read_trace as read_trace, write_trace as write_trace
 from .workload.prepare import prepare as prepare
 from .workload.profiles import load_profile as load_profile
+from .workload.slo import Slo as Slo
 from .workload.synthetic import generate as generate
 from .workload.trace import Trace as Trace, TraceError as TraceError
 from .workload.workload import Workload as Workload

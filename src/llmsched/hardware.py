@@ -94,6 +94,7 @@ GPUS = {
         GpuSpec("a100-80gb", 80e9),
         GpuSpec("h100-80gb", 80e9),
         GpuSpec("h200-141gb", 141e9),
+        GpuSpec("gh200-96gb", 96e9),
     )
 }
 
@@ -110,11 +111,19 @@ MODELS = {
         ModelSpec("qwen3-14b", 14.8e9, n_layers=40, n_kv_heads=8, head_dim=128),
         ModelSpec("qwen3-32b", 32.8e9, n_layers=64, n_kv_heads=8, head_dim=128),
         ModelSpec("llama-2-7b", 6.74e9, n_layers=32, n_kv_heads=32, head_dim=128),
+        ModelSpec("llama-2-70b", 69.0e9, n_layers=80, n_kv_heads=8, head_dim=128),
+        ModelSpec("llama-3-8b", 8.03e9, n_layers=32, n_kv_heads=8, head_dim=128),
+        ModelSpec("llama-3-70b", 70.6e9, n_layers=80, n_kv_heads=8, head_dim=128),
         ModelSpec("llama-3.1-8b", 8.03e9, n_layers=32, n_kv_heads=8, head_dim=128),
         ModelSpec("llama-3.1-70b", 70.6e9, n_layers=80, n_kv_heads=8, head_dim=128),
         ModelSpec("llama-3.2-1b", 1.24e9, n_layers=16, n_kv_heads=8, head_dim=64),
         ModelSpec("mistral-7b", 7.24e9, n_layers=32, n_kv_heads=8, head_dim=128),
+        ModelSpec("mixtral-8x7b", 46.7e9, n_layers=32, n_kv_heads=8, head_dim=128),
+        ModelSpec("qwen1.5-7b", 7.72e9, n_layers=32, n_kv_heads=32, head_dim=128),
         ModelSpec("qwen2-7b", 7.62e9, n_layers=28, n_kv_heads=4, head_dim=128),
+        ModelSpec("qwen2-72b", 72.7e9, n_layers=80, n_kv_heads=8, head_dim=128),
+        # its KV heads differ by layer; 2 is the mean that follows from its published parameters
+        ModelSpec("decilm-7b", 7.04e9, n_layers=32, n_kv_heads=2, head_dim=128),
         ModelSpec("phi-3.5-mini", 3.82e9, n_layers=32, n_kv_heads=32, head_dim=96),
     )
 }

@@ -78,10 +78,10 @@ def _inputs(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What a command reads, by what it is: its trace or profile, and its latency grid."""
     from llmsched.workload.profiles import profile_names
 
-    for name in ("file", "source"):
+    for name in ("file", "workload__source"):
         if (trace := params.get(name)) and trace not in profile_names():
             yield "trace", trace
-    if latency := params.get("latency"):
+    if latency := params.get("hardware__latency") or params.get("latency"):
         grid, mark, _ = latency.rpartition("#")
         yield "latency grid", grid if mark and not Path(latency).is_file() else latency
 

@@ -7,33 +7,7 @@ import importlib
 import click
 
 from llmsched.cli.errors import OneLineErrors
-from llmsched.cli.values import SCHEDULER_HELP
-
-# command -> (module, attribute, short help); the help is here so that --help imports nothing more
-COMMANDS = {
-    "calibrate": (
-        "llmsched.cli.commands.calibrate",
-        "calibrate",
-        "Measure a GPU, fit a latency model.",
-    ),
-    "capacity": (
-        "llmsched.cli.commands.capacity",
-        "capacity",
-        "Find the load, or the GPUs, within an SLA.",
-    ),
-    "compare": (
-        "llmsched.cli.commands.compare",
-        "compare",
-        "Compare schedulers on the same requests.",
-    ),
-    "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),
-    "stress": ("llmsched.cli.commands.stress", "stress", "Run the three-step stress plan."),
-    "trace": (
-        "llmsched.cli.commands.trace",
-        "trace",
-        "Look at trace files, convert them, get real ones.",
-    ),
-}
+from llmsched.cli.values import COMMANDS, SCHEDULER_HELP
 
 
 class _LazyGroup(OneLineErrors, click.Group):

@@ -11,6 +11,31 @@ REQUEST_COUNT = click.IntRange(1, 1_000_000_000)
 REPLICATIONS = click.IntRange(1, 10_000)
 SEED = click.IntRange(0, 2**32 - 1)
 BATCH_SIZE = click.IntRange(1, 1_000_000)
+# command -> (module, attribute, short help); the help is here so that --help imports nothing more
+COMMANDS = {
+    "calibrate": (
+        "llmsched.cli.commands.calibrate",
+        "calibrate",
+        "Measure a GPU, fit a latency model.",
+    ),
+    "capacity": (
+        "llmsched.cli.commands.capacity",
+        "capacity",
+        "Find the load, or the GPUs, within an SLA.",
+    ),
+    "compare": (
+        "llmsched.cli.commands.compare",
+        "compare",
+        "Compare schedulers on the same requests.",
+    ),
+    "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),
+    "stress": ("llmsched.cli.commands.stress", "stress", "Run the three-step stress plan."),
+    "trace": (
+        "llmsched.cli.commands.trace",
+        "trace",
+        "Look at trace files, convert them, get real ones.",
+    ),
+}
 SCHEDULER_HELP = {
     "static_fifo": "One queue, fixed batches.",
     "dynamic_no_bins": "One queue, batch = min(memory limit, SLA controller).",
@@ -45,14 +70,14 @@ def rate_factor(
     context: click.Context, option: click.Parameter, value: float | None
 ) -> float | None:
     """A factor that arrival rates can be multiplied by."""
-    from llmsched.workload.prepare import RPS_SCALES
+    from llmsched._util.limits import RPS_SCALES
 
     return _within(context, option, value, RPS_SCALES)
 
 
 def jitter(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
     """A jitter in seconds."""
-    from llmsched.workload.prepare import LONGEST_JITTER_S
+    from llmsched._util.limits import LONGEST_JITTER_S
 
     return _within(context, option, value, (0.0, LONGEST_JITTER_S))
 

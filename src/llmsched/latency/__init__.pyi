@@ -13,6 +13,10 @@ from .base import (
     no_calibration_errors as no_calibration_errors,
     service_times_s as service_times_s,
 )
+from .fit.two_regime import (
+    StepGrid as StepGrid,
+    fit_two_regime as fit_two_regime,
+)
 from .formulas import (
     MAX_GAMMA as MAX_GAMMA,
     SATURATING_PARAMETERS as SATURATING_PARAMETERS,
@@ -23,6 +27,10 @@ from .formulas import (
     SaturatingModel as SaturatingModel,
 )
 from .interpolation import InterpolationModel as InterpolationModel
+from .layers import (
+    AllReduce as AllReduce,
+    LayerTables as LayerTables,
+)
 from .registry import (
     ENTRY_POINT_GROUP as ENTRY_POINT_GROUP,
     MEASURED_COVARIANCES as MEASURED_COVARIANCES,
@@ -32,4 +40,20 @@ from .registry import (
     warn_outside as warn_outside,
 )
 from .step import StepModel as StepModel
+from .step_base import (
+    Scaled as Scaled,
+    StepLatency as StepLatency,
+)
+from .step_files import (
+    load_step_time as load_step_time,
+    save_two_regime as save_two_regime,
+    step_time_from_spec as step_time_from_spec,
+    step_time_names as step_time_names,
+)
+from .two_regime import (
+    DecodeTerms as DecodeTerms,
+    MixedTerms as MixedTerms,
+    TwoRegime as TwoRegime,
+    steps_of as steps_of,
+)
 from .uncertainty import Uncertainty as Uncertainty

@@ -11,7 +11,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +92,11 @@ _FORMULAS: dict[str, Callable[[], LatencyModel]] = {
         source="Guldogan et al., arXiv:2412.04504, figure 5 (Phi-3.5-mini, A100-80G)",
     ),
 }
+
+
+def measured_names() -> list[str]:
+    """The names of the measured sets."""
+    return list(_measured_rows())
 
 
 def latency_names() -> list[str]:
@@ -182,7 +187,14 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _from_file(path: Path, form: str | None) -> LatencyModel:
-    """The model in a model file, or the one fitted to a grid file."""
+    """The model in a model file, or the one fitted to a grid file; a fit is kept."""
+    status = path.stat()
+    changed = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return _read_or_fitted(path.resolve(), form, changed)
+
+
+@lru_cache(maxsize=8)
+def _read_or_fitted(path: Path, form: str | None, _changed: tuple[int, ...]) -> LatencyModel:
     if path.suffix.lower() != ".json":
         from llmsched.latency.fit.best import load_grid_model
 

@@ -14,7 +14,7 @@ from llmsched._util.registry import Registry
 from llmsched.schedulers.adaptive import AdaptiveChoice
 from llmsched.schedulers.base import FullBatches, Scheduler
 from llmsched.schedulers.batch_size import FixedBatcher
-from llmsched.schedulers.settings import BIN_CHOICES, MEMORY_RULES, Settings
+from llmsched.schedulers.settings import BIN_CHOICES, Settings
 
 
 def static_fifo(settings: Settings) -> Scheduler:
@@ -29,7 +29,7 @@ def dynamic_no_bins(settings: Settings) -> Scheduler:
     return Scheduler(
         batcher=settings.dynamic_batcher,
         batch_max=settings.batch_max,
-        capacity_tokens=settings.capacity_tokens,
+        capacity_tokens=settings.kv_tokens,
     )
 
 
@@ -40,15 +40,13 @@ def multi_bin_dynamic(settings: Settings) -> Scheduler:
         choice=BIN_CHOICES[settings.bin_choice](),
         binned=True,
         batch_max=settings.batch_max,
-        capacity_tokens=settings.capacity_tokens,
+        capacity_tokens=settings.kv_tokens,
     )
 
 
 def multi_bin_adaptive(settings: Settings) -> Scheduler:
     """Bins by predicted service time that follow the traffic; ages and learned costs decide."""
-    choice = AdaptiveChoice(
-        settings.sla_s, partial(MEMORY_RULES[settings.memory], settings), settings.batch_max
-    )
+    choice = AdaptiveChoice(settings.deadline_s, settings.memory_limit, settings.batch_max)
     return Scheduler(
         batcher=choice.batcher,
         choice=choice,
@@ -56,7 +54,7 @@ def multi_bin_adaptive(settings: Settings) -> Scheduler:
         bin_by="service",
         bin_edges="rolling",
         batch_max=settings.batch_max,
-        capacity_tokens=settings.capacity_tokens,
+        capacity_tokens=settings.kv_tokens,
         waits=choice.waits,
     )
 
@@ -92,18 +90,24 @@ SCHEDULERS: Registry[SchedulerFactory] = Registry(
 )
 
 
-def make_scheduler(name: str, settings: Settings | None = None) -> Scheduler:
-    """A fresh scheduler by name, for one run.
+def make_scheduler(
+    scheduler: str | SchedulerFactory | Scheduler, settings: Settings | None = None
+) -> Scheduler:
+    """A fresh scheduler for one run: by name, from a function of your own, or the one given.
 
     Raises
     ------
     ValueError
         If no scheduler has that name, or its factory does not make one.
     """
-    scheduler = SCHEDULERS.named(name)(settings or Settings())
-    if not isinstance(scheduler, Scheduler):
+    if isinstance(scheduler, Scheduler):
+        return scheduler
+    factory = SCHEDULERS.named(scheduler) if isinstance(scheduler, str) else scheduler
+    made = factory((settings or Settings()).resolved())
+    if not isinstance(made, Scheduler):
+        name = scheduler if isinstance(scheduler, str) else getattr(scheduler, "__name__", "given")
         raise ValueError(
             f"scheduler {name!r} must be made as a llmsched.Scheduler, got "
-            f"{type(scheduler).__name__}; return one from its factory"
+            f"{type(made).__name__}; return one from its factory"
         )
-    return scheduler
+    return made

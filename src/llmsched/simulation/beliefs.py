@@ -25,13 +25,6 @@ class BinnedPrediction:
     edges: FloatArray  # between the bins, in the unit of what was binned
 
 
-def as_binning(binning: Binning | int | str) -> Binning:
-    """The binning itself, so many bins of equal mass, or what `Binning.parse` makes of a text."""
-    if isinstance(binning, int):
-        return Binning(n_bins=binning)
-    return Binning.parse(binning) if isinstance(binning, str) else binning
-
-
 def scheduler_binning(policy: Scheduler, binning: Binning) -> Binning:
     """The binning that a scheduler makes of the one asked for: one bin if it has none."""
     if not policy.binned:

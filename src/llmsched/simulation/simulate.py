@@ -6,31 +6,25 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
+from llmsched._util.options import plain_values
 from llmsched._util.types import FloatArray, IntArray
-from llmsched.engine.admission import Admission
+from llmsched._util.version import __version__
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.records import BatchTable, RequestTable
-from llmsched.hardware import DEFAULT_MODEL, ModelSpec
 from llmsched.latency.base import LatencyModel, Shape
-from llmsched.latency.registry import load_latency, warn_outside
+from llmsched.latency.registry import warn_outside
 from llmsched.metrics.load import LoadLabel, load_label, memory_best_batch, offered_load
 from llmsched.metrics.run import Metrics, metrics
-from llmsched.prediction.binning import Binning
-from llmsched.prediction.predictors import Predictor, predictor_from_spec
 from llmsched.schedulers.base import Scheduler
-from llmsched.schedulers.registry import make_scheduler
-from llmsched.schedulers.settings import Settings
-from llmsched.simulation.beliefs import (
-    BinnedPrediction,
-    as_binning,
-    predict_bins,
-    scheduler_binning,
-)
-from llmsched.workload.trace import Trace, TraceError
+from llmsched.schedulers.registry import SchedulerFactory
+from llmsched.simulation.beliefs import BinnedPrediction, predict_bins, scheduler_binning
+from llmsched.simulation.hardware import ResolvedHardware
+from llmsched.simulation.scenario import Parts, Scenario, as_scenario
+from llmsched.workload.trace import Trace
 from llmsched.workload.workload import Workload
 
 
@@ -71,50 +65,29 @@ class Run:
 
 
 def simulate(
-    trace: Trace | Workload | str,
-    scheduler: str = "multi_bin_dynamic",
+    scenario: Scenario | Workload | Trace | str,
+    scheduler: str | SchedulerFactory | Scheduler | None = None,
     *,
-    n_gpus: float = 4,
-    latency: LatencyModel | str = "reference",
-    predictor: Predictor | str = "noisy",
-    binning: Binning | int | str = 4,
-    settings: Settings | None = None,
-    admission: Admission = "together",
-    seed: int = 0,
-    llm: ModelSpec = DEFAULT_MODEL,
     prediction: BinnedPrediction | None = None,
     progress: Callable[[int], None] | None = None,
+    **parts: Unpack[Parts],
 ) -> Run:
     """Serve a workload with one scheduler and measure it.
 
     Parameters
     ----------
-    trace : Trace, Workload or str
-        The requests; a text is a trace file or a profile, at the default rate scaling.
-    scheduler : str
-        A name of `llmsched.schedulers.registry.SCHEDULERS`.
-    n_gpus : int, or infinity
-        Identical GPUs.
-    latency : LatencyModel or str
-        Service time of a batch: a model, a name, or a grid file.
-    predictor : Predictor or str
-        What the scheduler believes about output lengths.
-    binning : Binning, int or str
-        Bins of the schedulers that have them; an int asks for so many of equal mass, a text is
-        what `Binning.parse` takes.
-    settings : Settings, optional
-        SLA, batch sizes, controller and memory rule.
-    admission : {"together", "one-by-one"}
-        What a waiting GPU sees of arrivals at one instant.
-    seed : int
-        Root seed of the workload and of the predictor's noise.
-    llm : ModelSpec
-        Model that is served; its KV bytes per token turn tokens into bytes.
+    scenario : Scenario, Workload, Trace or str
+        What is run; of a workload, or the name of one, the rest is as `Scenario` has it.
+    scheduler : str, function or Scheduler, optional
+        In place of the scenario's: a registered name, or your own.
     prediction : BinnedPrediction, optional
-        What `predict_bins` gave for this trace, scheduler, predictor, binning and seed, so that
-        many runs can share it; by default it is made here.
+        What `predict_bins` gave for this scenario, so that many runs can share it; by default it
+        is made here.
     progress : callable, optional
         Called now and then with the number of requests whose service has begun.
+    **parts
+        Parts in place of the scenario's: `n_gpus`, `latency`, `gpu`, `llm`, `predictor`,
+        `binning`, `settings`, `slo`, `admission`, `seed`.
 
     Returns
     -------
@@ -123,7 +96,7 @@ def simulate(
     Raises
     ------
     ValueError
-        If an argument is out of range or names nothing known.
+        If a part is out of range, names nothing known, or contradicts another.
     TraceError
         If the workload cannot be read or is empty.
 
@@ -134,87 +107,98 @@ def simulate(
     >>> run.metrics.completed
     500
     """
-    settings = settings or Settings()
-    trace = _loaded(trace, seed)
-    model = load_latency(latency) if isinstance(latency, str) else latency
-    believer = predictor_from_spec(predictor) if isinstance(predictor, str) else predictor
-    policy = make_scheduler(scheduler, settings)
-    binning = as_binning(binning)
-    if policy.release is not None and admission != "together":
+    whole = as_scenario(scenario, scheduler, **parts)
+    return serve(whole, whole.requests(), prediction=prediction, progress=progress)
+
+
+def serve(
+    scenario: Scenario,
+    trace: Trace,
+    *,
+    latency: LatencyModel | None = None,
+    prediction: BinnedPrediction | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Run:
+    """One run on requests that are there already.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        How they are served; its workload is not read.
+    trace : Trace
+        The requests.
+    latency : LatencyModel, optional
+        How long batches take, where that is not what the scheduler believes in.
+
+    The other parameters are those of `simulate`.
+    """
+    hardware, policy = scenario.hardware.resolved(), scenario.policy()
+    predictor = scenario.predictor_object()
+    if policy.release is not None and scenario.admission != "together":
         warnings.warn(
-            f"admission makes no difference to {scheduler}: arrivals form its batches, whatever a "
-            "GPU sees",
-            stacklevel=2,
+            f"admission makes no difference to {scenario.scheduler_name}: arrivals form its "
+            "batches, whatever a GPU sees",
+            stacklevel=3,
         )
     if prediction is None:
-        prediction = predict_bins(trace, policy, believer, binning, model, seed)
+        prediction = predict_bins(
+            trace, policy, predictor, scenario.binning, hardware.latency, scenario.seed
+        )
+    model = latency or hardware.latency
     bins, n_bins = prediction.bins, len(prediction.edges) + 1
     requests, batches = run_engine(
         trace,
         bins,
         n_bins,
         policy,
-        n_gpus=n_gpus,
+        n_gpus=hardware.n_gpus,
         latency=model,
-        admission=admission,
+        admission=scenario.admission,
         predicted_tokens=prediction.tokens,
         progress=progress,
     )
-    warn_outside(model, _shapes(batches), stacklevel=3)
-    rho = _offered_load(trace, requests, bins, n_bins, policy, model, n_gpus)
+    warn_outside(model, _shapes(batches), stacklevel=4)
+    rho = _offered_load(trace, requests, bins, n_bins, policy, model, hardware.n_gpus)
     return Run(
-        scheduler=scheduler,
+        scheduler=scenario.scheduler_name,
         trace_name=trace.name,
-        seed=seed,
+        seed=scenario.seed,
         requests=requests,
         batches=batches,
         metrics=metrics(
             requests,
             batches,
-            n_gpus=n_gpus,
-            sla_s=settings.sla_s,
+            n_gpus=hardware.n_gpus,
+            sla_s=scenario.sla_s,
             n_bins=n_bins,
-            kv_bytes_per_token=llm.kv_bytes_per_token,
+            kv_bytes_per_token=hardware.llm.kv_bytes_per_token,
         ),
         edges=prediction.edges,
         offered_load=rho,
         load_label=load_label(rho, requests, batches),
         latency=model,
-        predictor=believer.name,
-        config=_config(trace, settings, policy, scheduler_binning(policy, binning), admission, llm),
+        predictor=predictor.name,
+        config=_config(scenario, trace, policy, hardware),
     )
 
 
 def _config(
-    trace: Trace,
-    settings: Settings,
-    policy: Scheduler,
-    binning: Binning,
-    admission: Admission,
-    llm: ModelSpec,
+    scenario: Scenario, trace: Trace, policy: Scheduler, hardware: ResolvedHardware
 ) -> dict[str, Any]:
     """What a result must say of its making, beside the names that it carries anyway."""
-    from llmsched._util.version import __version__
-
+    binning = scheduler_binning(policy, scenario.binning)
     return {
         "version": __version__,
-        "admission": admission,
-        **asdict(settings),
+        "admission": scenario.admission,
+        **plain_values(scenario.settings),
+        "slo": plain_values(scenario.slo),
         "binning": asdict(binning) if policy.binned else None,
-        "llm": llm.name,
+        "gpu": hardware.gpu.name,
+        "llm": hardware.llm.name,
+        "capacity_tokens": scenario.settings.capacity_tokens or hardware.capacity_tokens,
         "workload": trace.recipe,
         "left_out": [list(rule) for rule in trace.left_out],
     }
-
-
-def _loaded(trace: Trace | Workload | str, seed: int) -> Trace:
-    if isinstance(trace, str):
-        trace = Workload(source=trace)
-    if isinstance(trace, Workload):
-        trace = trace.load(seed)
-    if not len(trace):
-        raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
-    return trace
 
 
 def _shapes(batches: BatchTable) -> Shape:

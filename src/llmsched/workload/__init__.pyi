@@ -1,11 +1,10 @@
-from .closed_loop import MOST_USERS as MOST_USERS, ClosedLoop as ClosedLoop
+from .closed_loop import ClosedLoop as ClosedLoop
 from .describe import (
     TokenSummary as TokenSummary,
     TraceSummary as TraceSummary,
     burst_shapes as burst_shapes,
     gamma_shape as gamma_shape,
 )
-from .prepare import LONGEST_JITTER_S as LONGEST_JITTER_S, RPS_SCALES as RPS_SCALES
 from .sessions import Turns as Turns
 from .trace import (
     LONGEST_S as LONGEST_S,
@@ -16,6 +15,5 @@ from .trace import (
 from .workload import (
     DEFAULT_PROFILE as DEFAULT_PROFILE,
     DEFAULT_REQUESTS as DEFAULT_REQUESTS,
-    DEFAULT_RPS_SCALE as DEFAULT_RPS_SCALE,
     Workload as Workload,
 )

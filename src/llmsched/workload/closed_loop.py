@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
+from llmsched._util.limits import LONGEST_THINK_S, MOST_USERS, THINK_TIMES
+from llmsched._util.options import check_options, option
 from llmsched.workload.sessions import Turns
 from llmsched.workload.trace import Trace
-
-MOST_USERS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,23 +41,20 @@ class ClosedLoop:
         If a value is out of its range.
     """
 
-    concurrency: int
-    think_time_s: float = 0.0
-    think_time: Literal["exponential", "constant"] = "exponential"
+    concurrency: int = option(
+        1,
+        "Users.",
+        least=1,
+        most=MOST_USERS,
+        hint="leave it out to send requests when the workload says",
+    )
+    think_time_s: float = option(0.0, "Mean pause.", least=0, most=LONGEST_THINK_S)
+    think_time: Literal["exponential", "constant"] = option(
+        "exponential", "Law of the pause.", choices=THINK_TIMES
+    )
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.concurrency, int) and not isinstance(self.concurrency, bool)
-        if not (whole and 1 <= self.concurrency <= MOST_USERS):
-            raise ValueError(
-                f"concurrency must be a whole number from 1 to {MOST_USERS}, got "
-                f"{self.concurrency}; leave it out to send requests when the workload says"
-            )
-        if not 0 <= self.think_time_s <= 1e6:
-            raise ValueError(f"think time must be from 0 to 1e6 s, got {self.think_time_s}")
-        if self.think_time not in ("exponential", "constant"):
-            raise ValueError(
-                f"think time must be 'exponential' or 'constant', got {self.think_time!r}"
-            )
+        check_options(self)
 
     @property
     def random(self) -> bool:
@@ -83,5 +80,5 @@ class ClosedLoop:
         if trace.turns is not None:
             after = trace.turns.after
             think_s = np.where(trace.turns.waiting, trace.turns.think_s, think_s)
-        turns = Turns(after=after, think_s=think_s, users=self.concurrency)
+        turns = Turns(after=after, think_s=think_s, users=int(self.concurrency))
         return replace(trace, arrival_s=np.zeros(n), turns=turns)

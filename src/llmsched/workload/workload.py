@@ -12,19 +12,38 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from llmsched._util.streams import Streams
-from llmsched.workload.closed_loop import ClosedLoop
-from llmsched.workload.trace import Trace, TraceError
+from llmsched._util.limits import (
+    DEFAULT_RPS_SCALE,
+    LONGEST_JITTER_S,
+    LONGEST_THINK_S,
+    MOST_USERS,
+    RPS_SCALES,
+    THINK_TIMES,
+)
+from llmsched._util.options import check_options, option
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llmsched.workload.closed_loop import ClosedLoop
     from llmsched.workload.formats.columns import Enough
+    from llmsched.workload.trace import Trace
 
 DEFAULT_PROFILE = "burstgpt-like"
 DEFAULT_REQUESTS = 10_000
-DEFAULT_RPS_SCALE = 200.0
+
+
+def parse_window(text: str) -> tuple[float, float]:
+    """START:END in seconds, either of which may be left out."""
+    start_text, colon, end_text = text.partition(":")
+    try:
+        start_s, end_s = float(start_text or 0), float(end_text or "inf")
+    except ValueError:
+        start_s = end_s = math.nan
+    if not (colon and 0 <= start_s < end_s):
+        raise ValueError(f"must be START:END seconds with 0 <= START < END, got {text!r}")
+    return start_s, end_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,23 +73,115 @@ class Workload:
     columns : str, optional
         Which column of the file is what: `arrival=created_at,prompt=n_in,output=n_out`, and
         `model`, `log_type`, `session` where there are such.
-    closed_loop : ClosedLoop, optional
-        Users who send the requests, each the next one after the last answer; arrival times of the
-        source do not count then. By default requests come when the source says.
+    concurrency : int, optional
+        Users who send the requests, each the next one after the last answer; arrival times and the
+        rate of the source do not count then. By default requests come when the source says.
+    think_time_s : float
+        Mean pause of these users before a request [s].
+    think_time : {"exponential", "constant"}
+        Law of the pause.
     """
 
-    source: str = DEFAULT_PROFILE
-    requests: int | None = None
-    rps_scale: float = DEFAULT_RPS_SCALE
-    failures: Literal["drop", "keep"] = "drop"
-    window_s: tuple[float, float] | None = None
-    model: str | None = None
-    log_type: str | None = None
-    jitter_s: float = 0.0
-    trace_format: str | None = None
-    time_unit: Literal["s", "ms", "us", "ns"] | None = None
-    columns: str | None = None
-    closed_loop: ClosedLoop | None = None
+    source: str = option(
+        DEFAULT_PROFILE,
+        "Trace file, or synthetic profile: burstgpt-like, poisson, gamma-bursts, on-off.",
+        flag="trace",
+        metavar="FILE|PROFILE",
+    )
+    requests: int | None = option(
+        None,
+        "First N requests.",
+        metavar="N",
+        least=1,
+        most=1_000_000_000,
+        default_text="all of a file, 10000 of a profile",
+    )
+    rps_scale: float = option(
+        DEFAULT_RPS_SCALE,
+        "Multiply the arrival rate; 1 keeps it as it is.",
+        metavar="FACTOR",
+        least=RPS_SCALES[0],
+        most=RPS_SCALES[1],
+    )
+    failures: Literal["drop", "keep"] = option(
+        "drop", "What to do with requests without output.", choices=("drop", "keep")
+    )
+    window_s: tuple[float, float] | None = option(
+        None,
+        "Only this part of the trace, in real seconds since its first request.",
+        flag="window",
+        metavar="START:END",
+        parse=parse_window,
+    )
+    model: str | None = option(None, "Only requests to this model.", metavar="NAME")
+    log_type: str | None = option(None, "Only requests of this log type.", metavar="NAME")
+    jitter_s: float = option(
+        0.0,
+        "Add U(0, SECONDS) to every stamp, before scaling: 1 undoes whole-second stamps.",
+        flag="jitter",
+        metavar="SECONDS",
+        least=0,
+        most=LONGEST_JITTER_S,
+    )
+    trace_format: str | None = option(
+        None, "Format of the file, instead of recognising it by its columns.", metavar="NAME"
+    )
+    time_unit: Literal["s", "ms", "us", "ns"] | None = option(
+        None,
+        "Unit of the file's times, where nothing else says it or it is wrong.",
+        choices=("s", "ms", "us", "ns"),
+    )
+    columns: str | None = option(
+        None,
+        "Which column is arrival, prompt, output, and if you like model, log_type, session.",
+        metavar="ROLE=NAME,...",
+    )
+    concurrency: int | None = option(
+        None,
+        "So many users send the requests, each the next one after the last answer.",
+        metavar="USERS",
+        least=1,
+        most=MOST_USERS,
+        default_text="requests come when the trace says",
+        hint="leave it out to send requests when the workload says",
+    )
+    think_time_s: float = option(
+        0.0,
+        "Mean pause of a user between an answer and the next request.",
+        flag="think-time",
+        metavar="SECONDS",
+        least=0,
+        most=LONGEST_THINK_S,
+    )
+    think_time: Literal["exponential", "constant"] = option(
+        "exponential", "Law of the pause.", flag="think-time-law", choices=THINK_TIMES
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.concurrency is None and (self.think_time_s or self.think_time != "exponential"):
+            raise ValueError(
+                f"think_time_s and think_time need concurrency, got {self.think_time_s:g} "
+                f"({self.think_time}) without; say how many users think"
+            )
+        if self.concurrency is not None and self.rps_scale not in (DEFAULT_RPS_SCALE, 1):
+            raise ValueError(
+                f"rps_scale cannot count where {self.concurrency} users wait for answers, got "
+                f"{self.rps_scale:g}; leave one of rps_scale and concurrency out"
+            )
+
+    @property
+    def closed_loop(self) -> ClosedLoop | None:
+        """The users who send the requests; None where these come when the source says."""
+        from llmsched.workload.closed_loop import ClosedLoop
+
+        if self.concurrency is None:
+            return None
+        return ClosedLoop(
+            concurrency=self.concurrency,
+            think_time_s=self.think_time_s,
+            think_time=self.think_time,
+        )
 
     @property
     def synthetic(self) -> bool:
@@ -82,8 +193,8 @@ class Workload:
     @property
     def random(self) -> bool:
         """Whether another seed gives other requests."""
-        loop = self.closed_loop
-        return self.synthetic or self.jitter_s > 0 or (loop is not None and loop.random)
+        thinking = self.think_time_s > 0 and self.think_time == "exponential"
+        return self.synthetic or self.jitter_s > 0 or thinking
 
     def load(self, seed: int = 0) -> Trace:
         """The requests that a run with this seed replays."""
@@ -94,7 +205,7 @@ class Workload:
         if self.synthetic:
             return self._generate
         if self.trace_format is None and not Path(self.source).exists():
-            raise TraceError(_unknown_source(self.source))
+            raise _unknown_source(self.source)
         from llmsched.workload.formats.registry import read_trace
 
         raw = read_trace(
@@ -117,6 +228,7 @@ class Workload:
         return Enough(requests=self.requests, failures=self.failures == "keep", labels=labels)
 
     def _prepared(self, raw: Trace, seed: int, requests: int | None) -> Trace:
+        from llmsched._util.streams import Streams
         from llmsched.workload.prepare import prepare
 
         streams = Streams.of_seed(seed)
@@ -127,22 +239,25 @@ class Workload:
             model=self.model,
             log_type=self.log_type,
             failures=self.failures,
-            rps_scale=self.rps_scale if self.closed_loop is None else 1.0,
+            rps_scale=self.rps_scale if self.concurrency is None else 1.0,
             jitter_s=self.jitter_s,
             rng=streams.jitter,
         )
-        if self.closed_loop is not None:
-            prepared = self.closed_loop.over(prepared, streams.clients)
+        loop = self.closed_loop
+        if loop is not None:
+            prepared = loop.over(prepared, streams.clients)
         return replace(prepared, recipe=asdict(self))
 
     def _generate(self, seed: int) -> Trace:
         """Requests of the profile, as many as asked for after the filters."""
+        from llmsched._util.streams import Streams
         from llmsched.workload.profiles import load_profile
         from llmsched.workload.synthetic import generate
+        from llmsched.workload.trace import TraceError
 
-        for option in ("trace_format", "time_unit", "columns"):
-            if getattr(self, option) is not None:
-                spoken = option.replace("_", " ")
+        for name in ("trace_format", "time_unit", "columns"):
+            if getattr(self, name) is not None:
+                spoken = name.replace("_", " ")
                 raise ValueError(
                     f"{spoken} needs a trace file, got the profile {self.source!r}; leave it out"
                 )
@@ -156,7 +271,7 @@ class Workload:
         while True:
             # A longer draw of the same seed begins with the shorter one, so drawing again is exact.
             raw = generate(profile, rows, Streams.of_seed(seed).requests)
-            kept = np.flatnonzero(self._wanted(raw))
+            kept = self._wanted(raw).nonzero()[0]
             if raw.span_s >= end_s:
                 return self._prepared(raw, seed, self.requests)
             if len(kept) >= wanted and not whole_window:
@@ -171,9 +286,7 @@ class Workload:
 
     def _wanted(self, raw: Trace) -> NDArray[np.bool_]:
         """Which rows the filters leave; a label that is not there is left for `prepare` to say."""
-        keep = np.ones(len(raw), dtype=np.bool_)
-        if self.failures == "drop":
-            keep &= raw.output_tokens > 0
+        keep = raw.output_tokens > 0 if self.failures == "drop" else raw.output_tokens >= 0
         if self.window_s is not None:
             keep &= (raw.arrival_s >= self.window_s[0]) & (raw.arrival_s < self.window_s[1])
         for labels, name in ((raw.model, self.model), (raw.log_type, self.log_type)):
@@ -182,7 +295,9 @@ class Workload:
         return keep
 
 
-def _unknown_source(source: str) -> str:
+def _unknown_source(source: str) -> Exception:
     from llmsched.workload.profiles import profile_names
+    from llmsched.workload.trace import TraceError
 
-    return f"{source}: no such file, nor one of the profiles {', '.join(profile_names())}"
+    names = ", ".join(profile_names())
+    return TraceError(f"{source}: no such file, nor one of the profiles {names}")

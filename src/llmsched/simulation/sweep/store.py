@@ -17,26 +17,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
+from llmsched._util.options import field_types, options_of
 from llmsched.metrics.bins import BinMetrics
 from llmsched.metrics.run import Metrics
-from llmsched.prediction.binning import Binning
-from llmsched.schedulers.settings import Settings
-from llmsched.workload.workload import Workload
+from llmsched.simulation.scenario import SECTIONS, Scenario
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 _METADATA = b"llmsched_sha256"
-_CONFIG = {
-    "scheduler": str,
-    "n_gpus": float,
-    "latency": str,
-    "predictor": str,
-    "admission": str,
-    "seed": int,
-    "llm": str,
-}
 _LOAD = {
     "offered_load": float,
     "load_label": str,
@@ -57,8 +47,6 @@ _RUN = {
     "status": str,
     "error": str,
 }
-# Metrics of the same name as a column of the configuration would hide it.
-assert not {f.name for f in fields(Metrics)} & set(_CONFIG)
 
 
 class RunStore:
@@ -162,11 +150,15 @@ def latency_quantiles_frame(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def config_columns(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as flat columns: `workload_source`, `settings_sla_s`, `binning_n_bins`..."""
+    """A scenario as flat columns: `workload_source`, `slo_latency_s`, `binning_n_bins`, ...
+
+    Those of the hardware go by their own names: `n_gpus`, `latency`, `gpu`, `llm`.
+    """
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            flat.update({f"{name}_{part}": inner for part, inner in value.items()})
+            prefix = "" if name == "hardware" else f"{name}_"
+            flat.update({f"{prefix}{part}": inner for part, inner in value.items()})
         else:
             flat[name] = value
     return flat
@@ -177,11 +169,17 @@ def _schema() -> pa.Schema:
     """Every column and its type, whatever values a run has."""
     import pyarrow as pa
 
-    columns: dict[str, Any] = {"key": str, **_CONFIG}
-    for section, kind in (("workload", Workload), ("settings", Settings), ("binning", Binning)):
-        columns |= {f"{section}_{name}": hint for name, hint in _hints(kind).items()}
+    columns: dict[str, Any] = {"key": str, "scheduler": str, **_option_types(Scenario, "")}
+    for section, kind in SECTIONS.items():
+        columns |= _option_types(kind, "" if section == "hardware" else f"{section}_")
+    columns |= {"settings_capacity_tokens": float, "workload_window_s": list[float]}
     columns |= _hints(Metrics) | _LOAD | _RUN
     return pa.schema([(name, _arrow_type(hint)) for name, hint in columns.items()])
+
+
+def _option_types(kind: type, prefix: str) -> dict[str, type]:
+    types_of = field_types(kind)
+    return {f"{prefix}{name}": types_of[name][0] for name in options_of(kind)}
 
 
 def _hints(kind: type) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
-from llmsched.simulation.scenario import RunConfig, source_sha256
+from llmsched.simulation.scenario import Parts, Scenario, as_scenario, source_sha256
 from llmsched.simulation.sweep.store import (
     RunStore,
     config_columns,
@@ -22,7 +22,7 @@ from llmsched.simulation.sweep.store import (
     per_bin_frame,
 )
 from llmsched.simulation.sweep.workers import Backend, Outcome, Task, run_local, run_ray
-from llmsched.workload.workload import DEFAULT_REQUESTS
+from llmsched.workload.workload import DEFAULT_REQUESTS, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,12 @@ __all__ = [
     "sweep",
 ]
 
+
+def RunConfig(*, workload: Workload, scheduler: str, **parts: Unpack[Parts]) -> Scenario:  # noqa: N802
+    """A `Scenario`, as sweeps once called it."""
+    return as_scenario(workload, scheduler, **parts)
+
+
 TIMING_COLUMNS = ("wall_s",)  # what differs between two computations of the same run
 
 
@@ -46,7 +52,7 @@ class RunRecord:
     """A run that has just finished or failed, and how far the sweep has come with it."""
 
     key: str
-    config: RunConfig
+    config: Scenario
     status: str  # done or failed
     error: str | None
     wall_s: float
@@ -57,7 +63,7 @@ class RunRecord:
 
 
 def sweep(
-    configs: Sequence[RunConfig],
+    configs: Sequence[Scenario],
     out: Path,
     *,
     backend: Backend = "local",
@@ -70,7 +76,7 @@ def sweep(
 
     Parameters
     ----------
-    configs : sequence of RunConfig
+    configs : sequence of Scenario
         The runs; one that comes twice is done once.
     out : Path
         Folder of the results, made if need be: `runs/`, `failed/`, and `cache/`, which holds
@@ -114,7 +120,7 @@ def sweep(
             key=key,
             config=by_key[key].with_absolute_paths(),
             cache=out / "cache",
-            source_sha256=source_sha256(by_key[key].workload),
+            source_sha256=source_sha256(by_key[key].recipe()),
         )
         for key in sorted(todo, key=lambda key: -_work(by_key[key]))  # the longest runs first
     ]
@@ -131,8 +137,8 @@ def sweep(
 
 
 def pending(
-    configs: Sequence[RunConfig], out: Path, *, retry_failed: bool = False
-) -> list[RunConfig]:
+    configs: Sequence[Scenario], out: Path, *, retry_failed: bool = False
+) -> list[Scenario]:
     """The runs that `sweep` would do now, each once."""
     by_key = _by_key(configs)
     with warnings.catch_warnings():
@@ -176,16 +182,16 @@ def _check(backend: str, jobs: int | None, address: str | None) -> None:
         raise ValueError(f"an address needs backend 'ray', got {backend!r}; leave it out")
 
 
-def _by_key(configs: Sequence[RunConfig]) -> dict[str, RunConfig]:
+def _by_key(configs: Sequence[Scenario]) -> dict[str, Scenario]:
     for config in configs:
         config.check()
-    by_key: dict[str, RunConfig] = {}
+    by_key: dict[str, Scenario] = {}
     for config in configs:
         by_key.setdefault(config.key(), config)
     return by_key
 
 
-def _todo(store: RunStore, by_key: dict[str, RunConfig], *, retry_failed: bool) -> list[str]:
+def _todo(store: RunStore, by_key: dict[str, Scenario], *, retry_failed: bool) -> list[str]:
     """Keys of the runs to do, in the order given."""
     todo, damaged, versions = [], [], set()
     for key in by_key:
@@ -214,9 +220,9 @@ def _todo(store: RunStore, by_key: dict[str, RunConfig], *, retry_failed: bool) 
     return todo
 
 
-def _work(config: RunConfig) -> float:
+def _work(config: Scenario) -> float:
     """About how long a run takes, in requests: its own, or a guess from the file's size."""
-    workload = config.workload
+    workload = config.recipe()
     if workload.requests is not None:
         return workload.requests
     if workload.synthetic:
@@ -225,7 +231,7 @@ def _work(config: RunConfig) -> float:
 
 
 def _kept(
-    store: RunStore, outcomes: Iterator[Outcome], by_key: dict[str, RunConfig], keys: list[str]
+    store: RunStore, outcomes: Iterator[Outcome], by_key: dict[str, Scenario], keys: list[str]
 ) -> Iterator[RunRecord]:
     """Write each outcome as it comes."""
     work = {key: _work(by_key[key]) for key in keys}
@@ -251,7 +257,7 @@ def _kept(
         )
 
 
-def _row(outcome: Outcome, config: RunConfig) -> dict[str, Any]:
+def _row(outcome: Outcome, config: Scenario) -> dict[str, Any]:
     return {
         **config_columns(config.to_dict()),
         **(outcome.columns or {}),

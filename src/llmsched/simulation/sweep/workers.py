@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import islice
 from logging import ERROR
 from pathlib import Path
@@ -25,20 +24,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmsched.hardware import MODELS
-from llmsched.latency.base import LatencyModel
-from llmsched.latency.registry import load_latency
-from llmsched.prediction.predictors import predictor_from_spec
-from llmsched.schedulers.registry import make_scheduler
 from llmsched.simulation.beliefs import predict_bins, scheduler_binning
 from llmsched.simulation.scenario import (
-    RunConfig,
+    Scenario,
     content_key,
     latency_content,
     source_sha256,
     workload_content,
 )
-from llmsched.simulation.simulate import Run, simulate
+from llmsched.simulation.simulate import Run, serve
 from llmsched.simulation.sweep.cache import (
     Prepared,
     cached_prediction,
@@ -57,7 +51,7 @@ class Task:
     """One run to do, for a process that may be on another machine."""
 
     key: str
-    config: RunConfig  # with absolute paths
+    config: Scenario  # with absolute paths
     cache: Path
     source_sha256: str | None  # of the trace file, where the sweep was started
 
@@ -88,41 +82,32 @@ def execute(task: Task) -> Outcome:
 
 
 def _columns(task: Task) -> dict[str, Any]:
-    config = task.config
+    scenario = task.config
     trace = _trace(task)
-    policy = make_scheduler(config.scheduler, config.settings)
-    latency = _latency(config.latency)
-    predictor = predictor_from_spec(config.predictor)
-    binning = scheduler_binning(policy, config.binning)
-    by_service = latency_content(config.latency) if binning.by == "service" else None
+    policy, predictor = scenario.policy(), scenario.predictor_object()
+    hardware = scenario.hardware.resolved()
+    binning = scheduler_binning(policy, scenario.binning)
+    by_service = None
+    if binning.by == "service":
+        by_service = latency_content(str(scenario.hardware.latency))
     prediction = cached_prediction(
         task.cache,
         content_key(
             {
                 "trace": trace.sha256,
                 "predictor": predictor.name,
-                "seed": config.seed if predictor.random else None,
+                "seed": scenario.seed if predictor.random else None,
                 "binned": policy.binned,
                 "binning": {name: getattr(binning, name) for name in binning.__slots__},
                 "latency": by_service,
             }
         ),
-        lambda: predict_bins(trace.value, policy, predictor, config.binning, latency, config.seed),
+        lambda: predict_bins(
+            trace.value, policy, predictor, scenario.binning, hardware.latency, scenario.seed
+        ),
     )
     with recorded_warnings() as notes:
-        run = simulate(
-            trace.value,
-            config.scheduler,
-            n_gpus=config.n_gpus,
-            latency=latency,
-            predictor=predictor,
-            binning=config.binning,
-            settings=config.settings,
-            admission=config.admission,
-            seed=config.seed,
-            llm=MODELS[config.llm],
-            prediction=prediction.value,
-        )
+        run = serve(scenario, trace.value, prediction=prediction.value)
     return {
         **run.to_dict(),
         "latency_quantiles_s": _latency_quantiles_s(run),
@@ -132,23 +117,12 @@ def _columns(task: Task) -> dict[str, Any]:
     }
 
 
-def _latency(name: str) -> LatencyModel:
-    """The latency model; a grid file is fitted once per process."""
-    content = latency_content(name)
-    return load_latency(name) if isinstance(content, str) else _fitted(name, content["sha256"])
-
-
-@lru_cache(maxsize=8)
-def _fitted(name: str, _sha256: str) -> LatencyModel:
-    return load_latency(name)
-
-
 def _trace(task: Task) -> Prepared[Trace]:
     """The requests, kept once for all rates: scaling divides the arrival times, and is done here.
 
     The checksum is that of the requests and the rate together.
     """
-    workload, seed = task.config.workload, task.config.seed
+    workload, seed = task.config.recipe(), task.config.seed
     in_real_time = replace(workload, rps_scale=1.0)
 
     def load() -> Trace:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmsched.latency.registry import load_latency
 from llmsched.schedulers.registry import make_scheduler
 from llmsched.simulation.sweep.sweep import RunRecord, sweep
 from llmsched.simulation.sweep.workers import Backend
@@ -75,7 +74,7 @@ def run_steps(
     """
     options = options or SweepOptions()
     out = Path(out)
-    load_latency(plan.latency)  # what is wrong with it ends here, not in every run
+    plan.base.check()  # what is wrong with it ends here, not in every run
     plan, notes = available(plan)
     choice = None
     if "step3" in steps and "step2" not in steps:
@@ -102,7 +101,7 @@ def available(plan: Plan) -> tuple[Plan, list[str]]:
     workload = plan.workload
     if workload.synthetic and workload.window_s is None:
         return plan, []
-    n_rows = len(workload.load(plan.seed))
+    n_rows = len(workload.load(plan.base.seed))
     absent = [volume for volume in plan.volumes if volume > n_rows]
     if not absent:
         return plan, []

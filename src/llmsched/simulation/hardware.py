@@ -1,0 +1,224 @@
+"""The hardware of a run: GPUs, the model on them, and how long work takes there.
+
+The three belong together. A measured latency set was taken on one GPU with one model and brings
+both; asking for others beside it is an error, not a note.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmsched._util.options import check_options, option
+from llmsched.hardware import (
+    DEFAULT_GPU,
+    DEFAULT_MODEL,
+    GPUS,
+    MODELS,
+    GpuSpec,
+    ModelSpec,
+    kv_capacity_tokens,
+)
+
+if TYPE_CHECKING:
+    from llmsched.latency.base import LatencyModel
+
+# the GPU that the first part of a measured set's name stands for
+MEASURED_GPUS = {"a100": "a100-80gb", "h100": "h100-80gb", "gh200": "gh200-96gb"}
+
+
+def parse_gpu_count(text: str) -> float:
+    """A whole number of GPUs, or infinitely many."""
+    if text == "inf":
+        return math.inf
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise ValueError(f"must be a whole number >= 1 or inf, got {text[:40]!r}")
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """GPUs, the model they serve, and how long a batch takes on one.
+
+    Parameters
+    ----------
+    n_gpus : int, or infinity
+        Identical GPUs; of a set measured with tensor parallelism, groups of that many.
+    latency : str or LatencyModel
+        How long a batch takes: a name, a model file, a grid file, or a model.
+    gpu : str or GpuSpec, optional
+        A preset, or gigabytes; by default that of the latency, or 12 GB.
+    llm : str or ModelSpec, optional
+        A preset; by default the model of the latency, or qwen3-1.7b.
+
+    Raises
+    ------
+    ValueError
+        If a name is not known, or latency, GPU and model contradict each other.
+
+    Examples
+    --------
+    >>> found = Hardware(latency="a100-llama-3-8b-vllm").resolved()
+    >>> found.gpu.name, found.llm.name, round(found.capacity_tokens)
+    ('a100-80gb', 'llama-3-8b', 487823)
+    """
+
+    n_gpus: float = option(
+        4,
+        "Identical GPUs, each serving one batch at a time.",
+        flag="gpus",
+        metavar="N|inf",
+        least=1,
+        most=math.inf,
+        whole=True,
+        parse=parse_gpu_count,
+    )
+    latency: str | LatencyModel = option(
+        "reference",
+        "Batch latency: a name, a model file or a grid CSV.",
+        metavar="NAME|FILE",
+        parse=str,
+    )
+    gpu: str | GpuSpec | None = option(
+        None,
+        "GPU, as far as its memory goes: a preset, or gigabytes.",
+        also=("gpu-memory",),
+        metavar="NAME|GB",
+        parse=str,
+        default_text="that of the latency, or 12 GB",
+    )
+    llm: str | ModelSpec | None = option(
+        None,
+        "Model served, as far as memory goes: its weights and KV bytes per token.",
+        metavar="NAME",
+        parse=str,
+        default_text="that of the latency, or qwen3-1.7b",
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def resolved(self) -> ResolvedHardware:
+        """The objects that the names stand for, checked against each other."""
+        from llmsched.latency.registry import load_latency
+
+        latency = load_latency(self.latency) if isinstance(self.latency, str) else self.latency
+        measured = measured_on(latency.name)
+        gpu = None if self.gpu is None else gpu_named(self.gpu)
+        llm = None if self.llm is None else llm_named(self.llm)
+        if measured is not None:
+            _agree(latency.name, measured, gpu, llm)
+            gpu, llm = gpu or measured.gpu, llm or measured.llm
+        return ResolvedHardware(
+            n_gpus=self.n_gpus,
+            latency=latency,
+            gpu=gpu or DEFAULT_GPU,
+            llm=llm or DEFAULT_MODEL,
+            gpus_per_model=1 if measured is None else measured.gpus_per_model,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedHardware:
+    """Hardware as objects: what a run needs."""
+
+    n_gpus: float
+    latency: LatencyModel
+    gpu: GpuSpec
+    llm: ModelSpec
+    gpus_per_model: int = 1
+
+    @property
+    def capacity_tokens(self) -> float:
+        """Tokens whose keys and values fit beside the weights, η."""
+        if self.gpus_per_model == 1:
+            return kv_capacity_tokens(self.gpu, self.llm)
+        together = GpuSpec(
+            f"{self.gpus_per_model} x {self.gpu.name}", self.gpus_per_model * self.gpu.memory_bytes
+        )
+        return kv_capacity_tokens(together, self.llm)
+
+    def describe(self) -> str:
+        """The GPUs and the model in a few words."""
+        groups = f" x {self.gpus_per_model}" if self.gpus_per_model > 1 else ""
+        return f"{self.n_gpus:g}{groups} {self.gpu.name}, {self.llm.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredOn:
+    """What a measured set was taken on."""
+
+    gpu: GpuSpec
+    llm: ModelSpec
+    gpus_per_model: int
+
+
+def measured_on(latency: str) -> MeasuredOn | None:
+    """The GPU and the model of a measured set `<gpu>-<model>-<framework>[-tpN]`; None of others."""
+    from llmsched.latency.registry import measured_names
+
+    if latency not in measured_names():
+        return None
+    card, _, rest = latency.partition("-")
+    llm = max((name for name in MODELS if rest.startswith(f"{name}-")), key=len)
+    parallel = re.search(r"-tp(\d+)$", latency)
+    return MeasuredOn(
+        gpu=GPUS[MEASURED_GPUS[card]],
+        llm=MODELS[llm],
+        gpus_per_model=int(parallel[1]) if parallel else 1,
+    )
+
+
+def gpu_named(gpu: str | GpuSpec) -> GpuSpec:
+    """The preset of this name, or so many gigabytes.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if isinstance(gpu, GpuSpec):
+        return gpu
+    if gpu in GPUS:
+        return GPUS[gpu]
+    try:
+        return GpuSpec(f"{gpu} GB", float(gpu) * 1e9)
+    except ValueError:
+        raise ValueError(
+            f"gpu must be gigabytes > 0 or one of {', '.join(GPUS)}; got {gpu!r}"
+        ) from None
+
+
+def llm_named(llm: str | ModelSpec) -> ModelSpec:
+    """The preset of this name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if isinstance(llm, ModelSpec):
+        return llm
+    if llm not in MODELS:
+        raise ValueError(f"llm must be one of {', '.join(MODELS)}; got {llm!r}")
+    return MODELS[llm]
+
+
+def _agree(latency: str, measured: MeasuredOn, gpu: GpuSpec | None, llm: ModelSpec | None) -> None:
+    """Fail where a GPU or a model was asked for that the set was not taken on.
+
+    The same card with another memory, or a memory in gigabytes, is no contradiction.
+    """
+    if llm is not None and llm != measured.llm:
+        raise ValueError(
+            f"llm must be {measured.llm.name} with latency {latency}, which was measured with it; "
+            f"got {llm.name}: leave it out, or take another latency"
+        )
+    card = measured.gpu.name.partition("-")[0]
+    if gpu is not None and gpu.name in GPUS and not gpu.name.startswith(f"{card}-"):
+        raise ValueError(
+            f"gpu must be {measured.gpu.name} with latency {latency}, which was measured on it; "
+            f"got {gpu.name}: leave it out, or take another latency"
+        )
