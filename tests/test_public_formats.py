@@ -88,12 +88,10 @@ def test_page__every_example_is_read_as_it_says(tmp_path, name, times, lines):
 
 
 @pytest.mark.parametrize(
-    "lines", [lines for name, _, _, lines in examples() if lines[0].count(",") >= 2]
+    "lines", [lines for *_, lines in examples() if "," in lines[0] and lines[0][0] != "{"]
 )
 @pytest.mark.parametrize("encoding", [";", "\t", "quoted", "bom", "gz", "parquet", "jsonl"])
 def test_page__any_layout_in_any_encoding_is_the_same(tmp_path, lines, encoding):
-    if lines[0].startswith("{"):
-        pytest.skip("an example in JSON")
     plain = read_trace(put(tmp_path, "\n".join(lines)))
     header, first = lines[0].split(","), lines[1].split(",")
     path = tmp_path / "again"
