@@ -27,9 +27,8 @@ from physics_data import Point, read_points
 from physics_fit import Fit, Problem, fit
 from physics_stages import read_stages, stage_table
 
-from llmsched.physics.constants import Fitted
-from llmsched.physics.constants import read_fitted as read_fitted_file
-from llmsched.physics.step import PhysicsStep, step_model
+from llmsched.latency.physics.constants import Fitted, read_fitted as read_fitted_file
+from llmsched.latency.physics.step import PhysicsStep, step_model
 
 BoolArray = NDArray[np.bool_]
 EXPORTED_ENGINES = ("vllm", "vllm-2025", "vllm-2024", "sglang", "trt-llm", "trt-llm-2024")

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llmsched.hardware import MODELS
-from llmsched.latency.fit.two_regime import StepGrid, fit_two_regime, two_regime_errors
-from llmsched.latency.layer_tables import read_layers
-from llmsched.latency.layers import LayerTables
-from llmsched.latency.step_files import save_two_regime
-from llmsched.latency.two_regime import RegimeErrors, TwoRegime
+from llmsched.latency.steps.files import save_two_regime
+from llmsched.latency.steps.fit import StepGrid, fit_two_regime, two_regime_errors
+from llmsched.latency.steps.layer_tables import read_layers
+from llmsched.latency.steps.layers import LayerTables
+from llmsched.latency.steps.two_regime import RegimeErrors, TwoRegime
 
 SOURCE = "casys-kaist/LLMServingSim@5daddb21a545658d5150b535712d0494584b5278"
 LICENCE = "MIT"
@@ -45,7 +45,7 @@ def derive(name: str, data: Path) -> TwoRegime:
     """The form of one GPU, its constants rounded, its errors those of the rounded ones."""
     card = CARDS[name]
     files = read_layers(str(data / "latency" / f"vllm_layers_{card.folder}_Llama-3.1-8B_tp1"))
-    tables = LayerTables(files, MODELS["llama-3.1-8b"].n_layers, max_running=card.max_running)
+    tables = LayerTables(files, MODELS["llama-3.1-8b"].layers, max_running=card.max_running)
     grid = StepGrid(kv_tokens=card.kv_tokens)
     source = (
         f"fitted to layer tables of vLLM kernels, Llama-3.1-8B in bf16 on one {card.folder}, "

@@ -13,8 +13,8 @@ from statistics import median
 
 import derive_measured_sets as bench
 
-from llmsched.physics.shapes import gpu_named, model_named
-from llmsched.physics.work import Deployment
+from llmsched.hardware import gpu_named, model_named
+from llmsched.latency.physics.work import Deployment
 
 CHAT_PROMPT_TOKENS = 150  # LM-Arena prompts; ML.ENERGY's file has no prompt lengths
 CHAT_SEEN = 0.75  # of the output that a running request has behind it, its length varying

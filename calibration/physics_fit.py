@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from physics_data import Point
 
-from llmsched.physics.constants import ASYNC_ENGINES, FITTED, Constants, resolve
-from llmsched.physics.step import step_seconds
-from llmsched.physics.work import Work
+from llmsched.latency.physics.constants import ASYNC_ENGINES, FITTED, Constants, resolve
+from llmsched.latency.physics.step import step_seconds
+from llmsched.latency.physics.work import Work
 
 FloatArray = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ import numpy as np
 from physics_data import UNCACHED_TOKENS, rows, stage_deployment
 from scipy.optimize import brentq
 
-from llmsched.physics.constants import Fitted
-from llmsched.physics.step import PhysicsStep, fitted_step
+from llmsched.latency.physics.constants import Fitted
+from llmsched.latency.physics.step import PhysicsStep, fitted_step
 
 WINDOW_S, WARM_UP_S = 60.0, 20.0
 StepSeconds = Callable[[list[tuple[int, int]], int, int], float]

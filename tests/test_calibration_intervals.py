@@ -574,8 +574,8 @@ def test_figure__has_thin_bars_between_the_calibrated_ends() -> None:
 @pytest.mark.parametrize(
     ("options", "gpu", "llm"),
     [
-        ({"latency": "h100-llama-3-8b-vllm"}, "h100-80gb", "llama-3-8b"),
-        ({"latency": "h100-llama-3-8b-vllm", "llm": "llama-3-8b"}, "h100-80gb", "llama-3-8b"),
+        ({"latency": "h100-llama-3-8b-vllm"}, "h100-sxm", "llama-3-8b"),
+        ({"latency": "h100-llama-3-8b-vllm", "llm": "llama-3-8b"}, "h100-sxm", "llama-3-8b"),
         ({"latency": "a100-llama-2-7b-vllm", "gpu": "a100-40gb"}, "a100-40gb", "llama-2-7b"),
         ({"latency": "a100-llama-2-7b-vllm", "gpu": "96"}, "96 GB", "llama-2-7b"),
         ({"latency": "gh200-decilm-7b-vllm"}, "gh200-96gb", "decilm-7b"),
@@ -596,8 +596,8 @@ def test_hardware__every_measured_set_fits_the_memory_it_was_measured_in() -> No
     ("options", "message"),
     [
         ({"llm": "llama-3.1-8b"}, "llm must be llama-3-8b with .* got llama-3.1-8b: leave it out"),
-        ({"gpu": "a100-80gb"}, "gpu must be h100-80gb with .* got a100-80gb: leave it out"),
-        ({"gpu": "t4"}, "gpu must be gigabytes > 0 or one of .* got 't4'"),
+        ({"gpu": "a100-80gb"}, "gpu must be h100-sxm with .* got a100-80gb: leave it out"),
+        ({"gpu": "tpu"}, "gpu must be a known name or a TOML file, got 'tpu'"),
     ],
 )
 def test_hardware__a_contradiction_is_an_error(options, message) -> None:

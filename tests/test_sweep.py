@@ -374,7 +374,7 @@ sweep(grid(20), Path({str(tmp_path)!r}), jobs=2, on_done=tell)
         ({"scheduler": "fifo"}, "scheduler must be one of"),
         ({"latency": "referense"}, "latency must be a known name, a model file or a grid CSV file"),
         ({"predictor": "noisy:x"}, "noisy:SIGMA must have a number"),
-        ({"llm": "gpt-9"}, "llm must be one of"),
+        ({"llm": "gpt-9"}, "llm must be a known name"),
         ({"n_gpus": 1.5}, "n_gpus must be a whole number"),
         ({"seed": -1}, "seed must be a whole number from 0 .* got -1"),
     ],

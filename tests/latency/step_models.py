@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from layer_files import attention_us, write_layers
 
 from llmsched.latency import PerTokenModel, load_latency
-from llmsched.latency.layer_tables import read_layers
-from llmsched.latency.layers import AllReduce, LayerTables
 from llmsched.latency.step import StepModel
-from llmsched.latency.step_base import Scaled, StepLatency
-from llmsched.latency.two_regime import DecodeTerms, MixedTerms, TwoRegime, steps_of
+from llmsched.latency.steps.base import Scaled, StepLatency
+from llmsched.latency.steps.layer_tables import read_layers
+from llmsched.latency.steps.layers import AllReduce, LayerTables
+from llmsched.latency.steps.two_regime import DecodeTerms, MixedTerms, TwoRegime, steps_of
 
 TWO_REGIME = TwoRegime(
     decode=DecodeTerms(c0_s=0.0169, cb_s=38.8e-6, ckv_s=0.162e-6),

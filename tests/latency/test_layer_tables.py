@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from layer_files import BEFORE, CHUNKS, DECODES, KV, attention_rows, attention_us, write_layers
 
-from llmsched.latency import CalibrationError, layer_tables
-from llmsched.latency.layer_tables import is_layer_prefix, read_layers
+from llmsched.latency import CalibrationError
+from llmsched.latency.steps import layer_tables
+from llmsched.latency.steps.layer_tables import is_layer_prefix, read_layers
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -20,8 +20,8 @@ from layer_files import (
 from step_models import REDUCE, tables
 
 from llmsched.latency import CalibrationError
-from llmsched.latency.layer_tables import read_layers
-from llmsched.latency.layers import LayerTables, graph_sizes, merge
+from llmsched.latency.steps.layer_tables import read_layers
+from llmsched.latency.steps.layers import LayerTables, graph_sizes, merge
 
 DENSE = {layer: {t: dense_us(layer, t) for t in TOKENS} for layer in LAYERS}
 PER_ENTRY = {

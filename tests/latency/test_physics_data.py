@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmsched.physics import fitted
-from llmsched.physics.step import PhysicsStep, fitted_step
+from llmsched.latency.physics.constants import fitted
+from llmsched.latency.physics.step import PhysicsStep, fitted_step
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llmsched.latency_base import Shape, service_times_s
 
-from llmsched.physics import PhysicsBatch, fitted, gpu_named, step_model
-from llmsched.physics.constants import Constants
-from llmsched.physics.shapes import ShapeError, gpu_names, model_names
-from llmsched.physics.step import PhysicsStep, fitted_step
+from llmsched.hardware import DEFAULT_GPU, GPUS, MODELS, ShapeError, gpu_named
+from llmsched.latency.base import Shape, service_times_s
+from llmsched.latency.physics.constants import Constants, fitted
+from llmsched.latency.physics.step import PhysicsBatch, PhysicsStep, fitted_step, step_model
 
 CALIBRATION = Path(__file__).parents[2] / "calibration"
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
-@pytest.mark.parametrize("gpu", gpu_names())
+@pytest.mark.parametrize("gpu", [name for name in GPUS.names() if name != DEFAULT_GPU.name])
 def test_constants__are_within_reason_on_every_gpu(gpu):
     for engine in fitted().engines:
         c = step_model(f"physics:{gpu}:llama-3.1-8b:{gpu_precision(gpu)}:{engine}").constants
@@ -38,7 +37,7 @@ def gpu_precision(gpu):
     return "fp16" if "bf16" not in gpu_named(gpu).flops_per_s else "bf16"
 
 
-@pytest.mark.parametrize("model", model_names())
+@pytest.mark.parametrize("model", MODELS.names())
 def test_step__of_every_model_lies_between_its_roofline_and_ten_times_it(model):
     spec = f"physics:b200:{model}:tp4"
     if model == "gpt-oss-20b" or model.startswith("kimi"):

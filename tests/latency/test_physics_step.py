@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from llmsched.physics.constants import Constants
-from llmsched.physics.shapes import GpuSheet, ModelShape, ShapeError, model_named
-from llmsched.physics.step import PhysicsStep, roof, step_model, step_seconds
-from llmsched.physics.work import Deployment, distinct_experts, window_pairs
+from llmsched.hardware import GpuSpec, ModelSpec, ShapeError, model_named
+from llmsched.latency.physics.constants import Constants
+from llmsched.latency.physics.step import PhysicsStep, roof, step_model, step_seconds
+from llmsched.latency.physics.work import Deployment, distinct_experts, window_pairs
 
 # A GPU that reads 1,000 bytes a second and multiplies 10,000 numbers a second; it sends 100 bytes.
-GPU = GpuSheet(
+GPU = GpuSpec(
     name="toy",
     chip="toy",
     flops_per_s={"bf16": 1e4, "fp8": 2e4},
@@ -35,7 +35,7 @@ DENSE = {
     "vocab": 10,
 }
 # one layer: q 4·4, k and v 2·(4·2), o 4·4 = 48; MLP 3·4·8 = 96; lm_head 40
-MODEL = ModelShape(name="toy", **DENSE)
+MODEL = ModelSpec(name="toy", **DENSE)
 
 
 IDEAL = Constants()  # every efficiency 1, every overhead 0
@@ -106,7 +106,7 @@ def test_mixed_step__its_decodes_read_the_cache_more_slowly():
 
 
 def test_mixed_step__heads_that_share_nothing_lose_nothing():
-    own = ModelShape(name="own", **(DENSE | {"kv_heads": 2}))
+    own = ModelSpec(name="own", **(DENSE | {"kv_heads": 2}))
     plain, mixed = step(own), step(own, constants=Constants(mixed_kv=1.5))
     assert mixed.step_s([(8, 0)], 1, 100) == plain.step_s([(8, 0)], 1, 100)
 
@@ -115,12 +115,12 @@ def test_grouped__is_a_factor_on_the_cache_that_a_group_of_heads_shares():
     slow = Constants(grouped=0.5)
     gap = step(constants=slow).step_s((), 1, 100) - step().step_s((), 1, 100)
     assert gap == pytest.approx(1.6, rel=1e-12)
-    own = ModelShape(name="own", **(DENSE | {"kv_heads": 2}))
+    own = ModelSpec(name="own", **(DENSE | {"kv_heads": 2}))
     assert step(own, constants=slow).step_s((), 1, 100) == step(own).step_s((), 1, 100)
 
 
 def test_tensor_parallel__shares_matrices_and_cache_and_sends():
-    two = ModelShape(name="two", **(DENSE | {"kv_heads": 2}))
+    two = ModelSpec(name="two", **(DENSE | {"kv_heads": 2}))
     # one layer: q 16, k and v 2·16, o 16 = 64; MLP 96; halves of 2·160·2, 80 and 32·100 bytes
     alone = step(two).step_s((), 1, 100)
     assert alone == pytest.approx(0.640 + 0.080 + 3.2 + activations_s(1), rel=1e-12)
@@ -158,7 +158,7 @@ def test_all_reduce__costs_nothing_on_one_gpu():
     assert step(constants=slow).step_s((), 3, 100) == step().step_s((), 3, 100)
 
 
-EXPERTS = ModelShape(
+EXPERTS = ModelSpec(
     name="moe",
     **DENSE,
     experts=4,
@@ -173,7 +173,7 @@ EXPERTS = ModelShape(
 def test_experts__those_that_a_token_chose_are_read_once(tokens, distinct):
     assert distinct_experts(4, 1, tokens) == pytest.approx(distinct, rel=1e-12)
     # one expert: 3·4·2 = 24 weights; the dense layer 96, the shared expert 24
-    one = ModelShape(name="no", **(DENSE | {"intermediate": 8}))
+    one = ModelSpec(name="no", **(DENSE | {"intermediate": 8}))
     weights = 2 * (2 * 48 + 96 + 24 + 24 * distinct)
     inner = 1 * 8 + 1 * 2 * 2  # intermediates: the dense layer's, one routed and one shared
     moved = 2 * tokens * (5 * 2 * 4 + 6 * 1 * 1 * 4 + 3 * inner)
@@ -200,7 +200,7 @@ def test_experts__spread_over_gpus_the_busiest_counts():
 
 
 def test_sliding_window__caps_what_is_seen():
-    windowed = ModelShape(name="window", **DENSE, window=10, window_layers=1)
+    windowed = ModelSpec(name="window", **DENSE, window=10, window_layers=1)
     short, long = (step(windowed).step_s((), 2, kv) for kv in (20, 40))
     # 8 bytes a token and layer: the global layer sees 20 more, the local one none
     assert long - short == pytest.approx(20 * 8 / 1e3, rel=1e-12)
@@ -214,7 +214,7 @@ def test_window_pairs__equal_the_sum(chunk, kv, window):
 
 
 def test_latent_attention__caches_the_latent_vector_and_every_gpu_holds_it():
-    latent = ModelShape(name="mla", **(DENSE | {"kv_heads": 2}), kv_rank=6, rope_dim=2)
+    latent = ModelSpec(name="mla", **(DENSE | {"kv_heads": 2}), kv_rank=6, rope_dim=2)
     assert latent.kv_numbers_per_token == 2 * (6 + 2)
     # q 4·2·(2 + 2), latent 4·8, up 6·2·2·2, o 2·2·4
     assert latent.attention_parameters == 32 + 32 + 48 + 16

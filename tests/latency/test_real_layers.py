@@ -17,9 +17,9 @@ import pytest
 from composition import step_us
 
 from llmsched.hardware import MODELS
-from llmsched.latency.layers import LayerTables
-from llmsched.latency.step_files import step_time_from_spec
-from llmsched.latency.two_regime import TwoRegime
+from llmsched.latency.step_times import step_time_from_spec
+from llmsched.latency.steps.layers import LayerTables
+from llmsched.latency.steps.two_regime import TwoRegime
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -10,16 +10,12 @@ from layer_files import write_layers
 from step_models import REDUCE, STEP, TWO_REGIME
 
 from llmsched.hardware import MODELS as LLMS
-from llmsched.latency import CalibrationError, CalibrationWarning, load_latency, step_files
+from llmsched.latency import CalibrationError, CalibrationWarning, load_latency, step_times
 from llmsched.latency.files import save_model
-from llmsched.latency.layers import LayerTables
-from llmsched.latency.step_files import (
-    load_step_time,
-    save_two_regime,
-    step_time_from_spec,
-    step_time_names,
-)
-from llmsched.latency.two_regime import RegimeErrors, TwoRegime, steps_of
+from llmsched.latency.step_times import step_time_from_spec, step_time_names
+from llmsched.latency.steps.files import load_step_time, save_two_regime
+from llmsched.latency.steps.layers import LayerTables
+from llmsched.latency.steps.two_regime import RegimeErrors, TwoRegime, steps_of
 
 ERRORS = RegimeErrors(steps=7, mean=0.01, median=1 / 300, max=0.3)
 DECODE = {"c0_s": 0.0169, "cb_s": 3.88e-05, "ckv_s": 1.62e-07}
@@ -209,7 +205,7 @@ def test_spec__that_is_nothing(text, message):
 
 
 def test_spec__a_scheme(monkeypatch):
-    monkeypatch.setitem(step_files.SCHEMES, "physics", lambda rest: steps_of(load_latency(rest)))
+    monkeypatch.setitem(step_times.SCHEMES, "physics", lambda rest: steps_of(load_latency(rest)))
     assert step_time_from_spec("physics:h100-llama-3-8b-vllm").name == "h100-llama-3-8b-vllm"
 
 

@@ -16,8 +16,14 @@ from llmsched.latency import (
     latency_names,
     load_latency,
 )
-from llmsched.latency.step_base import Scaled
-from llmsched.latency.two_regime import DecodeTerms, MixedTerms, TwoRegime, has_steps, steps_of
+from llmsched.latency.steps.base import Scaled
+from llmsched.latency.steps.two_regime import (
+    DecodeTerms,
+    MixedTerms,
+    TwoRegime,
+    has_steps,
+    steps_of,
+)
 
 # in ms: decode 10 + 1·n + 0.1·kv; mixed 20 + 2·max(0, c + n − 8) + 3·n + 0.5·kv + 0.25·pairs
 HAND = TwoRegime(

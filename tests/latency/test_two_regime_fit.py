@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from step_models import TWO_REGIME, tables
 
-from llmsched.latency.fit.two_regime import Step, StepGrid, fit_two_regime, two_regime_errors
-from llmsched.latency.two_regime import DecodeTerms, MixedTerms, TwoRegime
+from llmsched.latency.steps.fit import Step, StepGrid, fit_two_regime, two_regime_errors
+from llmsched.latency.steps.two_regime import DecodeTerms, MixedTerms, TwoRegime
 
 GRID = StepGrid(kv_tokens=41_408)
 ABOUT = {"name": "fit", "source": "ours"}

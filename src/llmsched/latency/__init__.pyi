@@ -13,10 +13,6 @@ from .base import (
     no_calibration_errors as no_calibration_errors,
     service_times_s as service_times_s,
 )
-from .fit.two_regime import (
-    StepGrid as StepGrid,
-    fit_two_regime as fit_two_regime,
-)
 from .formulas import (
     MAX_GAMMA as MAX_GAMMA,
     SATURATING_PARAMETERS as SATURATING_PARAMETERS,
@@ -27,10 +23,6 @@ from .formulas import (
     SaturatingModel as SaturatingModel,
 )
 from .interpolation import InterpolationModel as InterpolationModel
-from .layers import (
-    AllReduce as AllReduce,
-    LayerTables as LayerTables,
-)
 from .registry import (
     ENTRY_POINT_GROUP as ENTRY_POINT_GROUP,
     MEASURED_COVARIANCES as MEASURED_COVARIANCES,
@@ -40,17 +32,27 @@ from .registry import (
     warn_outside as warn_outside,
 )
 from .step import StepModel as StepModel
-from .step_base import (
-    Scaled as Scaled,
-    StepLatency as StepLatency,
-)
-from .step_files import (
-    load_step_time as load_step_time,
-    save_two_regime as save_two_regime,
+from .step_times import (
     step_time_from_spec as step_time_from_spec,
     step_time_names as step_time_names,
 )
-from .two_regime import (
+from .steps.base import (
+    Scaled as Scaled,
+    StepLatency as StepLatency,
+)
+from .steps.files import (
+    load_step_time as load_step_time,
+    save_two_regime as save_two_regime,
+)
+from .steps.fit import (
+    StepGrid as StepGrid,
+    fit_two_regime as fit_two_regime,
+)
+from .steps.layers import (
+    AllReduce as AllReduce,
+    LayerTables as LayerTables,
+)
+from .steps.two_regime import (
     DecodeTerms as DecodeTerms,
     MixedTerms as MixedTerms,
     TwoRegime as TwoRegime,

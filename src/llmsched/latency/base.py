@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llmsched.latency.uncertainty import Uncertainty
 
-Kind = Literal["formula", "measurement"]
+Kind = Literal["formula", "measurement", "physics"]
 
 
 class CalibrationError(ValueError):

@@ -110,7 +110,8 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     Parameters
     ----------
     name_or_path : str or Path
-        A name of `latency_names`; the path of a model file (.json, see `latency_files`); or that
+        A name of `latency_names`; `physics:GPU:MODEL[:tpN][:PRECISION]`; the path of a model file
+        (.json, see `latency_files`); or that
         of a grid CSV, of which the form that predicts held-out cells best is taken
         (`latency_fit.fit_grid`); `FILE#reference`, `FILE#four-term`, `FILE#step` and
         `FILE#interpolation` ask for a form.
@@ -138,6 +139,10 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     if name in user_models:
         model: LatencyModel = user_models[name].load()()
         return model
+    if name.startswith("physics:"):
+        from llmsched.latency.physics.step import PhysicsBatch, step_model
+
+        return PhysicsBatch(step_model(name))
     path, form = _split_form(name)
     if path.is_file():
         return _from_file(path, form)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llmsched._util.options import check_options, option
-from llmsched.hardware import DEFAULT_GPU, DEFAULT_MODEL, kv_capacity_tokens
+from llmsched.hardware import DEFAULT_GPU, DEFAULT_MODEL, MODELS, kv_capacity_tokens
 from llmsched.schedulers.batch_size import DynamicBatcher
 from llmsched.schedulers.bin_choice import BinChoice, LongestQueue, RoundRobin
 from llmsched.schedulers.memory_limit import BufferLimit, CltLimit, MemoryLimit
@@ -135,7 +135,7 @@ class Settings:
             What a batch is believed to take.
         """
         if capacity_tokens is None:
-            capacity_tokens = kv_capacity_tokens(DEFAULT_GPU, DEFAULT_MODEL)
+            capacity_tokens = kv_capacity_tokens(DEFAULT_GPU, MODELS[DEFAULT_MODEL])
         deadline_s = sla_s if self.sla_s is None else self.sla_s
         return replace(
             self,

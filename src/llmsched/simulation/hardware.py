@@ -19,14 +19,16 @@ from llmsched.hardware import (
     MODELS,
     GpuSpec,
     ModelSpec,
+    gpu_named,
     kv_capacity_tokens,
+    model_named,
 )
 
 if TYPE_CHECKING:
     from llmsched.latency.base import LatencyModel
 
 # the GPU that the first part of a measured set's name stands for
-MEASURED_GPUS = {"a100": "a100-80gb", "h100": "h100-80gb", "gh200": "gh200-96gb"}
+MEASURED_GPUS = {"a100": "a100-80gb", "h100": "h100-sxm", "gh200": "gh200-96gb"}
 
 
 def parse_gpu_count(text: str) -> float:
@@ -106,8 +108,8 @@ class Hardware:
 
         latency = load_latency(self.latency) if isinstance(self.latency, str) else self.latency
         measured = measured_on(latency.name)
-        gpu = None if self.gpu is None else gpu_named(self.gpu)
-        llm = None if self.llm is None else llm_named(self.llm)
+        gpu = None if self.gpu is None else gpu_of(self.gpu)
+        llm = None if self.llm is None else llm_of(self.llm)
         if measured is not None:
             _agree(latency.name, measured, gpu, llm)
             gpu, llm = gpu or measured.gpu, llm or measured.llm
@@ -115,7 +117,7 @@ class Hardware:
             n_gpus=self.n_gpus,
             latency=latency,
             gpu=gpu or DEFAULT_GPU,
-            llm=llm or DEFAULT_MODEL,
+            llm=llm or MODELS[DEFAULT_MODEL],
             gpus_per_model=1 if measured is None else measured.gpus_per_model,
         )
 
@@ -133,12 +135,7 @@ class ResolvedHardware:
     @property
     def capacity_tokens(self) -> float:
         """Tokens whose keys and values fit beside the weights, η."""
-        if self.gpus_per_model == 1:
-            return kv_capacity_tokens(self.gpu, self.llm)
-        together = GpuSpec(
-            f"{self.gpus_per_model} x {self.gpu.name}", self.gpus_per_model * self.gpu.memory_bytes
-        )
-        return kv_capacity_tokens(together, self.llm)
+        return kv_capacity_tokens(self.gpu, self.llm, n_gpus=self.gpus_per_model)
 
     def describe(self) -> str:
         """The GPUs and the model in a few words."""
@@ -148,7 +145,7 @@ class ResolvedHardware:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredOn:
-    """What a measured set was taken on."""
+    """What a latency is of: one GPU, or several that hold a model together."""
 
     gpu: GpuSpec
     llm: ModelSpec
@@ -156,9 +153,17 @@ class MeasuredOn:
 
 
 def measured_on(latency: str) -> MeasuredOn | None:
-    """The GPU and the model of a measured set `<gpu>-<model>-<framework>[-tpN]`; None of others."""
+    """The GPU and the model that a latency is of; None where it says nothing of them.
+
+    Measured sets are named `<gpu>-<model>-<framework>[-tpN]`; physics names both.
+    """
     from llmsched.latency.registry import measured_names
 
+    if latency.startswith("physics:"):
+        from llmsched.latency.physics.step import step_model
+
+        deployment = step_model(latency).deployment
+        return MeasuredOn(gpu=deployment.gpu, llm=deployment.model, gpus_per_model=deployment.tp)
     if latency not in measured_names():
         return None
     card, _, rest = latency.partition("-")
@@ -171,39 +176,32 @@ def measured_on(latency: str) -> MeasuredOn | None:
     )
 
 
-def gpu_named(gpu: str | GpuSpec) -> GpuSpec:
-    """The preset of this name, or so many gigabytes.
+def gpu_of(gpu: str | GpuSpec) -> GpuSpec:
+    """A GPU: itself, a preset or a TOML file by name, or so many gigabytes.
 
     Raises
     ------
     ValueError
-        If it is neither.
+        If it is none of these.
     """
     if isinstance(gpu, GpuSpec):
         return gpu
-    if gpu in GPUS:
-        return GPUS[gpu]
     try:
-        return GpuSpec(f"{gpu} GB", float(gpu) * 1e9)
+        memory_bytes = float(gpu) * 1e9
     except ValueError:
-        raise ValueError(
-            f"gpu must be gigabytes > 0 or one of {', '.join(GPUS)}; got {gpu!r}"
-        ) from None
+        return gpu_named(gpu)
+    return GpuSpec(name=f"{gpu} GB", memory_bytes=memory_bytes)
 
 
-def llm_named(llm: str | ModelSpec) -> ModelSpec:
-    """The preset of this name.
+def llm_of(llm: str | ModelSpec) -> ModelSpec:
+    """A model: itself, or a preset or a TOML file by name.
 
     Raises
     ------
     ValueError
         If there is none.
     """
-    if isinstance(llm, ModelSpec):
-        return llm
-    if llm not in MODELS:
-        raise ValueError(f"llm must be one of {', '.join(MODELS)}; got {llm!r}")
-    return MODELS[llm]
+    return llm if isinstance(llm, ModelSpec) else model_named(llm)
 
 
 def _agree(latency: str, measured: MeasuredOn, gpu: GpuSpec | None, llm: ModelSpec | None) -> None:
@@ -213,12 +211,12 @@ def _agree(latency: str, measured: MeasuredOn, gpu: GpuSpec | None, llm: ModelSp
     """
     if llm is not None and llm != measured.llm:
         raise ValueError(
-            f"llm must be {measured.llm.name} with latency {latency}, which was measured with it; "
+            f"llm must be {measured.llm.name} with latency {latency}, which is of that model; "
             f"got {llm.name}: leave it out, or take another latency"
         )
     card = measured.gpu.name.partition("-")[0]
-    if gpu is not None and gpu.name in GPUS and not gpu.name.startswith(f"{card}-"):
+    if gpu is not None and gpu.name in GPUS and gpu.name.partition("-")[0] != card:
         raise ValueError(
-            f"gpu must be {measured.gpu.name} with latency {latency}, which was measured on it; "
+            f"gpu must be {measured.gpu.name} with latency {latency}, which is of that GPU; "
             f"got {gpu.name}: leave it out, or take another latency"
         )

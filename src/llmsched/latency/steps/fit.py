@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from llmsched._util.types import FloatArray
-from llmsched.latency.step_base import StepLatency
-from llmsched.latency.two_regime import DecodeTerms, MixedTerms, RegimeErrors, TwoRegime
+from llmsched.latency.steps.base import StepLatency
+from llmsched.latency.steps.two_regime import DecodeTerms, MixedTerms, RegimeErrors, TwoRegime
 
 _DECODE = ("c0_s", "cb_s", "ckv_s")
 _MIXED = ("c0_s", "cp_s", "cb_s", "ckv_s", "cpair_s")

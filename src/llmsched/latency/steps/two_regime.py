@@ -15,7 +15,7 @@ from llmsched._util.types import FloatArray
 from llmsched.latency.base import CalibrationError, Kind, LatencyModel, check_coefficients
 from llmsched.latency.formulas import PerTokenModel, PromptOutputModel
 from llmsched.latency.step import StepModel
-from llmsched.latency.step_base import StepLatency, kv_ahead
+from llmsched.latency.steps.base import StepLatency, kv_ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched.latency_base import DRAWN, BatchShape, Kind, LatencyModel
-from llmsched.physics.constants import Constants, Fitted, fitted
-from llmsched.physics.shapes import ShapeError, gpu_named, model_named
-from llmsched.physics.work import BYTES_PER_WEIGHT, Deployment, Work
+from llmsched.hardware import ShapeError, gpu_named, model_named
+from llmsched.latency.base import DRAWN, BatchShape, Kind, LatencyModel
+from llmsched.latency.physics.constants import Constants, Fitted, fitted
+from llmsched.latency.physics.work import BYTES_PER_WEIGHT, Deployment, Work
+from llmsched.latency.steps.base import StepLatency
 
 FloatArray = NDArray[np.float64]
 
@@ -96,7 +97,7 @@ class _Decode(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class PhysicsStep:
+class PhysicsStep(StepLatency):
     """The step time of a deployment under given constants.
 
     Examples
@@ -111,7 +112,7 @@ class PhysicsStep:
     constants: Constants
     spread: Fitted | None = None  # where draws come from
     factor: float = 1.0  # on every step: a drawn deviation of this deployment
-    kind: Literal["physics"] = "physics"
+    kind: Kind = "physics"
     _decodes: dict[int, _Decode] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -206,7 +207,7 @@ class PhysicsBatch(LatencyModel):
 
     Examples
     --------
-    >>> from llmsched.latency_base import Shape
+    >>> from llmsched.latency.base import Shape
     >>> step = step_model("physics:h100:llama-3.1-8b")
     >>> one = Shape(size=2, max_total_tokens=103, max_prompt_tokens=100, max_output_tokens=3)
     >>> prefill_s = step.step_s([(100, 0)] * 2, 0, 0)
@@ -217,7 +218,7 @@ class PhysicsBatch(LatencyModel):
 
     step: PhysicsStep
     source: str = "GPU data sheet, model shape, constants of calibration/physics.json"
-    kind: Kind = "formula"
+    kind: Kind = "physics"
 
     @property
     def name(self) -> str:

@@ -22,9 +22,9 @@ import numpy as np
 
 from llmsched._util.types import FloatArray
 from llmsched.latency.base import CalibrationError, Kind
-from llmsched.latency.layer_lookup import Block, Curve, Pieces, Plane
-from llmsched.latency.layer_tables import ONCE_PER_STEP, PER_LAYER, LayerFiles
-from llmsched.latency.step_base import StepLatency
+from llmsched.latency.steps.base import StepLatency
+from llmsched.latency.steps.layer_lookup import Block, Curve, Pieces, Plane
+from llmsched.latency.steps.layer_tables import ONCE_PER_STEP, PER_LAYER, LayerFiles
 
 # What tensor parallelism shares out; norms, embedding and sampler take as long on every GPU.
 SHARED = ("qkv_proj", "qk_norm", "rotary_emb", "o_proj", "gate_up_proj", "act_fn", "down_proj")

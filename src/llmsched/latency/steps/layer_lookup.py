@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 
 from llmsched._util.types import FloatArray
-from llmsched.latency.layer_tables import Grid
-from llmsched.latency.step_base import kv_ahead
+from llmsched.latency.steps.base import kv_ahead
+from llmsched.latency.steps.layer_tables import Grid
 
 Rows = list[list[float]]
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from llmsched.physics.constants import Place
-from llmsched.physics.shapes import GpuSheet, ModelShape, ShapeError
+from llmsched.hardware import GpuSpec, ModelSpec, ShapeError
+from llmsched.latency.physics.constants import Place
 
 BYTES_PER_WEIGHT = {"fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}  # fp4: and its scales
 BYTES_PER_NUMBER = 2  # of activations and of cached keys and values
@@ -54,8 +54,8 @@ class Work(NamedTuple):
 class Deployment:
     """A model on so many GPUs: `tp` share every matrix, `ep` of them the experts."""
 
-    gpu: GpuSheet
-    model: ModelShape
+    gpu: GpuSpec
+    model: ModelSpec
     tp: int = 1
     ep: int = 1
     precision: str = "bf16"
@@ -93,7 +93,7 @@ class Deployment:
         return Place(
             gpu=self.gpu.name,
             chip=self.gpu.chip,
-            model=self.model.name,
+            model=self.model.twin or self.model.name,
             engine=self.engine,
             precision=self.precision,
         )
