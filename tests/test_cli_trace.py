@@ -106,6 +106,39 @@ def test_info__every_option_chooses_and_is_reported(file, options, requests, lef
         assert f"{count} ({rule})" in table
 
 
+def test_info__asks_for_a_unit_that_cannot_be_known_and_takes_it(tmp_path):
+    path = tmp_path / "t.jsonl"
+    keys = '"input_length": 3, "output_length": 4}'
+    path.write_text("".join(f'{{"timestamp": {time}, {keys}\n' for time in (0, 1500)))
+    assert_refused(
+        run("info", path), "in seconds they span 1500 s", "--time-unit s or --time-unit ms"
+    )
+    for unit, span_s in (("s", 1500), ("ms", 1.5)):
+        assert described(path, "--time-unit", unit)["span_s"] == span_s
+    assert "times in milliseconds" in run("info", path, "--time-unit", "ms").stdout
+
+
+def test_info__proposes_columns_and_takes_them(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("created,n_in,n_out,user\n1700000000,3,4,a\n1700000002,9,4,b\n")
+    proposed = "arrival=created,prompt=n_in,output=n_out"
+    assert_refused(run("info", path), f"say it with --columns {proposed}")
+    assert described(path, "--columns", proposed)["span_s"] == 2.0
+    assert run("convert", path, tmp_path / "o.csv", "--columns", proposed).exit_code == 0
+    assert read_trace(tmp_path / "o.csv").prompt_tokens.tolist() == [3, 9]
+    assert_refused(run("info", path, "--columns", "prompt=n_in"), "must name a column for output")
+
+
+def test_info__describes_sessions():
+    table = run("info", "sessions", "--requests", "2000").stdout
+    rows = dict(line.split("  ", 1) for line in table.splitlines())
+    summary = described("sessions", "--requests", "2000")
+    assert rows["sessions"].strip().endswith("turns on average")
+    assert rows["pauses"].split(" s on average")[0].endswith(f" {summary['think_mean_s']:.4g}")
+    assert 0 < summary["waiting_share"] < 1
+    assert summary["think_mean_s"] > 0
+
+
 def test_info__tells_of_sorted_rows(tmp_path):
     path = tmp_path / "c.csv"
     path.write_text("arrival_s,prompt_tokens,output_tokens\n1,1,1\n0,1,1\n")
@@ -205,7 +238,7 @@ def test_bad_option__is_exit_code_2(file, tmp_path, options, expected):
         (["--rps-scale", "0"], "'--rps-scale': must be a finite number from 1e-06 to 1e+09, got 0"),
         (["--rps-scale", "1e10"], "from 1e-06 to 1e+09, got 1e+10"),
         (["--rps-scale", "fast"], "'--rps-scale'"),
-        (["--jitter", "-1"], "'--jitter': must be a finite number from 0 to 1e+06, got -1"),
+        (["--jitter", "-1"], "'--jitter': must be a finite number from 0 to 1e+06 seconds, got -1"),
         (["--jitter", "nan"], "got nan"),
         (["--seed", "-1"], "'--seed'"),
         (["--to", "excel"], "got 'excel'"),
