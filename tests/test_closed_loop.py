@@ -106,6 +106,15 @@ def test_users__who_do_not_think_come_behind_all_answers_of_the_instant():
     assert batches.size.tolist() == [2, 1, 2, 1]
 
 
+def test_users__whom_two_gpus_answer_at_one_instant_come_together():
+    # given GPU 1 with request 2 and GPU 0 with requests 3 and 4, both until 2
+    trace = users(3, requests(1, 1, 2, 1, 1, 1, 1, 1))
+    table, _ = served(trace, n_gpus=2, batch_size=2)
+    # then 5, 6 and 7 find both GPUs idle, as if each user had thought for a moment
+    assert table.arrival_s.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert table.gpu.tolist() == [0, 0, 1, 0, 0, 0, 0, 1]
+
+
 def test_users__who_do_not_think_fill_a_batch_together():
     # given as many users as a batch holds
     trace = users(4, requests(*[2] * 8))
@@ -449,8 +458,13 @@ def test_take__who_follows_one_left_out_follows_the_one_before():
 def test_feed__delivers_what_ties_together_in_order_of_rows():
     arrived: list[tuple[float, list[int]]] = []
     clock = Clock(-math.inf)
-    trace = replace(requests(1, 1, 1, 1), arrival_s=np.array([0.0, 1.0, 1.0, 2.0]))
+    # given row 3, which comes by itself at 2, and row 2, which comes a second after the answer to 0
+    turns = Turns(
+        after=np.array([-1, -1, 0, -1], np.int32), think_s=np.array([np.nan, np.nan, 1.0, np.nan])
+    )
+    trace = replace(requests(1, 1, 1, 1), arrival_s=np.array([0.0, 1.0, 1.0, 2.0]), turns=turns)
     feed = Feed(clock, demand_of(trace), lambda rows: arrived.append((clock.now, rows)))
     feed.begin()
+    clock.at(1.0).callbacks.append(lambda _: feed.answered([0]))
     clock.run()
-    assert arrived == [(0.0, [0]), (1.0, [1, 2]), (2.0, [3])]
+    assert arrived == [(0.0, [0]), (1.0, [1]), (2.0, [2, 3])]

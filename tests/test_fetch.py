@@ -36,7 +36,7 @@ class Server:
     status: list[int] = field(default_factory=list)  # statuses to answer with first
     asked: list[str | None] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)  # to send beside the usual ones
-    endless: bool = False  # send no length and never stop
+    endless: bool = False  # send no length, and fifty times the body
     hold: threading.Event | None = None  # wait for it before the body
 
 
@@ -72,7 +72,7 @@ def server(monkeypatch):
             if state.hold is not None:
                 state.hold.wait(30)
             with contextlib.suppress(ConnectionError):
-                while state.endless:
+                for _ in range(50 if state.endless else 0):
                     self.wfile.write(body)
                 self.wfile.write(body[: state.cut_at.pop(0)] if state.cut_at else body)
 
@@ -252,7 +252,7 @@ def test_path__is_absolute(server, tmp_path, monkeypatch):
 def test_size__of_the_release_is_the_cap(server, tmp_path, monkeypatch):
     release = fetch_module.Release(url=server.url, sha256=(SHA256,), size_bytes=len(CONTENT))
     monkeypatch.setitem(RELEASES, "burstgpt", release)
-    # given a server that never stops, or says at once that there is more
+    # given a server that goes on and on, or says at once that there is more
     for server.endless in (True, False):
         server.content = CONTENT + b"x"
         with pytest.raises(FetchError, match="at most 1000016 bytes long, the server sends more"):
@@ -282,6 +282,10 @@ def test_part__that_is_a_link_is_not_followed(server, tmp_path):
     with pytest.raises(FetchError, match=r"\.part: must not be a link; remove it first"):
         get(server, tmp_path)
     assert (tmp_path / "precious").read_bytes() == b"mine"
+    (tmp_path / "precious").unlink()  # nor made, where it is not there
+    with pytest.raises(FetchError, match=r"\.part: must not be a link; remove it first"):
+        get(server, tmp_path)
+    assert names(tmp_path) == [f"{FILE}.part"]
 
 
 def test_part__that_is_no_file_is_refused(server, tmp_path):

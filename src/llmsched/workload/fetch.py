@@ -172,7 +172,7 @@ def _locked(path: Path) -> Iterator[BufferedIOBase]:
         if path.is_symlink():
             raise FetchError(f"{path}: must not be a link; remove it first") from error
         raise
-    if not stat.S_ISREG(os.fstat(number).st_mode):
+    if path.is_symlink() or not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
         raise FetchError(f"{path}: must be a regular file; remove it first")
     with os.fdopen(number, "r+b") as file:

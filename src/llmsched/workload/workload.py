@@ -84,7 +84,7 @@ class Workload:
 
     source: str = option(
         DEFAULT_PROFILE,
-        "Trace file, or synthetic profile: burstgpt-like, poisson, gamma-bursts, on-off.",
+        "Trace file, or synthetic profile: burstgpt-like, sessions, poisson, gamma-bursts, on-off.",
         flag="trace",
         metavar="FILE|PROFILE",
     )
