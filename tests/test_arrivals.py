@@ -500,6 +500,23 @@ def _middle(law):
     return stats.norm.ppf((low + high) / 2)
 
 
+def test_sessions__prefix_ids_are_shared_as_contexts_grow(talk):
+    trace = generate(talk, 5000, rng(4))
+    turns, prefixes = trace.turns, trace.prefix_ids
+    assert (prefixes.lengths == trace.prompt_tokens // 64).all()
+    everybody = prefixes.row(0)[: talk.system_tokens // 64].tolist()
+    assert len(everybody) == 3
+    for row in range(300):
+        ids, before = prefixes.row(row).tolist(), turns.after[row]
+        if before >= 0:  # all whole pieces of the turn before
+            assert ids[: prefixes.lengths[before]] == prefixes.row(before).tolist()
+        assert ids[:3] == everybody
+    # and of sessions that begin, nothing else is known to others
+    first = np.flatnonzero(turns.after < 0)
+    own = np.concatenate([prefixes.row(row)[3:] for row in first])
+    assert len(np.unique(own)) == len(own)
+
+
 def test_sessions__begin_as_a_poisson_process_and_have_geometric_turns(talk):
     # given sessions that always fit, all of those that begin in the first two thirds
     roomy = replace(talk, max_context_tokens=10**8)

@@ -21,6 +21,7 @@ import llmsched.workload.trace
 from llmsched.workload.formats import registry as formats
 from llmsched.workload.formats.columns import buffer_of
 from llmsched.workload.formats.registry import read_trace, recognise, write_trace
+from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.trace import Labels, Trace, TraceError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -122,6 +123,53 @@ def test_mooncake__is_milliseconds_and_skips_other_keys(tmp_path):
     )
     path = put(tmp_path, text, "m.jsonl")
     assert rows(read_trace(path)) == [(0.0, 6758, 500), (3.053, 7322, 490)]
+
+
+def test_mooncake__keeps_the_prefix_ids_in_order_of_arrival(tmp_path):
+    text = (
+        '{"timestamp": 9, "input_length": 600, "output_length": 5, "hash_ids": [4, 8]}\n'
+        '{"timestamp": 10, "input_length": 500, "output_length": 4}\n'
+        '{"timestamp": 3, "input_length": 1024, "output_length": 6, "hash_ids": [4, 9]}\n'
+    )
+    trace = read_trace(put(tmp_path, text, "m.jsonl"))
+    assert [trace.prefix_ids.row(row).tolist() for row in range(3)] == [[4, 9], [4, 8], []]
+    assert trace.prefix_ids.tokens_per_id == 512
+    write_trace(trace, tmp_path / "again.jsonl", trace_format="mooncake")
+    again = read_trace(tmp_path / "again.jsonl")
+    assert rows(again) == rows(trace)
+    assert again.prefix_ids.ids.tolist() == trace.prefix_ids.ids.tolist()
+    with pytest.warns(UserWarning, match="vidur has no column for prefix_ids"):
+        write_trace(trace, tmp_path / "o.csv", trace_format="vidur")
+    odd = replace(trace, prefix_ids=PrefixIds.of([[1], [], []], tokens_per_id=64))
+    with pytest.raises(TraceError, match="mooncake holds prefix ids of 512 or 16 tokens, got ids"):
+        write_trace(odd, tmp_path / "again.jsonl", trace_format="mooncake")
+
+
+def test_mooncake__ids_of_16_tokens_are_told_by_their_number(tmp_path):
+    line = '{"timestamp": 0, "input_length": 40, "output_length": 5, "hash_ids": [1, 2, 3]}\n'
+    trace = read_trace(put(tmp_path, line, "m.jsonl"))
+    assert trace.prefix_ids.tokens_per_id == 16
+    assert trace.notes == ("prefix ids were taken to stand for 16 tokens",)
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ("[1, 2, 3, 4]", "must have at most an id per 16 prompt tokens, 3 here, got 4"),
+        ("[1, -2]", "must be a list of whole numbers >= 0, got"),
+        ('["a"]', "must be a list of whole numbers >= 0, got"),
+        ("[1.5]", "must be a list of whole numbers >= 0, got"),
+        ("[null]", "must be a list of whole numbers >= 0, got"),
+        ("7", "must be a list of whole numbers >= 0, got 7"),
+        ("[9223372036854775808]", "must be a list of whole numbers >= 0, got"),
+    ],
+)
+def test_mooncake__bad_prefix_ids_are_refused_with_their_line(tmp_path, ids, told):
+    good = '{"timestamp": 0, "input_length": 40, "output_length": 5}\n'
+    bad = good.replace("}", f', "hash_ids": {ids}}}')
+    message = refusal(put(tmp_path, good + bad, "m.jsonl"))
+    assert "line 2, column 'hash_ids'" in message
+    assert told in message
 
 
 def test_csv__accepts_input_tokens_and_optional_labels(tmp_path):
@@ -848,7 +896,13 @@ def test_real__files_read_as_documented(file, name, n, span_s, prompt, output):
 def test_real__files_survive_a_round_trip(tmp_path, file, as_format):
     trace = read_trace(DATA / file)
     write_trace(trace, tmp_path / "o.zst", trace_format=as_format)
-    assert rows(read_trace(tmp_path / "o.zst")) == rows(trace)
+    again = read_trace(tmp_path / "o.zst")
+    assert rows(again) == rows(trace)
+    assert (again.prefix_ids is None) == (trace.prefix_ids is None)
+    if trace.prefix_ids is not None:
+        assert again.prefix_ids.tokens_per_id == trace.prefix_ids.tokens_per_id
+        assert (again.prefix_ids.ids == trace.prefix_ids.ids).all()
+        assert (again.prefix_ids.offsets == trace.prefix_ids.offsets).all()
 
 
 @pytest.mark.data
@@ -866,6 +920,10 @@ def test_real__the_exact_pass_agrees_with_the_fast_one(
     monkeypatch.setattr("llmsched.workload.formats.jsonlines._read_blocks", refuse)
     exact = read_trace(DATA / file)
     assert rows(exact) == rows(fast)
+    assert (exact.prefix_ids is None) == (fast.prefix_ids is None)
+    if fast.prefix_ids is not None:
+        assert (exact.prefix_ids.ids == fast.prefix_ids.ids).all()
+        assert (exact.prefix_ids.offsets == fast.prefix_ids.offsets).all()
     for column in ("model", "log_type"):
         if getattr(fast, column) is not None:
             assert getattr(exact, column).names == getattr(fast, column).names

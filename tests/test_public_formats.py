@@ -16,6 +16,7 @@ import pytest
 from llmsched.workload.describe import describe
 from llmsched.workload.formats import registry
 from llmsched.workload.formats.registry import FORMATS, read_trace, recognise, write_trace
+from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.sessions import Turns
 from llmsched.workload.trace import Labels, Trace, TraceError
 
@@ -157,6 +158,16 @@ def test_aiperf__a_delta_is_not_a_prompt_and_a_delay_waits_for_the_answer(tmp_pa
     summary = describe(trace)
     assert summary.arrival_rate_per_s is None
     assert (summary.sessions, summary.waiting_share, summary.think_mean_s) == (2, 0.5, 0.25)
+
+
+def test_aiperf__prefix_ids_are_read_where_no_turn_follows(tmp_path):
+    alone = '{"timestamp": 1, "input_length": 600, "output_length": 9, "hash_ids": [3, 4]'
+    trace = read_trace(put(tmp_path, f'{alone}, "session_id": "a"}}\n'))
+    assert trace.prefix_ids.row(0).tolist() == [3, 4]
+    later = f'{alone}, "session_id": "a", "delay": 5}}'
+    trace = read_trace(put(tmp_path, f'{alone}, "session_id": "a"}}\n{later}\n'))
+    assert trace.prefix_ids is None
+    assert trace.notes == ("prefix ids are left out: in sessions they tell only of what is new",)
 
 
 def test_aiperf__rows_that_hold_the_whole_conversation_are_prompts(tmp_path):
@@ -420,13 +431,18 @@ def everything() -> Trace:
     codes = np.unique(rng.integers(0, 2, n), return_inverse=True)[1].astype(np.int16)
     codes[0] = 0
     label = Labels(codes=codes, names=('a "quoted", name', "ünïcode\nline"))
+    prefixes = PrefixIds.of(
+        [rng.integers(0, 2**40, k).tolist() for k in rng.integers(0, 4, n)], tokens_per_id=7
+    )
     return Trace(
         arrival_s=np.concatenate([[0.0], np.sort(rng.exponential(size=n - 1).cumsum() / 3)]),
-        prompt_tokens=rng.integers(0, 30_000, n, dtype=np.int32),
+        prompt_tokens=rng.integers(30, 30_000, n, dtype=np.int32),
         output_tokens=rng.integers(0, 9000, n, dtype=np.int32),
         model=label,
         log_type=label,
         service_s=rng.exponential(size=n),
+        priority=rng.integers(-3, 3, n, dtype=np.int32),
+        prefix_ids=prefixes,
         turns=Turns(after=after, think_s=think_s),
     )
 
@@ -434,6 +450,10 @@ def everything() -> Trace:
 def same(mine: Trace, other: Trace) -> bool:
     assert rows(mine) == rows(other)
     assert mine.service_s.tolist() == other.service_s.tolist()
+    assert mine.priority.tolist() == other.priority.tolist()
+    assert mine.prefix_ids.tokens_per_id == other.prefix_ids.tokens_per_id
+    assert mine.prefix_ids.ids.tolist() == other.prefix_ids.ids.tolist()
+    assert mine.prefix_ids.offsets.tolist() == other.prefix_ids.offsets.tolist()
     assert mine.turns.after.tolist() == other.turns.after.tolist()
     assert np.array_equal(mine.turns.think_s, other.turns.think_s, equal_nan=True)
     for labels in ("model", "log_type"):
@@ -455,6 +475,52 @@ def test_ours__convert_into_one_another_without_loss(tmp_path, first, second):
 def _written(trace: Trace, path: Path) -> Path:
     assert write_trace(trace, path) == path.suffix[1:]
     return path
+
+
+@pytest.mark.parametrize("encoding", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("ids", "tokens_per_id", "expected"),
+    [
+        ([[], [1, -1]], [4, 4], "'prefix_ids': must be a list of whole numbers >= 0, got"),
+        ([[], [1, 2, 3]], [4, 4], "'prefix_ids': must have at most an id per 4 prompt tokens, 2 h"),
+        ([[1], [1]], [4, 5], "'tokens_per_id': must be the same number >= 1 in all rows, got 5"),
+        ([[1], [1]], [0, 0], "'tokens_per_id': must be the same number >= 1 in all rows, got 0"),
+        ([[1], [1]], None, "'prefix_ids': must have the column tokens_per_id beside it"),
+    ],
+)
+def test_prefix_ids__that_cannot_be_are_named(tmp_path, encoding, ids, tokens_per_id, expected):
+    columns = {"arrival_s": [0.0, 1.0], "prompt_tokens": [8, 8], "output_tokens": [1, 1]}
+    columns |= {"prefix_ids": ids}
+    columns |= {"tokens_per_id": tokens_per_id} if tokens_per_id else {}
+    records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    match encoding:
+        case "jsonl":
+            put(tmp_path, "\n".join(map(json.dumps, records)))
+        case "parquet":
+            pyarrow.parquet.write_table(pa.table(columns), tmp_path / "trace.txt")
+        case "csv":
+            lines = [",".join(map(str, row.values())).replace(", ", " ") for row in records]
+            header = ",".join(columns)
+            put(tmp_path, "\n".join([header, *lines]).replace("[", "").replace("]", ""))
+    message = refusal(tmp_path / "trace.txt")
+    assert expected in message
+    if len(ids[0]) != len(ids[1]):
+        assert f"{'row' if encoding == 'parquet' else 'line'} {2 + (encoding == 'csv')}" in message
+
+
+@pytest.mark.parametrize("spaces", ["1 2", " 1 2", "1  2 ", "1 2 "])
+def test_prefix_ids__of_csv_may_have_more_spaces(tmp_path, spaces):
+    head = "arrival_s,prompt_tokens,output_tokens,prefix_ids,tokens_per_id\n"
+    trace = read_trace(put(tmp_path, f'{head}0,8,1,,4\n1,8,1,{spaces},4\n2,8,1," ",4\n'))
+    assert [trace.prefix_ids.row(row).tolist() for row in range(3)] == [[], [1, 2], []]
+
+
+def test_priority__is_any_whole_number_of_32_bits(tmp_path):
+    head = "arrival_s,prompt_tokens,output_tokens,priority\n"
+    trace = read_trace(put(tmp_path, f"{head}1,8,1,5\n0,8,1,-2\n"))
+    assert trace.priority.tolist() == [-2, 5]
+    for bad in ("1.5", "3000000000", ""):
+        assert "'priority': must be" in refusal(put(tmp_path, f"{head}0,8,1,{bad}\n"))
 
 
 def test_others__refuse_what_they_cannot_hold(tmp_path):

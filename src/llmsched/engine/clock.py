@@ -43,6 +43,20 @@ class Clock(Environment):
         heappush(self._queue, (instant_s, priority, next(self._eid), event))
         return event
 
+    def bring_forward(self, event: Event, instant_s: float) -> Event:
+        """Whoever waits for an event waits for `instant_s` instead, which is earlier.
+
+        SimPy cannot take an event out of its queue: the old one stays there and wakes nobody.
+
+        Returns
+        -------
+        Event
+            The one that is waited for now.
+        """
+        sooner = self.at(instant_s)
+        sooner.callbacks, event.callbacks = event.callbacks, []
+        return sooner
+
     def run(self, until: SimTime | Event | None = None) -> Any:
         """Process events; to the last one when `until` is not given.
 

@@ -78,11 +78,14 @@ class _IntervalController:
         else:
             self._mean_service_s = NEWEST_WEIGHT * service_s + PAST_WEIGHT * self._mean_service_s
             self._mean_batch = NEWEST_WEIGHT * batch_size + PAST_WEIGHT * self._mean_batch
+        self.move(self._mean_service_s, int(self._mean_batch))
+
+    def move(self, mean_service_s: float, mean_batch: int) -> None:
+        """Move the interval, given recent means [s], [requests]."""
         tolerance_s = self.tolerance_share * self.sla_s
-        mean_batch = int(self._mean_batch)
-        if self._mean_service_s > self.sla_s + tolerance_s:
+        if mean_service_s > self.sla_s + tolerance_s:
             self._too_slow(mean_batch)
-        elif self._mean_service_s < self.sla_s - tolerance_s:
+        elif mean_service_s < self.sla_s - tolerance_s:
             self._too_fast(mean_batch)
         else:
             self._on_target(mean_batch)

@@ -100,6 +100,7 @@ class Sessions:
     think_max_s: float
     system_tokens: int  # at the head of every prompt, the same for all
     max_context_tokens: int  # of a prompt and its answer
+    tokens_per_id: int  # of the prefix ids, which say what a prompt shares with others
     first: TokenLaw  # the first message of a session
     message: TokenLaw  # later ones
     output: TokenLaw
@@ -110,6 +111,7 @@ class Sessions:
         require(self.think_log_sd > 0, "think_log_sd", "> 0", self.think_log_sd)
         require(self.think_max_s > 0, "think_max_s", "> 0", self.think_max_s)
         require(self.system_tokens >= 0, "system_tokens", ">= 0", self.system_tokens)
+        require(self.tokens_per_id >= 1, "tokens_per_id", ">= 1", self.tokens_per_id)
         law = (self.think_log_mean, self.think_log_sd, 0.0, self.think_max_s)
         require_reach(*law, "think_log_mean")
         least = self.system_tokens + self.first.max_tokens + self.output.max_tokens

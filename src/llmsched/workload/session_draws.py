@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import IntArray
+from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.profile_kinds import Sessions
 from llmsched.workload.sessions import Turns
 from llmsched.workload.token_laws import law_tokens, truncated_lognormal
@@ -46,6 +47,7 @@ def draw_sessions(profile: Sessions, n_requests: int, rng: np.random.Generator) 
         arrival_s=columns["arrival_s"] - columns["arrival_s"][0],
         prompt_tokens=columns["prompt_tokens"].astype(np.int32),
         output_tokens=columns["output_tokens"],
+        prefix_ids=_prefix_ids(profile, columns),
         turns=Turns(after=after, think_s=think_s),
         name=profile.name,
     )
@@ -109,6 +111,21 @@ def _in_order(blocks: Iterator[Columns]) -> Iterator[Columns]:
 
 def _joined(blocks: Sequence[Columns]) -> Columns:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _prefix_ids(profile: Sessions, columns: Columns) -> PrefixIds:
+    """Ids of the whole pieces of each prompt: the system's are those of all, others a session's.
+
+    A session's context only grows, so its piece k is the same in all turns that have it.
+    """
+    tokens = profile.tokens_per_id
+    pieces = columns["prompt_tokens"] // tokens
+    begins = pieces.cumsum() - pieces
+    place = np.arange(pieces.sum()) - np.repeat(begins, pieces)
+    of_session = columns["session"] * -(-profile.max_context_tokens // tokens)
+    own = place >= profile.system_tokens // tokens
+    ids = place + np.repeat(of_session, pieces) * own
+    return PrefixIds.from_lengths(ids, pieces, tokens_per_id=tokens)
 
 
 def _turn_before(session: Column) -> IntArray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from llmsched.schedulers.registry import make_scheduler
 from llmsched.simulation.sweep.sweep import RunRecord, sweep
-from llmsched.simulation.sweep.workers import Backend
+from llmsched.simulation.workers import Backend
 from llmsched.studies.stress.findings import gpus
 from llmsched.studies.stress.plan import SCALED, Asked, Plan, step1, step2, step2b, step3
 from llmsched.studies.stress.step_results import StepResult, StressResult

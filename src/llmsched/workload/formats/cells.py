@@ -18,7 +18,7 @@ _STAMP = re.compile(
 )
 
 TimeKind = Literal["date", "ticks", "decimal"]  # a date, whole numbers beyond float64, a number
-Kind = Literal["time", "tokens", "whole", "seconds", "label", "id"]
+Kind = Literal["time", "tokens", "whole", "rank", "seconds", "label", "id", "ids"]
 KINDS: dict[str, Kind] = {
     "time": "time",
     "sent": "time",
@@ -26,8 +26,10 @@ KINDS: dict[str, Kind] = {
     "output": "tokens",
     "prefix": "tokens",
     "server_prompt": "tokens",
+    "tokens_per_id": "tokens",
     "turn": "whole",
     "after": "whole",
+    "priority": "rank",
     "delay": "seconds",  # in the unit of the file's times
     "think_s": "seconds",
     "service_s": "seconds",
@@ -39,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "group": "id",
     "id": "id",
     "parent": "id",
+    "prefix_ids": "ids",
 }
 
 
@@ -71,6 +74,25 @@ def whole(value: float) -> int:
     return int(value)
 
 
+def rank(value: float) -> int:
+    """A priority, or `CellError`."""
+    if not (abs(value) < 2**31 and value == math.floor(value)):
+        raise CellError("a whole number of 32 bits")
+    return int(value)
+
+
+def ids(value: object) -> list[int]:
+    """The ids of a prompt's pieces, a list or a text with spaces between; or `CellError`."""
+    found = value
+    if isinstance(value, str):
+        parts = value.split()
+        plain = all(part.isascii() and part.isdecimal() and len(part) <= 19 for part in parts)
+        found = [int(part) for part in parts] if plain else None
+    if not (isinstance(found, list) and all(type(i) is int and 0 <= i < 2**63 for i in found)):
+        raise CellError("a list of whole numbers >= 0")
+    return found
+
+
 def seconds(value: float) -> float:
     """A duration, or `CellError`."""
     if not 0 <= value <= MAX_TIME:
@@ -98,7 +120,7 @@ def time_kind(first: object) -> TimeKind:
 
 def takes_text(role: str, kind: TimeKind) -> bool:
     """Whether a JSON value of this role may be a text."""
-    return KINDS[role] in ("label", "id") or (KINDS[role] == "time" and kind == "date")
+    return KINDS[role] in ("label", "id", "ids") or (KINDS[role] == "time" and kind == "date")
 
 
 def is_zoned(stamp: str) -> bool:
@@ -113,7 +135,7 @@ def parsed(role: str, value: object, kind: TimeKind) -> Any:
     ----------
     role : str
         A key of `KINDS`; labels and ids come back as text.
-    value : str, int, float, bool or None
+    value : str, int, float, bool, list or None
         An empty text and None are missing: NaN, for roles that may be.
     kind : TimeKind
         How times are written in this file.
@@ -132,6 +154,10 @@ def parsed(role: str, value: object, kind: TimeKind) -> Any:
             return tokens(_number(value))
         case "whole":
             return whole(_number(value))
+        case "rank":
+            return rank(_number(value))
+        case "ids":
+            return ids(value)
         case "seconds":
             return seconds(_number(value))
 

@@ -21,12 +21,22 @@ from llmsched.workload.formats.cells import (
     MAX_TOKENS,
     CellError,
     TimeKind,
+    ids,
     parsed,
 )
 from llmsched.workload.trace import Labels
 
 MAX_NAMES = 32_767  # what an int16 code can tell apart
-_CODES = {"tokens": "i", "whole": "i", "seconds": "d", "label": "h", "id": "i"}
+_CODES = {
+    "tokens": "i",
+    "whole": "i",
+    "rank": "i",
+    "seconds": "d",
+    "label": "h",
+    "id": "i",
+    "ids": "q",
+}
+LENGTHS = "lengths"  # how many ids each row has: a column beside that of all ids
 _SLACK = 131_072  # rows read beyond those asked for, to see whether the file is in order
 
 Number = TypeVar("Number", np.float64, np.int64, np.int32)
@@ -103,6 +113,8 @@ class ColumnBuilder:
 
     def __post_init__(self) -> None:
         self.blocks = {role: [] for role in self.roles}
+        if any(KINDS[role] == "ids" for role in self.roles):
+            self.blocks[LENGTHS] = []
         for role in self.roles:
             if KINDS[role] == "id":
                 self.names[role] = NameCodes(ids=True)
@@ -112,7 +124,7 @@ class ColumnBuilder:
             self.names["parent"] = self.names["id"]  # a parent is found among the ids
 
     def __len__(self) -> int:
-        return sum(map(len, next(iter(self.blocks.values()))))
+        return sum(map(len, self.blocks["prompt"]))
 
     def add(self, block: Mapping[str, Any]) -> bool:
         """Append pyarrow arrays by role; whether that is enough.
@@ -122,32 +134,47 @@ class ColumnBuilder:
         UncleanError
             If one of the values is not allowed.
         """
-        values = {role: self._checked(role, block[role]) for role in self.roles}
+        values: dict[str, NDArray[Any]] = {}
+        for role in self.roles:
+            if KINDS[role] == "ids":
+                values[role], values[LENGTHS] = _ragged(block[role])
+            else:
+                values[role] = self._checked(role, block[role])
         for role, column in values.items():
             self.blocks[role].append(column)
         return self._is_enough(values)
 
     def add_exact(self, values: Mapping[str, array[Any]]) -> bool:
-        """Append columns by role, each value of which `cell` gave; whether that is enough."""
+        """Append `arrays` that `put` has filled; whether that is enough."""
         block = {role: np.array(column) for role, column in values.items()}
         for role, column in block.items():
             self.blocks[role].append(column)
         return self._is_enough(block)
 
-    def cell(self, role: str, value: object) -> float:
-        """One value as `add_exact` takes it, or `CellError`."""
+    def put(self, values: Mapping[str, array[Any]], role: str, value: object) -> None:
+        """Append one value to `arrays`, or `CellError`."""
+        if KINDS[role] == "ids":
+            found = [] if value is None else ids(value)
+            values[role].extend(found)
+            values[LENGTHS].append(len(found))
+        else:
+            values[role].append(self._cell(role, value))
+
+    def _cell(self, role: str, value: object) -> float:
         if role in self.optional and (value is None or value == ""):
             return self.names[role].code("") if role in self.names else math.nan
         found = parsed(role, value, self.kind)
         return self.names[role].code(found) if role in self.names else found
 
     def arrays(self) -> dict[str, array[Any]]:
-        """Empty arrays for `cell` values, by role."""
+        """Empty arrays for `put`, by role."""
         times = "d" if self.kind == "decimal" else "q"
         codes = {role: _CODES.get(KINDS[role], times) for role in self.roles}
         for role in self.optional:
-            if role in codes and codes[role] in "iq" and role not in self.names:
+            if role in codes and codes[role] in "iq" and KINDS[role] not in ("id", "label", "ids"):
                 codes[role] = "d"  # with NaN for missing ones
+        if LENGTHS in self.blocks:
+            codes[LENGTHS] = "i"
         return {role: array(code) for role, code in codes.items()}
 
     def take(self, role: str) -> NDArray[Any]:
@@ -178,7 +205,7 @@ class ColumnBuilder:
         bad = first_bad(role, values, missing=role in self.optional)
         if bad is not None:
             raise UncleanError
-        whole = KINDS[role] in ("tokens", "whole") and role not in self.optional
+        whole = KINDS[role] in ("tokens", "whole", "rank") and role not in self.optional
         # a copy: a view would keep the whole block alive
         return values.astype(np.int32) if whole else np.array(values)
 
@@ -211,6 +238,8 @@ def first_bad(role: str, values: NDArray[Any], *, missing: bool = False) -> int 
             good = (values >= 0) & (values <= MAX_TOKENS) & (values == np.floor(values))
         case "whole":
             good = (values >= -1) & (values < 2**31) & (values == np.floor(values))
+        case "rank":
+            good = (np.abs(values) < 2**31) & (values == np.floor(values))
         case _:
             good = (values >= 0) & (values <= MAX_TIME)
     if good is None:
@@ -218,6 +247,26 @@ def first_bad(role: str, values: NDArray[Any], *, missing: bool = False) -> int 
     if missing:
         good |= np.isnan(values)
     return None if good.all() else int(np.argmin(good))
+
+
+def _ragged(column: Any) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """All ids of a pyarrow column of lists, and how many each row has; copies, as above.
+
+    Raises
+    ------
+    UncleanError
+        If an id is missing or negative.
+    """
+    from pyarrow import compute
+
+    flat = column.flatten()
+    if flat.null_count:
+        raise UncleanError
+    found = np.array(buffer_of(flat, np.int64))
+    if found.min(initial=0) < 0:
+        raise UncleanError
+    lengths = compute.fill_null(compute.list_value_length(column), 0)
+    return found, np.array(buffer_of(lengths, np.int32))
 
 
 def buffer_of(column: Any, dtype: type[Number]) -> NDArray[Number]:

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from llmsched.workload.formats.cells import KINDS, CellError, is_zoned, shown, time_kind
-from llmsched.workload.formats.columns import ColumnBuilder, UncleanError
+from llmsched.workload.formats.columns import ColumnBuilder, UncleanError, buffer_of
 from llmsched.workload.formats.files import Place, TraceFile
 
 NAME = "csv"
@@ -77,7 +79,7 @@ def _read_blocks(file: TraceFile, columns: ColumnBuilder, found: Mapping[str, st
     stamp = first[place["time"]] if "time" in place else ""
     columns.kind = time_kind(stamp)
     text = pa.dictionary(pa.int32(), pa.string())
-    kinds = {"label": text, "id": text, "time": _time_type(columns, stamp)}
+    kinds = {"label": text, "id": text, "ids": pa.string(), "time": _time_type(columns, stamp)}
     types = {role: kinds.get(KINDS[role], pa.float64()) for role in found}
     with file.arrow_stream() as stream:
         blocks = arrow_csv.open_csv(
@@ -97,8 +99,25 @@ def _read_blocks(file: TraceFile, columns: ColumnBuilder, found: Mapping[str, st
             memory_pool=pa.system_memory_pool(),
         )
         for block in blocks:
-            if columns.add(dict(zip(found, block.columns, strict=True))):
+            arrays = dict(zip(found, block.columns, strict=True))
+            if columns.add({r: _lists(a) if KINDS[r] == "ids" else a for r, a in arrays.items()}):
                 break
+
+
+def _lists(texts: Any) -> Any:
+    """Texts with spaces between whole numbers as lists of these."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    texts = compute.fill_null(texts, "")
+    parts = compute.split_pattern(texts, " ")
+    flat = parts.flatten()
+    flat = flat.filter(compute.not_equal(flat, "")).cast(pa.int64())
+    lengths = compute.if_else(compute.equal(texts, ""), 0, compute.list_value_length(parts))
+    offsets = np.concatenate(([0], np.cumsum(buffer_of(lengths.cast(pa.int32()), np.int32))))
+    if offsets[-1] != len(flat):
+        raise UncleanError
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
 
 
 def _time_type(columns: ColumnBuilder, first: str) -> Any:
@@ -126,7 +145,7 @@ def _read_lines(file: TraceFile, columns: ColumnBuilder, found: Mapping[str, str
         for role, position in place.items():
             cell = record[position]
             try:
-                values[role].append(columns.cell(role, cell))
+                columns.put(values, role, cell)
             except CellError as error:
                 given = shown(cell) if cell.strip() else "an empty cell"
                 message = f"must be {error}, got {given}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,9 @@ class Place(TypedDict, total=False):
 
     line: int
     row: int
+
+
+Locate = Callable[[int], Place]  # where a row, from 0, stands
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import islice
@@ -131,7 +132,9 @@ def _schema(first: Any, columns: ColumnBuilder, found: Mapping[str, str]) -> Any
     fields: dict[str, Any] = {}
     for role, name in found.items():
         kind, value = KINDS[role], _at(first, name)
-        if kind in ("label", "id"):
+        if kind == "ids":
+            given = pa.list_(pa.int64())
+        elif kind in ("label", "id"):
             given = pa.int64() if isinstance(value, int) else pa.string()
         elif kind == "time" and columns.kind != "decimal":
             given = pa.string() if columns.kind == "date" else pa.int64()
@@ -197,7 +200,7 @@ def _read_lines(
                 columns.kind = time_kind(_at(request, found["time"]) if "time" in found else 0)
                 values = columns.arrays()
             for role, name in found.items():
-                values[role].append(_cell(file, line, columns, role, name, request))
+                _put(values, file, line, columns, role, name, request)
             n += 1
             if n % _ROWS_PER_BLOCK == 0:
                 if columns.add_exact(values):
@@ -207,14 +210,15 @@ def _read_lines(
         columns.add_exact(values)
 
 
-def _cell(
+def _put(
+    values: Mapping[str, array[Any]],
     file: TraceFile,
     line: int,
     columns: ColumnBuilder,
     role: str,
     name: str,
     request: Mapping[str, Any],
-) -> float:
+) -> None:
     value = _at(request, name)
     if value is None and role not in columns.optional and name not in request:
         given = shown(", ".join(map(str, request)))
@@ -222,7 +226,7 @@ def _cell(
     try:
         if isinstance(value, str) and not takes_text(role, columns.kind):
             raise CellError("a number")
-        return columns.cell(role, value)
+        columns.put(values, role, value)
     except CellError as error:
         given = shown(value) if value is not None else "null"
         raise file.error(f"must be {error}, got {given}", line=line, column=name) from error

@@ -44,6 +44,9 @@ class Layout:
         Columns without which a file is not of this layout.
     deltas : bool
         Whether later turns of a session give only what is new in their prompts.
+    tokens_per_id : tuple of int
+        Tokens of a prompt that a prefix id may stand for, the usual number first; empty where a
+        column says it.
     adjust : callable, optional
         Arithmetic on the raw columns before they become a trace.
     expand : callable, optional
@@ -68,6 +71,7 @@ class Layout:
     optional: Collection[str] = ()
     required: Names = REQUIRED
     deltas: bool = False
+    tokens_per_id: tuple[int, ...] = ()
     adjust: Callable[[ColumnBuilder, TraceFile], None] | None = None
     expand: Callable[[dict[str, Any]], list[dict[str, Any]]] | None = None
     clock: Clock | None = None
@@ -131,6 +135,9 @@ OURS = {
     "model": ("model",),
     "log_type": ("log_type",),
     "service_s": ("service_s",),
+    "priority": ("priority",),
+    "prefix_ids": ("prefix_ids",),
+    "tokens_per_id": ("tokens_per_id",),
     "after": ("after",),
     "think_s": ("think_s",),
 }
@@ -142,7 +149,7 @@ def ours(written: Literal["csv", "jsonl", "parquet"]) -> Layout:
         name=written,
         columns=OURS,
         unit="s",
-        optional=("think_s",),
+        optional=("think_s", "prefix_ids"),
         clock=NumberClock(),
         written=written,
     )

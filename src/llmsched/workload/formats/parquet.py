@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from llmsched.workload.formats.cells import KINDS, CellError, parsed, shown
+from llmsched.workload.formats.cells import KINDS, CellError, ids, parsed, shown
 from llmsched.workload.formats.columns import ColumnBuilder, UncleanError, buffer_of, first_bad
 from llmsched.workload.formats.files import Place, TraceFile
+from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.trace import Labels
 
 NAME = "parquet"
@@ -131,6 +132,12 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(value) or types.is_large_string(value))
 
 
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_list(kind) or types.is_large_list(kind))
+
+
 def _check_type(file: TraceFile, role: str, name: str, kind: Any) -> None:
     from pyarrow import types
 
@@ -143,7 +150,9 @@ def _check_type(file: TraceFile, role: str, name: str, kind: Any) -> None:
             raise file.error(f"must hold texts or whole numbers, got {kind}", column=name)
         case "time" if not (number or date):
             raise file.error(f"must hold numbers or dates, got {kind}", column=name)
-        case "tokens" | "whole" | "seconds" if not number:
+        case "ids" if not (_is_list(kind) and types.is_integer(kind.value_type)):
+            raise file.error(f"must hold lists of whole numbers, got {kind}", column=name)
+        case "tokens" | "whole" | "rank" | "seconds" if not number:
             raise file.error(f"must hold numbers, got {kind}", column=name)
 
 
@@ -159,6 +168,8 @@ def _typed(
     if role in columns.names:
         text = pa.dictionary(pa.int32(), pa.string())
         return array if array.type == text else array.cast(pa.string()).dictionary_encode()
+    if KINDS[role] == "ids":
+        return _lists(file, name, array, row)
     if KINDS[role] == "time" and columns.kind == "date":
         return _stamps(file, name, array, row)
     if KINDS[role] == "time" and columns.kind == "ticks":
@@ -173,6 +184,22 @@ def _typed(
             message = f"must be {error}, got {shown(array[bad].as_py())}"
             raise file.error(message, row=row + bad, column=name) from error
     return floats
+
+
+def _lists(file: TraceFile, name: str, array: Any, row: int) -> Any:
+    """Lists of whole numbers, each 0 or more."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    flat = array.flatten()
+    if flat.null_count or (compute.min(flat).as_py() or 0) < 0:
+        for index, found in enumerate(array.to_pylist()):
+            try:
+                ids([] if found is None else found)
+            except CellError as error:
+                message = f"must be {error}, got {shown(found)}"
+                raise file.error(message, row=row + index, column=name) from error
+    return array.cast(pa.list_(pa.int64()))
 
 
 def _stamps(file: TraceFile, name: str, array: Any, row: int) -> Any:
@@ -196,7 +223,10 @@ def _stamps(file: TraceFile, name: str, array: Any, row: int) -> Any:
 
 
 def write(out: BinaryIO, columns: Mapping[str, Any]) -> None:
-    """Write columns by name: arrays, or `Labels` as dictionaries of text; every value exactly."""
+    """Write columns by name, every value exactly.
+
+    `Labels` are written as dictionaries of text, `PrefixIds` as lists.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -206,6 +236,9 @@ def write(out: BinaryIO, columns: Mapping[str, Any]) -> None:
             names = pa.array(values.names, pa.string())
             codes = pa.array(values.codes.astype(np.int32))
             arrays[name] = pa.DictionaryArray.from_arrays(codes, names)
+        elif isinstance(values, PrefixIds):
+            offsets = pa.array(values.offsets)
+            arrays[name] = pa.LargeListArray.from_arrays(offsets, pa.array(values.ids))
         else:
             arrays[name] = pa.array(values)
     parquet.write_table(pa.table(arrays), out, row_group_size=_ROWS_PER_BLOCK)

@@ -41,13 +41,15 @@ _MOONCAKE = {
     "time": ("timestamp",),
     "prompt": ("input_length",),
     "output": ("output_length",),
+    "prefix_ids": ("hash_ids",),
 }
 BAILIAN = Layout(
     name="bailian",
     columns={**_MOONCAKE, "id": ("chat_id",), "parent": ("parent_chat_id",)},
     marks=("chat_id",),
     unit="s",
-    optional=("parent",),
+    optional=("parent", "prefix_ids"),
+    tokens_per_id=(16,),
 )
 AIPERF = Layout(
     name="aiperf",
@@ -60,14 +62,17 @@ AIPERF = Layout(
     marks=("session_id", "delay"),
     unit="ms",
     required=("prompt", "output"),
-    optional=("time", "session", "delay", "context"),
+    optional=("time", "session", "delay", "context", "prefix_ids"),
     deltas=True,
+    tokens_per_id=(512, 16),
 )
 MOONCAKE = Layout(
     name="mooncake",
     columns=_MOONCAKE,
     marks=("hash_ids",),
     unit="ms",
+    optional=("prefix_ids",),
+    tokens_per_id=(512, 16),
     whole_times=True,
     clock=NumberClock(unit="ms", whole=True),
     written="jsonl",
@@ -78,6 +83,8 @@ GUIDELLM = Layout(
     columns=_MOONCAKE,
     asked_for=True,
     unit="s",
+    optional=("prefix_ids",),
+    tokens_per_id=(512, 16),
     clock=NumberClock(),
     written="jsonl",
 )

@@ -362,6 +362,13 @@ def _check_losses(trace: Trace, chosen: Layout) -> None:
             f"{chosen.name} cannot hold requests that wait for an answer; write csv, jsonl or "
             "parquet"
         )
+    ids = trace.prefix_ids
+    if ids is not None and chosen.tokens_per_id and ids.tokens_per_id not in chosen.tokens_per_id:
+        sizes = " or ".join(map(str, chosen.tokens_per_id))
+        raise TraceError(
+            f"{chosen.name} holds prefix ids of {sizes} tokens, got ids of {ids.tokens_per_id}; "
+            "write csv, jsonl or parquet"
+        )
     _check_rounding(trace, chosen)
     for role in lost(chosen, trace):
         warnings.warn(f"{chosen.name} has no column for {role}: it is left out", stacklevel=3)

@@ -18,6 +18,7 @@ from llmsched.workload.formats.clocks import Unit
 from llmsched.workload.formats.columns import ColumnBuilder, Enough
 from llmsched.workload.formats.files import MAX_LINE_BYTES, Place, TraceFile
 from llmsched.workload.formats.layout import Layout
+from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.trace import Labels, Trace
 
 _ROWS_PER_WRITE = 65_536
@@ -116,10 +117,10 @@ def write_table(layout: Layout, trace: Trace, out: BinaryIO) -> None:
         cells: dict[str, Sequence[Any]] = {"time": layout.clock.texts(stamps[rows])}
         for role, values in _arrays(layout, trace).items():
             if role != "time":
-                cells[role] = _cells(values, rows)
+                cells[role] = _cells(values, rows, layout.written)
         named = {layout.columns[role][0]: column for role, column in cells.items()}
         for name, value in layout.constants.items():
-            named[name] = _constant(value, trace, rows)
+            named.setdefault(name, _constant(value, trace, rows))
         first = [layout.columns[key][0] if key in layout.columns else key for key in layout.order]
         order = [name for name in dict.fromkeys((*first, *named)) if name in named]
         module.write(out, {name: named[name] for name in order}, header=start == 0)
@@ -127,7 +128,8 @@ def write_table(layout: Layout, trace: Trace, out: BinaryIO) -> None:
 
 def lost(layout: Layout, trace: Trace) -> list[str]:
     """The columns of a trace that a layout has no place for."""
-    return [role for role in _optional(trace) if role not in layout.columns]
+    without = {"tokens_per_id", *layout.columns}  # that one goes with the ids
+    return [role for role in _optional(trace) if role not in without]
 
 
 def _arrays(layout: Layout, trace: Trace) -> dict[str, Any]:
@@ -146,15 +148,22 @@ def _optional(trace: Trace) -> dict[str, Any]:
         "model": trace.model,
         "log_type": trace.log_type,
         "service_s": trace.service_s,
+        "priority": trace.priority,
+        "prefix_ids": trace.prefix_ids,
     }
+    if trace.prefix_ids is not None:
+        columns["tokens_per_id"] = np.full(len(trace), trace.prefix_ids.tokens_per_id)
     if trace.turns is not None:
         columns |= {"after": trace.turns.after, "think_s": trace.turns.think_s}
     return {role: column for role, column in columns.items() if column is not None}
 
 
-def _cells(values: Any, rows: slice) -> list[Any]:
+def _cells(values: Any, rows: slice, encoding: Encoding) -> list[Any]:
     if isinstance(values, Labels):
         return [values.names[code] for code in values.codes[rows].tolist()]
+    if isinstance(values, PrefixIds):
+        lists = [values.row(row).tolist() for row in range(*rows.indices(len(values)))]
+        return [" ".join(map(str, ids)) for ids in lists] if encoding == "csv" else lists
     column = values[rows]
     if column.dtype.kind == "f" and np.isnan(column).any():
         return [None if value != value else value for value in column.tolist()]
