@@ -18,6 +18,8 @@ from llmsched import capacity
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.clock import Clock
 from llmsched.engine.feed import Feed
+from llmsched.engine.iteration.run import run_iteration_engine
+from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.schedulers.registry import make_scheduler
 from llmsched.schedulers.settings import Settings
@@ -411,6 +413,20 @@ def test_workload__thinking_needs_users_and_a_rate_needs_arrivals():
         capacity(loop, "static_fifo", replications=1, jobs=1)
     with pytest.raises(ValueError, match=r"stress plan sends requests at given rates, got a clo"):
         Plan(base=as_scenario(Workload(concurrency=3)))
+
+
+def test_iteration_level__says_that_it_does_not_wait_for_answers():
+    class Flat:
+        def step_s(self, *_):
+            return 0.02
+
+    settings = IterationSettings(kv_tokens=1600)
+    trace = users(1, requests(2, 3))
+    with pytest.raises(ValueError, match="wait for answers, which the iteration level does not"):
+        run_iteration_engine(trace, settings, Flat(), leaps=False)
+    table, _ = served(trace, batch_size=1)
+    again = run_iteration_engine(trace.arrived(table.arrival_s), settings, Flat(), leaps=False)
+    assert again.requests.arrival_s.tolist() == [0.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ IMPOSSIBLE = RunConfig(  # a predictor of bins of output tokens cannot bin by an
 )
 
 
-GOLDEN_KEY = "cf0983cbc17fc66f39ad3f1dc6f15800ceefc1aa7b612c9a2d07f821b9fccd85"
+GOLDEN_KEY = "8daed7952ed8a378e5b45ef4b4e8408426f0f987f2d45000247f4108b640b784"
 ORACLE = predictor_from_spec("oracle")
 
 
