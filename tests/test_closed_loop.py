@@ -421,7 +421,7 @@ def test_iteration_level__says_that_it_does_not_wait_for_answers():
             return 0.02
 
     settings = IterationSettings(kv_tokens=1600)
-    trace = users(1, requests(2, 3))
+    trace = replace(users(1, requests(2, 3)), prompt_tokens=np.array([10, 10], np.int32))
     with pytest.raises(ValueError, match="wait for answers, which the iteration level does not"):
         run_iteration_engine(trace, settings, Flat(), leaps=False)
     table, _ = served(trace, batch_size=1)
