@@ -139,6 +139,17 @@ def test_info__describes_sessions():
     assert summary["think_mean_s"] > 0
 
 
+def test_info__tells_what_prompts_share(tmp_path, file):
+    path = tmp_path / "m.jsonl"
+    row = '"timestamp": 0, "input_length": 1500, "output_length": 4'
+    lists = ("[1, 2]", "[1, 2, 3]", "[1, 5]", "[7]")
+    path.write_text("".join(f'{{{row}, "hash_ids": {ids}}}\n' for ids in lists))
+    # 1 and 2, then 1 again, of eight
+    assert described(path)["shared_prefix_share"] == 3 / 8
+    assert "37.50% of the pieces came before" in run("info", path).stdout
+    assert described(file)["shared_prefix_share"] is None
+
+
 def test_info__tells_of_sorted_rows(tmp_path):
     path = tmp_path / "c.csv"
     path.write_text("arrival_s,prompt_tokens,output_tokens\n1,1,1\n0,1,1\n")

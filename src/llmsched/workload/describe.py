@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmsched._util.types import FloatArray, IntArray
+from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.trace import Trace, TraceError
 
 _BURST_WINDOW_S = 1200.0
@@ -43,6 +44,7 @@ class TraceSummary:
     burst_windows: int
     prompt_tokens: TokenSummary
     output_tokens: TokenSummary
+    shared_prefix_share: float | None
     failure_share: float
     tied_share: float
     left_out: tuple[tuple[str, int], ...]
@@ -72,6 +74,8 @@ def describe(trace: Trace, *, rng: np.random.Generator | None = None) -> TraceSu
           31 requests (`burst_windows` of them). 1 for Poisson, below 1 for bursts; unlike the CV
           it does not see silences. Where stamps tie, each first moves later by a uniform part of
           the clock's step, taken to be the smallest gap above 0.
+        - `shared_prefix_share`: prefix ids that have come before / prefix ids, which is what an
+          endless cache would find; None where none are known.
         - `failure_share`: requests without output tokens / requests.
         - `tied_share`: requests that arrive at the very instant of the one before / requests.
 
@@ -103,11 +107,18 @@ def describe(trace: Trace, *, rng: np.random.Generator | None = None) -> TraceSu
         burst_windows=len(shapes),
         prompt_tokens=_token_summary(trace.prompt_tokens),
         output_tokens=_token_summary(trace.output_tokens),
+        shared_prefix_share=_shared_share(trace.prefix_ids),
         failure_share=float(np.mean(trace.output_tokens == 0)),
         tied_share=int(np.count_nonzero(gaps_s == 0)) / len(trace),
         left_out=trace.left_out,
         notes=trace.notes,
     )
+
+
+def _shared_share(prefixes: PrefixIds | None) -> float | None:
+    if prefixes is None or not len(prefixes.ids):
+        return None
+    return 1 - len(np.unique(prefixes.ids)) / len(prefixes.ids)
 
 
 def _token_summary(tokens: IntArray) -> TokenSummary:

@@ -145,6 +145,7 @@ def table(summary: TraceSummary) -> str:
         ("CV of gaps", figure(summary.gap_cv)),
         ("burst shape", f"{figure(summary.burst_shape)} ({windows})"),
         *lengths,
+        *_prefix_rows(summary),
         ("failures", f"{summary.failure_share:.2%} (no output tokens)"),
         ("tied stamps", f"{summary.tied_share:.2%}"),
         *(("left out", f"{count} ({rule})") for rule, count in summary.left_out),
@@ -163,6 +164,12 @@ def _session_rows(summary: TraceSummary) -> list[tuple[str, str]]:
         pause = f"and then {figure(summary.think_mean_s)} s on average"
         rows += [("pauses", f"{share}, {pause}; the span is the shortest possible")]
     return rows
+
+
+def _prefix_rows(summary: TraceSummary) -> list[tuple[str, str]]:
+    if summary.shared_prefix_share is None:
+        return []
+    return [("shared prefixes", f"{summary.shared_prefix_share:.2%} of the pieces came before")]
 
 
 def figure(value: float | None) -> str:
