@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
 import math
 import os
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import llmsched.workload.trace
+from installed_package import put_package
 from llmsched.workload.formats import registry as formats
 from llmsched.workload.formats.columns import buffer_of
 from llmsched.workload.formats.registry import read_trace, recognise, write_trace
@@ -795,9 +795,9 @@ class Lines:
 
 
 def test_plugin__is_recognised_read_and_written(tmp_path, monkeypatch):
-    entry = importlib.metadata.EntryPoint("lines", f"{__name__}:LINES", formats.ENTRY_POINTS)
-    monkeypatch.setattr(formats, "installed", lambda _: [entry])
-    monkeypatch.setattr(sys.modules[__name__], "LINES", Lines(), raising=False)
+    code = f"from {__name__} import Lines\nmake = Lines()\n"
+    site = put_package(tmp_path, "liner", code, group=formats.ENTRY_POINTS, entry="lines")
+    monkeypatch.syspath_prepend(site)
     trace = made(np.arange(3.0))
     write_trace(trace, tmp_path / "o.gz", trace_format="lines")
     assert recognise(tmp_path / "o.gz") == "lines"
@@ -805,40 +805,45 @@ def test_plugin__is_recognised_read_and_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
+    ("code", "said"),
     [
-        ("", "must be loadable from .*:X, got AttributeError"),
-        ("raise RuntimeError('boom')", "must be loadable from .*, got RuntimeError: boom"),
-        ("raise ValueError('boom')", "must be loadable from .*, got ValueError: boom"),
-        ("def f(:", "must be loadable from .*, got SyntaxError"),
-        ("raise SystemExit(7)", "must be loadable from .*, got SystemExit: 7"),
-        ("X = 42", "must have name, summary, recognises, read, write, got 42"),
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("def make(:", "SyntaxError"),
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("raise SystemExit(7)", "SystemExit: 7"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("make = 42", "recognises, read, write; got haunted:make, which lacks recognises"),
     ],
 )
-def test_plugin__that_cannot_be_used_is_named(tmp_path, monkeypatch, code, expected):
-    module = f"somebodys_format_{abs(hash(code))}"
-    put(tmp_path, code, f"{module}.py")
-    monkeypatch.syspath_prepend(tmp_path)
-    entry = importlib.metadata.EntryPoint("ghost", f"{module}:X", formats.ENTRY_POINTS)
-    monkeypatch.setattr(formats, "installed", lambda _: [entry])
-    with pytest.raises(TraceError, match=rf"'ghost' of {module}:X {expected}.*uninstall"):
+def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch, code, said):
+    site = put_package(tmp_path, "haunted", code, group=formats.ENTRY_POINTS, entry="ghost")
+    monkeypatch.syspath_prepend(site)
+    with pytest.raises(TraceError, match=said) as caught:
         read_trace(put(tmp_path, "what\n"))
+    assert "trace format 'ghost' of package haunted must" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # and files that others recognise are read as ever
+    assert len(read_trace(put(tmp_path, BURSTGPT + "5,ChatGPT,472,18,490,Conversation log\n"))) == 1
 
 
 @pytest.mark.parametrize(
-    ("read", "expected"),
+    ("broken", "said"),
     [
-        (lambda _: 1 / 0, "trace format 'lines' failed: ZeroDivisionError"),
-        (lambda _: None, "trace format 'lines' must give a Trace, got None"),
+        ("recognises=lambda head: 1 / 0", r"recognises must not fail.*ZeroDivisionError"),
+        ("read=lambda file: 1 / 0", r"read must not fail.*ZeroDivisionError"),
+        ("read=lambda file: [1, 2]", r"read must give a Trace, got \[1, 2\]"),
     ],
 )
-def test_plugin__whose_reader_fails_is_named(tmp_path, monkeypatch, read, expected):
-    broken = Lines()
-    broken.read = read
-    monkeypatch.setattr(sys.modules[__name__], "LINES", broken, raising=False)
-    entry = importlib.metadata.EntryPoint("lines", f"{__name__}:LINES", formats.ENTRY_POINTS)
-    monkeypatch.setattr(formats, "installed", lambda _: [entry])
-    assert expected in refusal(put(tmp_path, "# arrivals\n1\n"))
+def test_plugin__whose_calls_fail_is_named(tmp_path, monkeypatch, broken, said):
+    code = (
+        "from types import SimpleNamespace\n"
+        "verbs = dict(name='ghost', recognises=lambda head: True, read=len, write=len)\n"
+        f"make = SimpleNamespace(**{{**verbs, **dict({broken})}})\n"
+    )
+    site = put_package(tmp_path, "haunted", code, group=formats.ENTRY_POINTS, entry="ghost")
+    monkeypatch.syspath_prepend(site)
+    with pytest.raises(ValueError, match=said):
+        read_trace(put(tmp_path, "what\n"))
 
 
 def test_import__is_light():

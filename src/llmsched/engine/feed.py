@@ -7,10 +7,11 @@ from heapq import heappop, heappush
 
 from simpy.events import Event, EventPriority
 
-from llmsched.engine.clock import URGENT, Clock
+from llmsched.engine.clock import Clock
 from llmsched.workload.demand import Coming, Demand
 
-AFTER_ANSWERS = EventPriority(2)  # behind everything else of an instant
+FIRST = EventPriority(-1)  # before everything else of an instant
+AFTER_ANSWERS = EventPriority(2)  # behind everything else of it
 
 
 class Feed:
@@ -40,7 +41,7 @@ class Feed:
     def begin(self) -> None:
         """Expect what comes by itself: one event at a time, however many there are."""
         if self._next is not None:
-            self._wake(self._next[0], URGENT)
+            self._wake(self._next[0], FIRST)
 
     def answered(self, requests: Iterable[int]) -> None:
         """Expect what comes because these have been answered now."""
@@ -48,7 +49,7 @@ class Feed:
         for request in requests:
             for coming in self._demand.answered(request, now_s):
                 heappush(self._coming, coming)
-                self._wake(coming[0], URGENT if coming[0] > now_s else AFTER_ANSWERS)
+                self._wake(coming[0], FIRST if coming[0] > now_s else AFTER_ANSWERS)
 
     def _wake(self, instant_s: float, priority: EventPriority) -> None:
         event = self._clock.at(instant_s, priority)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up
 from llmsched._util.limits import DEFAULT_RPS_SCALE, LONGEST_JITTER_S, RPS_SCALES
 from llmsched.workload.sessions import earliest_s
 from llmsched.workload.trace import Labels, Trace, TraceError
@@ -117,7 +118,7 @@ def at_scale(trace: Trace, rps_scale: float) -> Trace:
         return trace
     if turns is not None and (turns.users is not None or not turns.timed):
         return trace  # there are no arrivals to scale
-    arrival_s = (trace.arrival_s - first_s) / rps_scale
+    arrival_s = given_up((trace.arrival_s - first_s) / rps_scale)
     if turns is None or not turns.closed:
         return replace(trace, arrival_s=arrival_s)
     arrival_s = earliest_s(arrival_s, turns.after, turns.think_s)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up, read_only
 from llmsched._util.types import FloatArray, IntArray
 from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.sessions import Turns
@@ -32,8 +33,11 @@ class Labels:
     codes: NDArray[np.int16]  # (n,) index into `names`
     names: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codes", read_only(self.codes))
+
     def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Labels:
-        return Labels(codes=self.codes[rows], names=self.names)
+        return Labels(codes=given_up(self.codes[rows]), names=self.names)
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Which requests carry `name`."""
@@ -46,6 +50,8 @@ class Labels:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trace:
     """Requests in order of arrival, one array per column; a policy never sees `output_tokens`.
+
+    Columns are read-only: an array that somebody could still write to is copied.
 
     Raises
     ------
@@ -101,6 +107,10 @@ class Trace:
             raise TraceError(f"token counts must be >= 0 in trace {self.name!r}")
         if n and int(self.prompt_tokens.max()) + int(self.output_tokens.max()) > _MOST_TOKENS:
             raise TraceError(f"prompt + output must be < 2**31 tokens in trace {self.name!r}")
+        for column in ("arrival_s", "prompt_tokens", "output_tokens", "service_s"):
+            values = getattr(self, column)
+            if values is not None:
+                object.__setattr__(self, column, read_only(values))
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -109,12 +119,12 @@ class Trace:
         """The given rows of every column: a slice, a mask, or indices in order of arrival."""
         return replace(
             self,
-            arrival_s=self.arrival_s[rows],
-            prompt_tokens=self.prompt_tokens[rows],
-            output_tokens=self.output_tokens[rows],
+            arrival_s=given_up(self.arrival_s[rows]),
+            prompt_tokens=given_up(self.prompt_tokens[rows]),
+            output_tokens=given_up(self.output_tokens[rows]),
             model=None if self.model is None else self.model[rows],
             log_type=None if self.log_type is None else self.log_type[rows],
-            service_s=None if self.service_s is None else self.service_s[rows],
+            service_s=None if self.service_s is None else given_up(self.service_s[rows]),
             priority=None if self.priority is None else self.priority[rows],
             prefix_ids=None if self.prefix_ids is None else self.prefix_ids.take(rows),
             turns=None if self.turns is None else self.turns.take(rows),

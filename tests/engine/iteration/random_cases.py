@@ -28,6 +28,7 @@ class Case:
     output: list[int]
     priority: list[int]
     ids: list[list[int]] | None
+    blocks_per_id: int
     options: dict[str, Any]
 
     def reference(self, step: Any) -> stepping.Result:
@@ -39,8 +40,18 @@ class Case:
             step.step_s,
             stepping.Options(**self.options),
             priority=self.priority,
-            block_ids=self.ids,
+            block_ids=self._block_ids(),
         )
+
+    def _block_ids(self) -> list[list[tuple[int, int]]] | None:
+        """The ids of full prompt blocks: an id stands for several blocks, the last ones cut off."""
+        if self.ids is None:
+            return None
+        block = self.options["block_tokens"]
+        return [
+            [(i, part) for i in row for part in range(self.blocks_per_id)][: prompt // block]
+            for row, prompt in zip(self.ids, self.prompt, strict=True)
+        ]
 
     @property
     def settings(self) -> IterationSettings:
@@ -66,7 +77,8 @@ class Case:
     def trace(self) -> Trace:
         ids = None
         if self.ids is not None:
-            ids = PrefixIds.of(self.ids, tokens_per_id=self.options["block_tokens"])
+            tokens = self.blocks_per_id * self.options["block_tokens"]
+            ids = PrefixIds.of(self.ids, tokens_per_id=tokens)
         return Trace(
             arrival_s=np.array(self.arrival_s),
             prompt_tokens=np.array(self.prompt, np.int32),
@@ -141,10 +153,52 @@ def random_case(seed: int, *, limits: bool = False) -> Case:
         "d_sla_s": r.choice([0.015, 0.02, 0.025, 0.05]) if "sla" in chosen else None,
     }
     priority = [r.randint(0, 3) for _ in range(n)]
+    ids, per_id = None, r.choice([1, 1, 2, 3, 8])
+    if options["prefix_caching"] and r.random() < 0.7:
+        ids = _shared_ids(r, [-(-tokens // (block * per_id)) for tokens in prompt], most=50)
+    return Case(arrival_s, prompt, output, priority, ids, per_id, options)
+
+
+def tiny_case(seed: int) -> Case:
+    """A few requests of a few tokens in a few small blocks: every corner is near."""
+    r = random.Random(seed)
+    n, block = r.randint(2, 5), r.choice([1, 2, 2, 3, 4])
+    first = r.random() < 0.2
+    limits = r.choice([(), (), ("memory",), ("memory", "sla")])
+    options = {
+        "usable_blocks": r.randint(3, 9),
+        "block_tokens": block,
+        "max_num_seqs": r.choice([1, 2, 3, 9]),
+        "max_num_batched_tokens": r.choice([1, 2, 3, 4, 6, 12, 99]),
+        "depth": 1 if first else r.choice([1, 2, 2]),
+        "prefill": "first" if first else "chunked",
+        "order": r.choice(["fcfs", "fcfs", "priority"]),
+        "full_sequence_check": r.random() < 0.5,
+        "watermark_blocks": r.choice([0, 0, 1]),
+        "long_prefill_token_threshold": r.choice([0, 0, 1, 2, 3]),
+        "max_model_len": None,
+        "prefix_caching": r.random() < 0.7,
+        "overhead_s": 0.0,
+        "per_request_s": 0.0,
+        "replicas": r.choice([1, 1, 2]),
+        "router": r.choice(["round_robin", "least_outstanding"]),
+        "limits": frozenset(limits),
+        "d_sla_s": 0.02 if "sla" in limits else None,
+    }
+    prompt = [r.randint(1, 3 * block + 2) for _ in range(n)]
+    per_id = r.choice([1, 1, 2, 3])
     ids = None
     if options["prefix_caching"] and r.random() < 0.7:
-        ids = _shared_ids(r, [tokens // block for tokens in prompt])
-    return Case(arrival_s, prompt, output, priority, ids, options)
+        ids = _shared_ids(r, [-(-tokens // (block * per_id)) for tokens in prompt], most=2)
+    return Case(
+        [float(at) for at in sorted(r.choice([0, 0, 0.02, 0.05, 0.1]) for _ in range(n))],
+        prompt,
+        [r.randint(1, 12) for _ in range(n)],
+        [r.randint(0, 1) for _ in range(n)],
+        ids,
+        per_id,
+        options,
+    )
 
 
 def _arrivals(r: random.Random, n: int, *, rate_per_s: float) -> list[float]:
@@ -159,13 +213,12 @@ def _arrivals(r: random.Random, n: int, *, rate_per_s: float) -> list[float]:
     return arrivals
 
 
-def _shared_ids(r: random.Random, n_blocks: list[int]) -> list[list[int]]:
+def _shared_ids(r: random.Random, lengths: list[int], *, most: int) -> list[list[int]]:
     """Ids of which the first ones come from a few common texts; some rows stop early."""
-    texts = [[r.randint(0, 50) for _ in range(2048)] for _ in range(r.choice([1, 3, 10]))]
+    texts = [[r.randint(0, most) for _ in range(2048)] for _ in range(r.choice([1, 3, 10]))]
     rows = []
-    for blocks in n_blocks:
-        shared = r.randint(0, blocks)
-        row = r.choice(texts)[:shared]
-        row += [1000 + r.randint(0, 10**6) for _ in range(blocks - len(row))]
+    for length in lengths:
+        row = r.choice(texts)[: r.randint(0, length)]
+        row += [1000 + r.randint(0, 10**6) for _ in range(length - len(row))]
         rows.append(row[: r.randint(0, len(row))] if r.random() < 0.3 else row)
     return rows

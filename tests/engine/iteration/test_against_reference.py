@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stepping
-from random_cases import random_case
+from random_cases import random_case, tiny_case
 from serving import DYADIC, RTX_4090, CheckedCore, poisson, serve
 
 from llmsched.engine.iteration import run as run_module
@@ -53,7 +53,7 @@ def stamps(values: Any) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", range(100))
 def test_engine__equals_the_stepping_reference(monkeypatch, seed):
     # given a random run, its counters checked after every decision
     monkeypatch.setattr(run_module, "Core", CheckedCore)
@@ -65,7 +65,7 @@ def test_engine__equals_the_stepping_reference(monkeypatch, seed):
     assert_equal(expected, case.engine(RTX_4090, leaps=False))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_engine__equals_the_reference_with_batch_limits(monkeypatch, seed):
     monkeypatch.setattr(run_module, "Core", CheckedCore)
     case = random_case(seed, limits=True)
@@ -80,8 +80,17 @@ def test_engine__equals_the_reference_in_dyadic_times(seed):
     assert_equal(case.reference(DYADIC), case.engine(DYADIC))
 
 
+@pytest.mark.parametrize("first", range(0, 1500, 300))
+def test_engine__equals_the_reference_on_tiny_runs(monkeypatch, first):
+    # a few requests of a few tokens in a few small blocks, where every corner is near
+    monkeypatch.setattr(run_module, "Core", CheckedCore)
+    for seed in range(first, first + 300):
+        case = tiny_case(seed)
+        assert_equal(case.reference(RTX_4090), case.engine(RTX_4090, leaps=seed % 3 > 0))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(150, 6150, 500))
+@pytest.mark.parametrize("first", range(100, 6100, 500))
 def test_engine__equals_the_reference_on_thousands_of_runs(first):
     for seed in range(first, first + 500):
         case = random_case(seed, limits=seed % 5 == 0)

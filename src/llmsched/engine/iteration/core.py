@@ -11,11 +11,16 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from llmsched.engine.iteration.admission import admit, admit_whole
 from llmsched.engine.iteration.decodes import Decodes
 from llmsched.engine.iteration.kv_blocks import KvBlocks
 from llmsched.engine.iteration.leap import Leap, leap_from, not_a_time
 from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder
+from llmsched.engine.iteration.prefills import (
+    admit,
+    admit_whole,
+    chunk_blocks,
+    continue_prefills,
+)
 from llmsched.engine.iteration.requests import Active, Chunk, ServedRequests, Step
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.engine.iteration.shortage import RunningPlan, plan_one_by_one, preempt
@@ -46,46 +51,16 @@ class Core:
         Whether runs of equal steps are taken at once; the results are the same.
     """
 
+    # fmt: off
     __slots__ = (
-        "block_tokens",
-        "blocks",
-        "chunk_tokens",
-        "decodes",
-        "depth",
-        "end_s",
-        "in_flight",
-        "in_service",
-        "inbox",
-        "late",
-        "leap",
-        "leaps",
-        "limit",
-        "log",
-        "max_running",
-        "n_outstanding",
-        "n_waiting",
-        "next_arrival_s",
-        "next_s",
-        "next_seq",
-        "order",
-        "overhead_s",
-        "overlapped",
-        "per_request_s",
-        "predicted_tokens",
-        "preempted",
-        "prefill_first",
-        "prefilling",
-        "recorder",
-        "refused",
-        "requests",
-        "running",
-        "settings",
-        "step_latency",
-        "step_tokens",
-        "tick_end_s",
-        "times",
-        "usable_blocks",
+        "block_tokens", "blocks", "chunk_tokens", "decodes", "depth", "end_s", "in_flight",
+        "in_service", "inbox", "late", "leap", "leaps", "limit", "log", "max_running",
+        "n_outstanding", "n_waiting", "next_arrival_s", "next_s", "next_seq", "order", "overhead_s",
+        "overlapped", "per_request_s", "predicted_tokens", "preempted", "prefill_first",
+        "prefilling", "recorder", "refused", "requests", "running", "settings", "step_latency",
+        "step_tokens", "tick_end_s", "times", "usable_blocks",
     )
+    # fmt: on
 
     def __init__(
         self,
@@ -181,24 +156,6 @@ class Core:
         if not self.order.fifo:
             self.refused = False
 
-    def seen(self, now_s: float) -> tuple[int, int, int]:
-        """Outstanding requests, used blocks, predicted tokens; before anything of this instant."""
-        outstanding, predicted = self.n_outstanding, self.predicted_tokens
-        used = self.usable_blocks - self.blocks.free
-        if self.leap is not None:
-            used += self.leap.blocks_taken(self, now_s)
-            for active in self.leap.ended_by(self, now_s):
-                outstanding -= 1
-                predicted -= self.requests.predicted_work[active.request]
-                used -= active.blocks_at_end(self.block_tokens)
-        return outstanding, used, predicted
-
-    def cached_tokens(self, request: int) -> int:
-        """Tokens of a prompt that this replica's prefix cache would find now."""
-        requests = self.requests
-        newcomer = Active(request, requests.prompt[request], requests.total[request])
-        return self.blocks.find(newcomer).n_blocks * self.block_tokens
-
     def process(self, step: Step) -> None:
         """Receive a step's tokens: who got the last one leaves, and the limit learns."""
         end_s, ended, duration_s, n_decodes, n_prefills = step
@@ -254,10 +211,10 @@ class Core:
             n = decodes.n
             budget = self.step_tokens - n
             needed = decodes.blocks_needed()
-            chunk_blocks = self._chunk_blocks(budget) if self.prefilling else 0
-            if budget < 0 or chunk_blocks is None:
+            for_chunks = chunk_blocks(self, budget) if self.prefilling else 0
+            if budget < 0 or for_chunks is None:
                 return plan_one_by_one(self, now_s)
-            if needed + chunk_blocks <= blocks.free:
+            if needed + for_chunks <= blocks.free:
                 break
             if not self.order.evicts_last:
                 return plan_one_by_one(self, now_s)
@@ -270,7 +227,7 @@ class Core:
             blocks.take(needed)
         chunks: list[Chunk] = []
         if self.prefilling:
-            budget = self._continue_prefills(chunks, budget)
+            budget = continue_prefills(self, chunks, budget)
         return n, kv, chunks, late, budget
 
     def _must_decide_again(self) -> bool:
@@ -290,40 +247,6 @@ class Core:
         prompt = self.requests.prompt
         n_prefilling = sum(a.computed < prompt[a.request] for a in self.prefilling)
         return min(self.max_running, self.limit.limit(len(self.running) - n_prefilling))
-
-    def _chunk_blocks(self, budget: int) -> int | None:
-        """Blocks for the next chunk of every unfinished prompt.
-
-        None if the tokens do not suffice and it matters who is first; not so for the last one.
-        """
-        block, blocks = self.block_tokens, 0
-        for active in self.prefilling:
-            computed = active.computed
-            new = min(active.target - computed, self.chunk_tokens)
-            if new > budget:
-                if active.seq != next(reversed(self.running)):
-                    return None
-                new = budget
-            budget -= new
-            blocks += -(-(computed + new) // block) - -(-computed // block)
-        return blocks
-
-    def _continue_prefills(self, chunks: list[Chunk], budget: int) -> int:
-        """Plan the next chunk of every unfinished prompt; the budget that is left."""
-        for active in self.prefilling:
-            new = min(active.target - active.computed, self.chunk_tokens, budget)
-            if new:
-                self.plan_chunk(chunks, active, new)
-                budget -= new
-        return budget
-
-    def plan_chunk(self, chunks: list[Chunk], active: Active, new: int) -> None:
-        """Give a prompt its next tokens and their blocks."""
-        block, computed = self.block_tokens, active.computed
-        self.blocks.take(-(-(computed + new) // block) - -(-computed // block))
-        if self.blocks.register(active, computed + new):
-            self.refused = False
-        chunks.append((active, new))
 
     # -- steps ------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from simpy.events import Event, ProcessGenerator
 
 from llmsched.engine.clock import Clock
 from llmsched.engine.iteration.core import Core
+from llmsched.engine.iteration.requests import Active
 
 
 class Gpu:
@@ -22,8 +23,6 @@ class Gpu:
 
     def __init__(self, clock: Clock, core: Core) -> None:
         self.core = core
-        self.seen = core.seen
-        self.cached_tokens = core.cached_tokens
         self._horizon_s = -math.inf  # nothing arrives before
         self._clock = clock
         self._alarm: Event = clock.event()
@@ -58,3 +57,22 @@ class Gpu:
             core.next_s = core.leap.wake_s
             if core.next_s < before_s:
                 self._alarm = self._clock.bring_forward(self._alarm, core.next_s)
+
+    def seen(self, now_s: float) -> tuple[int, int, int]:
+        """Outstanding requests, used blocks, predicted tokens; before anything of this instant."""
+        core = self.core
+        outstanding, predicted = core.n_outstanding, core.predicted_tokens
+        used = core.usable_blocks - core.blocks.free
+        if core.leap is not None:
+            used += core.leap.blocks_taken(core, now_s)
+            for active in core.leap.ended_by(core, now_s):
+                outstanding -= 1
+                predicted -= core.requests.predicted_work[active.request]
+                used -= active.blocks_at_end(core.block_tokens)
+        return outstanding, used, predicted
+
+    def cached_tokens(self, request: int) -> int:
+        """Tokens of a prompt that this replica's prefix cache would find now."""
+        core, requests = self.core, self.core.requests
+        newcomer = Active(request, requests.prompt[request], requests.total[request])
+        return core.blocks.find(newcomer).n_blocks * core.block_tokens

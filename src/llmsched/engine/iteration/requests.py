@@ -73,12 +73,14 @@ class Active:
         "finish_tick",
         "first_tick",
         "furthest",
-        "held_ids",
-        "ids",
         "last_token_s",
         "late",
+        "n_shared",
         "offset",
+        "path",
+        "pieces",
         "private",
+        "prompt",
         "request",
         "resumed_tick",
         "seq",
@@ -92,6 +94,7 @@ class Active:
 
     def __init__(self, request: int, prompt: int, total: int) -> None:
         self.request = request
+        self.prompt = prompt
         self.seq = NEVER_ADMITTED  # else its place in the order of admission, or PREEMPTED
         self.target = prompt  # tokens known when it was admitted: what prefill must compute
         self.total = total  # prompt + output
@@ -102,8 +105,9 @@ class Active:
         self.late = False  # it decodes, but its latest token is not the last tick's
         self.resumed_tick = -1  # the last tick after one that left it out
         self.last_token_s = math.nan  # end of the step of its latest token, unless the last tick's
-        self.ids: list[int] | None = None  # identities of its full prompt blocks
-        self.held_ids: list[int] | None = None  # identified KV blocks it holds, in chain order
+        self.path: list[tuple[int, int]] | None = None  # of its prefix ids: nodes, blocks of each
+        self.pieces: list[Any] = []  # blocks with prefix ids that it holds, in chain order
+        self.n_shared = 0  # how many these are
         self.private: tuple[int, int] | None = None  # blocks left behind at a preemption
 
     def blocks_at_end(self, block_tokens: int) -> int:

@@ -13,12 +13,7 @@ from llmsched.engine.clock import Clock
 from llmsched.engine.dispatch import Dispatcher
 from llmsched.engine.iteration.core import Core
 from llmsched.engine.iteration.gpu import Gpu
-from llmsched.engine.iteration.kv_blocks import (
-    CachedBlocks,
-    CountedBlocks,
-    KvBlocks,
-    PrefixChains,
-)
+from llmsched.engine.iteration.kv_blocks import CachedBlocks, CountedBlocks, KvBlocks
 from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder, TokenGaps
 from llmsched.engine.iteration.requests import ServedRequests
 from llmsched.engine.iteration.settings import IterationSettings
@@ -27,6 +22,8 @@ from llmsched.latency.steps.base import StepLatency
 from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
 from llmsched.schedulers.iteration.orders import Fcfs
 from llmsched.schedulers.iteration.routing import RoundRobinRouter, RouterFactory
+from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefix_tree import PrefixTree
 from llmsched.workload.trace import Trace
 
 FCFS = IterationScheduler(Fcfs)
@@ -88,7 +85,8 @@ def run_iteration_engine(
     ------
     ValueError
         If `n_replicas` is below 1, arrivals wait for answers, a prompt is empty, prefix ids do not
-        fit the blocks, a policy or router answers what it cannot, or a step time is not one.
+        stand for whole blocks, a policy or router answers what it cannot, or a step time is not
+        one.
 
     Examples
     --------
@@ -120,9 +118,10 @@ def run_iteration_engine(
         priority=trace.priority,
         bins=bins,
     )
-    chains = None
+    tree = None
     if settings.prefix_caching and trace.prefix_ids is not None:
-        chains = PrefixChains(trace.prefix_ids, requests.prompt, settings.block_tokens)
+        _check_whole_blocks(trace.prefix_ids, settings)
+        tree = PrefixTree(trace.prefix_ids)
     times = RequestLog(len(trace), progress)
     clock = Clock(-math.inf)  # replicas are there before the first request
     gpus = []
@@ -133,7 +132,7 @@ def run_iteration_engine(
             step_latency,
             scheduler.order(known),
             None if scheduler.limit is None else scheduler.limit(),
-            _blocks(settings, chains),
+            _blocks(settings, trace, tree),
             times,
             recorder=StepRecorder(most_steps) if most_steps else None,
             leaps=leaps,
@@ -164,10 +163,21 @@ def run_iteration_engine(
     )
 
 
-def _blocks(settings: IterationSettings, chains: PrefixChains | None) -> KvBlocks:
-    if settings.prefix_caching:
-        return CachedBlocks(settings.usable_blocks, settings.block_tokens, chains)
-    return CountedBlocks(settings.usable_blocks)
+def _check_whole_blocks(prefix_ids: PrefixIds, settings: IterationSettings) -> None:
+    if prefix_ids.tokens_per_id % settings.block_tokens:
+        raise ValueError(
+            f"block_tokens must divide the {prefix_ids.tokens_per_id} tokens that a prefix id "
+            f"stands for, got {settings.block_tokens}; choose another or turn prefix caching off"
+        )
+
+
+def _blocks(settings: IterationSettings, trace: Trace, tree: PrefixTree | None) -> KvBlocks:
+    if not settings.prefix_caching:
+        return CountedBlocks(settings.usable_blocks)
+    if tree is None or trace.prefix_ids is None:
+        return CachedBlocks(settings.usable_blocks, settings.block_tokens)
+    per_id = trace.prefix_ids.tokens_per_id // settings.block_tokens
+    return CachedBlocks(settings.usable_blocks, settings.block_tokens, tree, per_id)
 
 
 def _served(

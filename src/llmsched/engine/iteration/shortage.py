@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmsched.engine.iteration.prefills import plan_chunk
 from llmsched.engine.iteration.requests import PREEMPTED, Active, Chunk
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def plan_one_by_one(core: Core, now_s: float) -> RunningPlan:
         if active.decoding:
             core.blocks.take(needed)
         else:
-            core.plan_chunk(chunks, active, new)
+            plan_chunk(core, chunks, active, new)
         planned[active.seq] = new
         budget -= new
     n_decodes, decode_kv, late = _decoding(core, planned)

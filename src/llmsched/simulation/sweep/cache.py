@@ -115,9 +115,14 @@ def cached_prediction(
     """The predicted lengths and bins under this key; `make` is called if they are not there."""
 
     def columns(made: BinnedPrediction) -> Columns:
-        return Columns(
-            arrays={"tokens": made.tokens, "bins": made.bins, "edges": made.edges}, meta={}
-        )
+        arrays: dict[str, NDArray[Any]] = {
+            "tokens": made.tokens,
+            "bins": made.bins,
+            "edges": made.edges,
+        }
+        if made.alone_s is not None:
+            arrays["alone_s"] = made.alone_s
+        return Columns(arrays=arrays, meta={})
 
     return _cached(
         folder, f"bins-{key}", make, columns, lambda entry: BinnedPrediction(**entry.arrays)

@@ -244,7 +244,7 @@ def _option_types(kind: type, prefix: str) -> dict[str, type]:
 
 def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return {field.name: hints[field.name] for field in fields(kind) if field.compare}
 
 
 def _arrow_type(hint: Any) -> Any:

@@ -16,7 +16,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from llmsched._util.files import check_output
-from llmsched._util.registry import installed, package_of
+from llmsched._util.plugins import CALL_ERRORS, PluginError, name_of, raise_failure
+from llmsched._util.registry import Registry
 from llmsched.workload.formats import public
 from llmsched.workload.formats.cells import shown
 from llmsched.workload.formats.clocks import UNITS, Unit
@@ -74,7 +75,12 @@ _LAYOUTS = (  # in the order in which they are tried: the more particular ones f
     public.OPENAI,
     *_OURS,
 )
-FORMATS: Mapping[str, Layout] = {layout.name: layout for layout in _LAYOUTS}
+FORMATS: Registry[Layout | TraceFormat] = Registry(
+    "trace format",
+    ENTRY_POINTS,
+    {layout.name: layout for layout in _LAYOUTS},
+    methods=("recognises", "read", "write"),
+)
 _BY_SUFFIX = {
     "": "csv",
     ".csv": "csv",
@@ -189,7 +195,7 @@ def write_trace(
         if isinstance(chosen, Layout):
             write_table(chosen, trace, out)
         else:
-            chosen.write(trace, out)
+            _write(chosen, trace, out)
     return name
 
 
@@ -202,7 +208,7 @@ def check_trace_path(path: str | os.PathLike[str], *, trace_format: str | None =
     if trace_format is not None:
         chosen = _format_named(trace_format)
         if isinstance(chosen, Layout) and not chosen.writable:
-            able = ", ".join(name for name, layout in FORMATS.items() if layout.writable)
+            able = ", ".join(layout.name for layout in _LAYOUTS if layout.writable)
             raise TraceError(f"trace format to write must be one of {able}; got {chosen.name!r}")
         return chosen.name
     suffix = inner_suffix(Path(path))
@@ -220,51 +226,16 @@ def recognise(path: str | os.PathLike[str]) -> str:
     return _recognised(open_trace_file(path)).name
 
 
-def all_formats() -> dict[str, Layout | TraceFormat]:
-    """Every format by name: the built-in ones and those of installed packages.
-
-    Raises
-    ------
-    TraceError
-        If a package's format cannot be loaded, is not one, or has the name of another.
-    """
-    known: dict[str, Layout | TraceFormat] = dict(FORMATS)
-    for point in installed(ENTRY_POINTS):
-        spoken = f"trace format {point.name!r} of {package_of(point)}"
-        try:
-            plugin: TraceFormat = point.load()
-        except BaseException as error:  # whatever somebody else's module does when it is imported
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise TraceError(
-                f"{spoken} must be loadable from {point.value}, got {type(error).__name__}: "
-                f"{error}; mend or uninstall it"
-            ) from error
-        lacking = [
-            part
-            for part in ("name", "summary", "recognises", "read", "write")
-            if not hasattr(plugin, part)
-        ]
-        if lacking:
-            raise TraceError(
-                f"{spoken} must have {', '.join(lacking)}, got {shown(plugin)}; "
-                "mend or uninstall it"
-            )
-        if plugin.name in known:
-            raise TraceError(
-                f"{spoken} must have a name of its own, got {plugin.name!r}; rename it there"
-            )
-        known[plugin.name] = plugin
-    return known
+def all_formats() -> Mapping[str, Layout | TraceFormat]:
+    """Every format by name: the built-in ones and those of installed packages."""
+    return FORMATS
 
 
 def _format_named(name: str) -> Layout | TraceFormat:
-    if name in FORMATS:
-        return FORMATS[name]
-    known = all_formats()
-    if name not in known:
-        raise TraceError(f"trace format must be one of {', '.join(known)}; got {name!r}")
-    return known[name]
+    try:
+        return FORMATS.named(name)
+    except ValueError as error:
+        raise TraceError(str(error)) from error
 
 
 def _read(
@@ -279,15 +250,30 @@ def _read(
             f"time unit is for built-in formats, got {unit!r} for {chosen.name!r}; leave it out"
         )
     try:
-        found = chosen.read(file)
+        trace = chosen.read(file)
     except (TraceError, OSError):
         raise
-    except Exception as error:  # whatever somebody else's reader does
-        reason = f"trace format {chosen.name!r} failed: {type(error).__name__}: {error}"
-        raise file.error(reason) from error
-    if not isinstance(found, Trace):
-        raise file.error(f"trace format {chosen.name!r} must give a Trace, got {shown(found)}")
-    return found
+    except CALL_ERRORS as error:
+        raise_failure(chosen, "read", error)
+    if not isinstance(trace, Trace):
+        raise PluginError(f"{name_of(chosen)}.read must give a Trace, got {trace!r}")
+    return trace
+
+
+def _write(known: TraceFormat, trace: Trace, out: BinaryIO) -> None:
+    try:
+        known.write(trace, out)
+    except (TraceError, OSError):
+        raise
+    except CALL_ERRORS as error:
+        raise_failure(known, "write", error)
+
+
+def _recognises(known: TraceFormat, head: bytes) -> bool:
+    try:
+        return known.recognises(head)
+    except CALL_ERRORS as error:
+        raise_failure(known, "recognises", error)
 
 
 def _recognised(file: TraceFile) -> Layout | TraceFormat:
@@ -301,8 +287,9 @@ def _recognised(file: TraceFile) -> Layout | TraceFormat:
     except TraceError as error:
         problem = error
     head = file.head()
-    for plugin in all_formats().values():
-        if not isinstance(plugin, Layout) and plugin.recognises(head):
+    for name in all_formats():
+        plugin = _format_named(name)
+        if not isinstance(plugin, Layout) and _recognises(plugin, head):
             return plugin
     if problem is not None:
         raise problem
@@ -345,7 +332,7 @@ def _likely(file: TraceFile) -> Layout | None:
 
 def _fits(chosen: Layout | TraceFormat, file: TraceFile) -> bool:
     if not isinstance(chosen, Layout):
-        return chosen.recognises(file.head())
+        return _recognises(chosen, file.head())
     try:
         return chosen.fits(column_names(file))
     except TraceError:

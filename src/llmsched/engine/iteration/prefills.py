@@ -1,7 +1,8 @@
-"""Who of the waiting requests is admitted: in order, while tokens, places and blocks last.
+"""Prompts: who is admitted, and what chunk of it each unfinished one computes next.
 
-Nobody is overtaken: the first that cannot be admitted ends admission, and stays refused until
-something changes that could make it fit.
+Waiting requests are admitted in order, while tokens, places and blocks last. Nobody is overtaken:
+the first that cannot be admitted ends admission, and stays refused until something changes that
+could make it fit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def admit(core: Core, chunks: list[Chunk], budget: int, most: int, now_s: float)
             return
         core.blocks.claim(active, hits)
         _join(core, active, computed, now_s)
-        core.plan_chunk(chunks, active, new)
+        plan_chunk(core, chunks, active, new)
         budget -= new
         n_admitted += 1
 
@@ -51,7 +52,7 @@ def admit_whole(core: Core, most: int, now_s: float) -> list[Chunk]:
             break
         core.blocks.claim(active, hits)
         _join(core, active, computed, now_s)
-        core.plan_chunk(chunks, active, new)
+        plan_chunk(core, chunks, active, new)
         budget -= new
     return chunks
 
@@ -96,3 +97,40 @@ def _join(core: Core, active: Active, computed: int, now_s: float) -> None:
     active.computed = computed
     core.running[seq] = active
     core.prefilling.append(active)
+
+
+def chunk_blocks(core: Core, budget: int) -> int | None:
+    """Blocks for the next chunk of every unfinished prompt.
+
+    None if the tokens do not suffice and it matters who is first; not so for the last one.
+    """
+    block, blocks = core.block_tokens, 0
+    for active in core.prefilling:
+        computed = active.computed
+        new = min(active.target - computed, core.chunk_tokens)
+        if new > budget:
+            if active.seq != next(reversed(core.running)):
+                return None
+            new = budget
+        budget -= new
+        blocks += -(-(computed + new) // block) - -(-computed // block)
+    return blocks
+
+
+def continue_prefills(core: Core, chunks: list[Chunk], budget: int) -> int:
+    """Plan the next chunk of every unfinished prompt; the tokens that are left."""
+    for active in core.prefilling:
+        new = min(active.target - active.computed, core.chunk_tokens, budget)
+        if new:
+            plan_chunk(core, chunks, active, new)
+            budget -= new
+    return budget
+
+
+def plan_chunk(core: Core, chunks: list[Chunk], active: Active, new: int) -> None:
+    """Give a prompt its next tokens and their blocks."""
+    block, computed = core.block_tokens, active.computed
+    core.blocks.take(-(-(computed + new) // block) - -(-computed // block))
+    if core.blocks.register(active, computed + new):
+        core.refused = False  # the head may find what was registered
+    chunks.append((active, new))
