@@ -124,7 +124,7 @@ def at_scale(trace: Trace, rps_scale: float) -> Trace:
     arrival_s = earliest_s(arrival_s, turns.after, turns.think_s)
     order = np.argsort(arrival_s, kind="stable")
     moved = replace(trace, arrival_s=np.zeros(len(trace))).take(order)
-    return replace(moved, arrival_s=arrival_s[order])
+    return replace(moved, arrival_s=given_up(arrival_s[order]))
 
 
 def _check(
@@ -183,4 +183,4 @@ def _jittered(trace: Trace, jitter_s: float, rng: np.random.Generator) -> Trace:
     order = np.argsort(arrival_s, kind="stable")
     # the columns first, by the new order; then the times, which are not sorted before that
     moved = replace(trace, arrival_s=np.zeros(len(trace))).take(order)
-    return replace(moved, arrival_s=arrival_s[order])
+    return replace(moved, arrival_s=given_up(arrival_s[order]))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up
 from llmsched._util.types import IntArray
 from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.profile_kinds import Sessions
@@ -44,8 +45,8 @@ def draw_sessions(profile: Sessions, n_requests: int, rng: np.random.Generator) 
     after = _turn_before(columns["session"])
     think_s = np.where(after < 0, np.nan, columns["think_s"])
     return Trace(
-        arrival_s=columns["arrival_s"] - columns["arrival_s"][0],
-        prompt_tokens=columns["prompt_tokens"].astype(np.int32),
+        arrival_s=given_up(columns["arrival_s"] - columns["arrival_s"][0]),
+        prompt_tokens=given_up(columns["prompt_tokens"].astype(np.int32)),
         output_tokens=columns["output_tokens"],
         prefix_ids=_prefix_ids(profile, columns),
         turns=Turns(after=after, think_s=think_s),

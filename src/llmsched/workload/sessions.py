@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up, read_only
 from llmsched._util.types import FloatArray, IntArray
 
 Rows = NDArray[np.intp] | NDArray[np.bool_] | slice
@@ -21,7 +22,7 @@ Rows = NDArray[np.intp] | NDArray[np.bool_] | slice
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Turns:
-    """Which request follows which answer, and after how long a pause.
+    """Which request follows which answer, and after how long a pause; read-only.
 
     Parameters
     ----------
@@ -68,6 +69,8 @@ class Turns:
             )
         if self.users is not None and not self.users >= 1:
             raise ValueError(f"users must be >= 1, got {self.users}")
+        for column in ("after", "think_s"):
+            object.__setattr__(self, column, read_only(getattr(self, column)))
 
     def __len__(self) -> int:
         return len(self.after)
@@ -90,7 +93,7 @@ class Turns:
         """
         kept = np.arange(len(self))[rows]
         after, think_s = in_order(self.after, self.think_s, kept)
-        return replace(self, after=after, think_s=think_s)
+        return replace(self, after=given_up(after), think_s=given_up(think_s))
 
 
 def in_order(

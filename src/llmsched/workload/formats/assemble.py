@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up
 from llmsched.workload.formats.chains import Chain, chain_arrivals, chain_of, whole_of_deltas
 from llmsched.workload.formats.clocks import (
     PER_S,
@@ -88,10 +89,10 @@ def to_trace(
         else:
             prefix_ids, told = prefix_ids_of(layout, columns, prompt, names, file, locate)
             notes += told
-    numbers = {role: columns.take(role) for role in _NUMBERS if role in columns.blocks}
+    numbers: dict[str, Any] = {r: columns.take(r) for r in _NUMBERS if r in columns.blocks}
     labels = {role: columns.labels(role) for role in ("model", "log_type")}
     return Trace(
-        arrival_s=arrival_s,
+        arrival_s=given_up(arrival_s),
         prompt_tokens=_ordered(prompt, order),
         output_tokens=_ordered(output, order),
         model=_ordered_labels(labels["model"], order),
@@ -132,8 +133,8 @@ def _times(columns: ColumnBuilder, unit: Unit, *, timed: bool) -> str:
     return "dates" if columns.kind == "date" else f"times in {UNIT_NAMES[unit]}"
 
 
-def _ordered(values: Any, order: NDArray[np.intp] | None) -> Any:
-    return values if order is None or values is None else values[order]
+def _ordered(values: NDArray[Any], order: NDArray[np.intp] | None) -> NDArray[Any]:
+    return given_up(values if order is None else values[order])
 
 
 def _ordered_labels(labels: Labels | None, order: NDArray[np.intp] | None) -> Labels | None:
