@@ -89,7 +89,9 @@ def to_trace(
         else:
             prefix_ids, told = prefix_ids_of(layout, columns, prompt, names, file, locate)
             notes += told
-    numbers: dict[str, Any] = {r: columns.take(r) for r in _NUMBERS if r in columns.blocks}
+    more: dict[str, Any] = {
+        role: _ordered(columns.take(role), order) for role in _NUMBERS if role in columns.blocks
+    }
     labels = {role: columns.labels(role) for role in ("model", "log_type")}
     return Trace(
         arrival_s=given_up(arrival_s),
@@ -98,7 +100,7 @@ def to_trace(
         model=_ordered_labels(labels["model"], order),
         log_type=_ordered_labels(labels["log_type"], order),
         prefix_ids=prefix_ids if order is None or prefix_ids is None else prefix_ids.take(order),
-        **{role: _ordered(column, order) for role, column in numbers.items()},
+        **more,
         turns=None if chain is None else chain.turns(order, timed=timed),
         name=file.name,
         notes=notes,
