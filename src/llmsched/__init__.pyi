@@ -17,6 +17,7 @@ from .simulation.run import BatchRun as BatchRun, ContinuousRun as ContinuousRun
 from .simulation.scenario import Scenario as Scenario
 from .simulation.simulate import simulate as simulate
 from .simulation.sweep.sweep import sweep as sweep
+from .workload.closed_loop import ClosedLoop as ClosedLoop
 from .workload.describe import describe as describe
 from .workload.formats.registry import read_trace as read_trace, write_trace as write_trace
 from .workload.prepare import prepare as prepare

@@ -1,3 +1,4 @@
+from .closed_loop import ClosedLoop as ClosedLoop
 from .describe import (
     TokenSummary as TokenSummary,
     TraceSummary as TraceSummary,
@@ -5,6 +6,7 @@ from .describe import (
     gamma_shape as gamma_shape,
 )
 from .prefix_ids import PrefixIds as PrefixIds
+from .sessions import Turns as Turns
 from .shared_prefixes import with_shared_prefixes as with_shared_prefixes
 from .trace import (
     LONGEST_S as LONGEST_S,

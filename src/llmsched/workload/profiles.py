@@ -2,236 +2,29 @@
 
 A profile is one file in `workloads/` (or any path). Everything a generator needs is in the file:
 there are no hidden defaults, an unknown key is an error, and so is a missing one. The drawing
-itself is in `arrivals`.
+itself is in `synthetic`.
 """
 
 from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from llmsched._util.resources import data_folder
+from llmsched.workload.burstgpt_like import BurstGptLike
+from llmsched.workload.profile_checks import require_bounds
+from llmsched.workload.profile_kinds import GammaBursts, OnOff, Poisson, Sessions
 from llmsched.workload.trace import TraceError
 
-HOURS_PER_DAY = 24
+_MOST_BYTES = 1 << 20
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLaw:
-    """Lognormal token counts, truncated to 1..`max_tokens` and rounded to whole tokens.
-
-    `log_mean` and `log_sd` belong to the lognormal before the truncation.
-    """
-
-    log_mean: float
-    log_sd: float
-    max_tokens: int
-
-    def __post_init__(self) -> None:
-        _require(self.log_sd > 0, "log_sd", "> 0", self.log_sd)
-        _require(self.max_tokens >= 1, "max_tokens", ">= 1", self.max_tokens)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Poisson:
-    """Arrivals at a constant rate with independent exponential gaps."""
-
-    kind: ClassVar[str] = "poisson"
-    name: str
-    description: str
-    rate_per_s: float
-    prompt: TokenLaw
-    output: TokenLaw
-
-    def __post_init__(self) -> None:
-        _require(self.rate_per_s > 0, "rate_per_s", "> 0", self.rate_per_s)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GammaBursts:
-    """Independent gamma gaps: `gap_cv` above 1 is burstier than Poisson, below 1 smoother."""
-
-    kind: ClassVar[str] = "gamma-bursts"
-    name: str
-    description: str
-    rate_per_s: float
-    gap_cv: float
-    prompt: TokenLaw
-    output: TokenLaw
-
-    def __post_init__(self) -> None:
-        _require(self.rate_per_s > 0, "rate_per_s", "> 0", self.rate_per_s)
-        _require(0.1 <= self.gap_cv <= 10, "gap_cv", "within 0.1..10", self.gap_cv)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnOff:
-    """A Poisson process that switches between two rates after exponential times (MMPP(2))."""
-
-    kind: ClassVar[str] = "on-off"
-    name: str
-    description: str
-    on_rate_per_s: float
-    off_rate_per_s: float
-    on_mean_s: float
-    off_mean_s: float
-    prompt: TokenLaw
-    output: TokenLaw
-
-    def __post_init__(self) -> None:
-        _require(self.on_rate_per_s > 0, "on_rate_per_s", "> 0", self.on_rate_per_s)
-        _require(self.off_rate_per_s >= 0, "off_rate_per_s", ">= 0", self.off_rate_per_s)
-        _require(self.on_mean_s > 0, "on_mean_s", "> 0", self.on_mean_s)
-        _require(self.off_mean_s > 0, "off_mean_s", "> 0", self.off_mean_s)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversation:
-    """People chatting: Poisson within the hour, a daily rhythm, one length law for all."""
-
-    requests_per_day: float
-    day_log_sd: float  # of the lognormal factor between days
-    hour_profile: tuple[float, ...]  # rate by hour of day, relative
-    failure_share: float
-    gpt4_share: float
-    log_correlation: float  # of prompt and output, in the Gaussian copula
-    prompt: TokenLaw
-    output: TokenLaw
-
-    def __post_init__(self) -> None:
-        _require(self.requests_per_day >= 0, "requests_per_day", ">= 0", self.requests_per_day)
-        _require(self.day_log_sd >= 0, "day_log_sd", ">= 0", self.day_log_sd)
-        _require_hours(self.hour_profile)
-        _require_share(self.failure_share, "failure_share")
-        _require_share(self.gpt4_share, "gpt4_share")
-        _require(
-            -1 < self.log_correlation < 1, "log_correlation", "within -1..1", self.log_correlation
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobKind:
-    """A family of API jobs: how often they start, how each is paced, how long its requests are.
-
-    A job draws its rate (log-uniform), its duration (truncated lognormal) and its own narrow
-    length law: the logs of its prompt and output medians are normal with the `*_between` spread,
-    its requests are lognormal around them with the `*_within` spread.
-    """
-
-    name: str
-    jobs_per_day: float
-    rate_min_per_s: float
-    rate_max_per_s: float
-    duration_log_mean: float
-    duration_log_sd: float
-    duration_max_s: float
-    batch_size: int  # requests that one call of the client sends together
-    batch_spread_s: float  # time over which they are sent
-    gap_cv: float  # of the gamma gaps between batches
-    prompt_log_mean: float
-    prompt_log_sd_between: float
-    prompt_log_sd_within: float
-    output_log_mean: float
-    output_log_sd_between: float
-    output_log_sd_within: float
-
-    def __post_init__(self) -> None:
-        _require(self.jobs_per_day >= 0, "jobs_per_day", ">= 0", self.jobs_per_day)
-        _require(self.rate_min_per_s > 0, "rate_min_per_s", "> 0", self.rate_min_per_s)
-        _require(
-            self.rate_max_per_s >= self.rate_min_per_s,
-            "rate_max_per_s",
-            f">= rate_min_per_s ({self.rate_min_per_s})",
-            self.rate_max_per_s,
-        )
-        _require(self.duration_log_sd > 0, "duration_log_sd", "> 0", self.duration_log_sd)
-        _require(self.duration_max_s > 0, "duration_max_s", "> 0", self.duration_max_s)
-        _require(self.batch_size >= 1, "batch_size", ">= 1", self.batch_size)
-        _require(self.batch_spread_s >= 0, "batch_spread_s", ">= 0", self.batch_spread_s)
-        _require(0.1 <= self.gap_cv <= 10, "gap_cv", "within 0.1..10", self.gap_cv)
-        for part in ("prompt", "output"):
-            between, within = f"{part}_log_sd_between", f"{part}_log_sd_within"
-            _require(getattr(self, between) >= 0, between, ">= 0", getattr(self, between))
-            _require(getattr(self, within) > 0, within, "> 0", getattr(self, within))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Api:
-    """Programs: independent jobs whose number follows the day and the hour."""
-
-    day_log_sd: float  # log sd of the lognormal level of a day
-    day_log_correlation: float  # of the log level between successive days
-    hour_profile: tuple[float, ...]  # job starts by hour of day, relative
-    failure_share: float
-    gpt4_share: float  # of jobs
-    max_prompt_tokens: int
-    max_output_tokens: int
-    jobs: tuple[JobKind, ...]
-
-    def __post_init__(self) -> None:
-        _require(self.day_log_sd >= 0, "day_log_sd", ">= 0", self.day_log_sd)
-        _require(
-            0 <= self.day_log_correlation < 1,
-            "day_log_correlation",
-            "within 0..1",
-            self.day_log_correlation,
-        )
-        _require_hours(self.hour_profile)
-        _require_share(self.failure_share, "failure_share")
-        _require_share(self.gpt4_share, "gpt4_share")
-        _require(self.max_prompt_tokens >= 1, "max_prompt_tokens", ">= 1", self.max_prompt_tokens)
-        _require(self.max_output_tokens >= 1, "max_output_tokens", ">= 1", self.max_output_tokens)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Silences:
-    """Times at which nothing arrives: at a constant rate, `min_s` plus an exponential long."""
-
-    per_day: float
-    min_s: float
-    mean_excess_s: float
-
-    def __post_init__(self) -> None:
-        for key in ("per_day", "min_s", "mean_excess_s"):
-            _require(getattr(self, key) >= 0, key, ">= 0", getattr(self, key))
-        covered = self.per_day * (self.min_s + self.mean_excess_s) / 86_400
-        _require(covered < 0.5, "per_day * mean length", "below half a day", f"{covered:.2f} days")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BurstGptLike:
-    """A conversation stream plus API jobs, from `start_hour` of a day as a request sees it."""
-
-    kind: ClassVar[str] = "burstgpt-like"
-    name: str
-    description: str
-    start_hour: int
-    stamp_s: float  # arrivals are cut down to whole multiples of it; 0 keeps them exact
-    silences: Silences
-    conversation: Conversation
-    api: Api
-
-    def __post_init__(self) -> None:
-        longest_h = math.ceil(max((k.duration_max_s for k in self.api.jobs), default=0.0) / 3600)
-        _require(
-            longest_h <= self.start_hour < HOURS_PER_DAY,
-            "start_hour",
-            f"within {longest_h}..23 (no job may outlast the warm-up from midnight)",
-            self.start_hour,
-        )
-        _require(self.stamp_s >= 0, "stamp_s", ">= 0", self.stamp_s)
-        busy = self.conversation.requests_per_day + sum(k.jobs_per_day for k in self.api.jobs)
-        _require(busy > 0, "requests_per_day or jobs_per_day", "> 0 somewhere", busy)
-
-
-Profile = Poisson | GammaBursts | OnOff | BurstGptLike
+Profile = Poisson | GammaBursts | OnOff | Sessions | BurstGptLike
 _KINDS: dict[str, type[Profile]] = {
-    kind.kind: kind for kind in (Poisson, GammaBursts, OnOff, BurstGptLike)
+    kind.kind: kind for kind in (Poisson, GammaBursts, OnOff, Sessions, BurstGptLike)
 }
 
 
@@ -263,13 +56,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
                 f"{str(name_or_path)!r}"
             )
         path = data_folder("workloads") / f"{name_or_path}.toml"
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise TraceError(f"{path}: a workload profile must be readable, {reason}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise TraceError(f"{path}: a workload profile must be TOML, {error}") from None
+    table = _toml(path)
     try:
         kind = table.pop("kind", None)
         if not isinstance(kind, str) or kind not in _KINDS:
@@ -277,6 +64,27 @@ def load_profile(name_or_path: str | Path) -> Profile:
         return _build(_KINDS[kind], {"name": path.stem, **table}, where="")
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """A TOML file as nested dictionaries, within bounds."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise TraceError(f"{path}: a workload profile must be at most 1 MiB long")
+        return tomllib.loads(text.decode())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise TraceError(f"{path}: a workload profile must be readable, {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise TraceError(f"{path}: a workload profile must be TOML, {error}") from None
+    except RecursionError:
+        raise TraceError(f"{path}: a workload profile must not be so deeply nested") from None
+    except TraceError:
+        raise
+    except ValueError:  # Python's own limit on the digits of a number
+        raise TraceError(f"{path}: numbers of a workload profile must fit a float64") from None
 
 
 def _build(cls: type[T], table: dict[str, Any], where: str) -> T:
@@ -307,23 +115,11 @@ def _value(hint: Any, value: Any, key: str) -> Any:
             raise TraceError(f"{key} must be a list, got {value!r}")
         item = get_args(hint)[0]
         return tuple(_value(item, each, f"{key}[{i}]") for i, each in enumerate(value))
+    if isinstance(value, int | float) and abs(value) != math.inf:
+        require_bounds(key, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
         word = {float: "a finite number", int: "a whole number", str: "text"}[hint]
         raise TraceError(f"{key} must be {word}, got {value!r}")
     return value
-
-
-def _require(holds: bool, key: str, rule: str, value: object) -> None:
-    if not holds:
-        raise TraceError(f"{key} must be {rule}, got {value}")
-
-
-def _require_share(value: float, key: str) -> None:
-    _require(0 <= value <= 1, key, "within 0..1", value)
-
-
-def _require_hours(profile: tuple[float, ...]) -> None:
-    _require(len(profile) == HOURS_PER_DAY, "hour_profile", "24 numbers long", len(profile))
-    _require(min(profile) >= 0 < sum(profile), "hour_profile", ">= 0 and not all 0", profile)

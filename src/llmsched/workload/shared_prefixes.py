@@ -75,7 +75,7 @@ def _rows(file: TraceFile) -> Iterator[tuple[int, tuple[int, int, int]]]:
         numbers = []
         for name in COLUMNS:
             text = row[name] or ""
-            if not text.strip().isdecimal():
+            if not (text.isascii() and text.strip().isdecimal() and len(text) <= 19):
                 given = f"must be a whole number >= 0, got {text!r}"
                 raise file.error(given, line=reader.line_num, column=name)
             numbers.append(int(text))

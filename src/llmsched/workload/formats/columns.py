@@ -1,31 +1,43 @@
-"""From the columns of a file, in its own order and clock, to a `Trace`.
+"""The columns of a trace file as arrays, collected block by block in the order of the file.
 
-What a cell may hold is said once here: as a check of whole blocks (fast) and of one value (exact,
-with what was expected), and what may be done about rows that are out of order.
+Whole blocks are checked fast; whatever that check does not like is looked at again cell by cell
+(`cells`), so that an error names the line and the column.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import IntArray
-from llmsched.workload.formats.files import Place, TraceFile
-from llmsched.workload.prefix_ids import PrefixIds
-from llmsched.workload.trace import LONGEST_S, Labels, Trace
+from llmsched.workload.formats.cells import (
+    KINDS,
+    MAX_TIME,
+    MAX_TOKENS,
+    CellError,
+    TimeKind,
+    ids,
+    parsed,
+)
+from llmsched.workload.trace import Labels
 
-MAX_TOKENS = 1_000_000_000  # prompt + output still fit int32
-MAX_TIME = 1e15  # in the file's unit, from its own zero; the span has the limit of `Trace`
 MAX_NAMES = 32_767  # what an int16 code can tell apart
-_LONG_RUN = 10  # rows; shorter sorted runs are disorder, not a second recording
-_NEAR_START = 0.1  # share of what was seen so far
-
+_CODES = {
+    "tokens": "i",
+    "whole": "i",
+    "rank": "i",
+    "seconds": "d",
+    "label": "h",
+    "id": "i",
+    "ids": "q",
+}
+LENGTHS = "lengths"  # how many ids each row has: a column beside that of all ids
+_SLACK = 131_072  # rows read beyond those asked for, to see whether the file is in order
 
 Number = TypeVar("Number", np.float64, np.int64, np.int32)
 
@@ -34,142 +46,227 @@ class UncleanError(Exception):
     """A block holds something that the exact reader must look at."""
 
 
-class CellError(Exception):
-    """One value is not what it must be; the text says what that is."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enough:
+    """When reading may stop: so many requests that the filters would keep, all in order of time."""
 
-
-def tokens(value: float) -> int:
-    """A token count, or `CellError`."""
-    if not (math.isfinite(value) and value == math.floor(value) and 0 <= value <= MAX_TOKENS):
-        raise CellError(f"a whole number of tokens from 0 to {MAX_TOKENS}")
-    return int(value)
-
-
-def instant(value: float) -> float:
-    """A number that can be a time, or `CellError`."""
-    if not abs(value) <= MAX_TIME:  # also for NaN
-        raise CellError(f"a finite time within ±{MAX_TIME:g}")
-    return value
-
-
-def shown(value: object) -> str:
-    """A value as an error message shows it: quoted, on one line, not too long."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    requests: int
+    failures: bool = True  # whether requests without output count
+    labels: Mapping[str, str] = field(default_factory=dict)  # role -> the only name that counts
 
 
 @dataclass(slots=True)
-class LabelBuilder:
+class NameCodes:
     """Texts as codes, the names in order of first appearance."""
 
+    ids: bool = False  # of things, however many, a missing one -1; else of few kinds of things
+    empty: bool = False  # whether a name may be empty
     names: dict[str, int] = field(default_factory=dict)
-    blocks: list[NDArray[np.int16]] = field(default_factory=list)
 
     def code(self, name: str) -> int:
         """The code of a name, or `CellError`."""
+        if not name and self.ids:
+            return -1
         code = self.names.setdefault(name, len(self.names))
-        if not name or code >= MAX_NAMES:
+        if not (self.ids or ((name or self.empty) and code < MAX_NAMES)):
             raise CellError(f"a name, at most {MAX_NAMES} different ones in a file")
         return code
 
-    def add(self, column: Any) -> None:
-        """Append a dictionary-encoded pyarrow array."""
-        if column.null_count or column.dictionary.null_count:
+    def codes(self, column: Any) -> NDArray[np.int32]:
+        """The codes of a dictionary-encoded pyarrow array."""
+        if (column.null_count or column.dictionary.null_count) and not (self.ids or self.empty):
             raise UncleanError
         try:
-            codes = [self.code(str(name)) for name in column.dictionary.to_pylist()]
+            known = [self.code(name or "") for name in column.dictionary.to_pylist()]
+            missing = self.code("") if column.null_count else -1
         except CellError as error:
             raise UncleanError from error
-        self.blocks.append(np.array(codes, np.int16)[buffer_of(column.indices, np.int32)])
-
-    def labels(self) -> Labels:
-        """The labels of all blocks."""
-        return Labels(codes=np.concatenate(self.blocks), names=tuple(self.names))
-
-
-@dataclass(slots=True)
-class PrefixBuilder:
-    """Prefix ids of the requests, collected in file order."""
-
-    tokens_per_id: Sequence[int]  # what an id may stand for in this format, the usual first
-    ids: list[NDArray[np.int64]] = field(default_factory=list)
-    lengths: list[NDArray[np.int32]] = field(default_factory=list)
-
-    def add(self, ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> None:
-        """Append rows: flat ids, and how many each request has; `UncleanError` for a bad id."""
-        if len(ids) and ids.min() < 0:
-            raise UncleanError
-        self.ids.append(np.array(ids))  # a copy: a view would keep the whole block alive
-        self.lengths.append(np.array(lengths))
-
-    def prefix_ids(
-        self, prompt: IntArray, file: TraceFile, locate: Callable[[int], Place]
-    ) -> PrefixIds | None:
-        """The ids of all rows; None where no request has any.
-
-        An id stands for the first of `tokens_per_id` with which no prompt of shape (n,) has more
-        ids than pieces.
-        """
-        ids, lengths = _drain(self.ids), _drain(self.lengths)
-        if not len(ids):
-            return None
-        for tokens in self.tokens_per_id:
-            if (lengths <= -(-prompt // tokens)).all():
-                return PrefixIds.from_lengths(ids, lengths, tokens_per_id=tokens)
-        row = int(np.argmax(lengths > -(-prompt // tokens)))
-        most = f"at most an id per {tokens} prompt tokens, {-(-int(prompt[row]) // tokens)} here"
-        raise file.error(
-            f"hash_ids must have {most}, got {int(lengths[row])}", **locate(row), column="hash_ids"
-        )
+        indices = column.indices.fill_null(len(known)) if column.null_count else column.indices
+        codes = np.array([*known, missing], np.int32)
+        return codes[buffer_of(indices, np.int32)]
 
 
 @dataclass(slots=True)
 class ColumnBuilder:
-    """The columns of a file, collected block by block in file order."""
+    """The columns of a file by role.
 
-    time: list[NDArray[Any]] = field(default_factory=list)
-    prompt: list[IntArray] = field(default_factory=list)
-    output: list[IntArray] = field(default_factory=list)
-    labels: dict[str, LabelBuilder] = field(default_factory=dict)
-    prefixes: PrefixBuilder | None = None
+    Parameters
+    ----------
+    roles
+        What is collected, keys of `KINDS`.
+    optional
+        Roles that a row may leave empty: NaN, or the code -1.
+    enough
+        When to stop; by default at the end.
+    """
 
-    def add(self, time: NDArray[Any], prompt: NDArray[Any], output: NDArray[Any]) -> None:
-        """Append a block of numbers, each of shape (n,); `UncleanError` if one is not allowed."""
-        if first_bad_time(time) is not None:
-            raise UncleanError
-        for counts in (prompt, output):
-            if first_bad_tokens(counts) is not None:
-                raise UncleanError
-        self.time.append(np.array(time))  # copies: a view would keep the whole block alive
-        self.prompt.append(prompt.astype(np.int32))
-        self.output.append(output.astype(np.int32))
+    roles: Collection[str]
+    optional: Collection[str] = ()
+    enough: Enough | None = None
+    blocks: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+    names: dict[str, NameCodes] = field(default_factory=dict)
+    kind: TimeKind = "decimal"
+    stopped: bool = False  # before the end, because there was enough
+    _kept: int = 0
+    _latest: float = -math.inf
+    _in_order: bool = True
 
-    def add_exact(self, values: Mapping[str, array[Any]]) -> None:
-        """Append columns by role, each value of which `tokens`, `instant` or `code` gave."""
-        self.time.append(np.array(values["time"]))
-        self.prompt.append(np.array(values["prompt"], np.int32))
-        self.output.append(np.array(values["output"], np.int32))
-        for role, builder in self.labels.items():
-            builder.blocks.append(np.array(values[role], np.int16))
+    def __post_init__(self) -> None:
+        self.blocks = {role: [] for role in self.roles}
+        if any(KINDS[role] == "ids" for role in self.roles):
+            self.blocks[LENGTHS] = []
+        for role in self.roles:
+            if KINDS[role] == "id":
+                self.names[role] = NameCodes(ids=True)
+            elif KINDS[role] == "label":
+                self.names[role] = NameCodes(empty=role in self.optional)
+        if "parent" in self.names and "id" in self.names:
+            self.names["parent"] = self.names["id"]  # a parent is found among the ids
 
     def __len__(self) -> int:
-        return sum(map(len, self.time))
+        return sum(map(len, self.blocks["prompt"]))
+
+    def add(self, block: Mapping[str, Any]) -> bool:
+        """Append pyarrow arrays by role; whether that is enough.
+
+        Raises
+        ------
+        UncleanError
+            If one of the values is not allowed.
+        """
+        values: dict[str, NDArray[Any]] = {}
+        for role in self.roles:
+            if KINDS[role] == "ids":
+                values[role], values[LENGTHS] = _ragged(block[role])
+            else:
+                values[role] = self._checked(role, block[role])
+        for role, column in values.items():
+            self.blocks[role].append(column)
+        return self._is_enough(values)
+
+    def add_exact(self, values: Mapping[str, array[Any]]) -> bool:
+        """Append `arrays` that `put` has filled; whether that is enough."""
+        block = {role: np.array(column) for role, column in values.items()}
+        for role, column in block.items():
+            self.blocks[role].append(column)
+        return self._is_enough(block)
+
+    def put(self, values: Mapping[str, array[Any]], role: str, value: object) -> None:
+        """Append one value to `arrays`, or `CellError`."""
+        if KINDS[role] == "ids":
+            found = [] if value is None else ids(value)
+            values[role].extend(found)
+            values[LENGTHS].append(len(found))
+        else:
+            values[role].append(self._cell(role, value))
+
+    def _cell(self, role: str, value: object) -> float:
+        if role in self.optional and (value is None or value == ""):
+            return self.names[role].code("") if role in self.names else math.nan
+        found = parsed(role, value, self.kind)
+        return self.names[role].code(found) if role in self.names else found
+
+    def arrays(self) -> dict[str, array[Any]]:
+        """Empty arrays for `put`, by role."""
+        times = "d" if self.kind == "decimal" else "q"
+        codes = {role: _CODES.get(KINDS[role], times) for role in self.roles}
+        for role in self.optional:
+            if role in codes and codes[role] in "iq" and KINDS[role] not in ("id", "label", "ids"):
+                codes[role] = "d"  # with NaN for missing ones
+        if LENGTHS in self.blocks:
+            codes[LENGTHS] = "i"
+        return {role: array(code) for role, code in codes.items()}
+
+    def take(self, role: str) -> NDArray[Any]:
+        """A whole column, which is let go of here."""
+        blocks = self.blocks.pop(role)
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def labels(self, role: str) -> Labels | None:
+        """A column of names, if the file has it and not all are empty."""
+        names = tuple(self.names[role].names) if role in self.blocks else ()
+        if not any(names):
+            return None
+        return Labels(codes=self.take(role).astype(np.int16), names=names)
+
+    def _checked(self, role: str, column: Any) -> NDArray[Any]:
+        if role in self.names:
+            codes = self.names[role].codes(column)
+            return codes.astype(np.int16) if KINDS[role] == "label" else codes
+        values: NDArray[Any]
+        if column.null_count:
+            if role not in self.optional:
+                raise UncleanError
+            values = buffer_of(column.fill_null(math.nan), np.float64)
+        elif KINDS[role] == "time" and self.kind != "decimal":
+            values = buffer_of(column, np.int64)
+        else:
+            values = buffer_of(column, np.float64)
+        bad = first_bad(role, values, missing=role in self.optional)
+        if bad is not None:
+            raise UncleanError
+        whole = KINDS[role] in ("tokens", "whole", "rank") and role not in self.optional
+        # a copy: a view would keep the whole block alive
+        return values.astype(np.int32) if whole else np.array(values)
+
+    def _is_enough(self, block: Mapping[str, NDArray[Any]]) -> bool:
+        if self.enough is None:
+            return False
+        time = block["time"]
+        if len(time):
+            self._in_order &= bool(time[0] >= self._latest and (time[1:] >= time[:-1]).all())
+            self._latest = time[-1]
+        keep = np.ones(len(time), np.bool_)
+        if not self.enough.failures:
+            keep &= block["output"] > 0
+        for role, name in self.enough.labels.items():
+            if role in block:
+                keep &= block[role] == self.names[role].names.get(name, -2)
+        self._kept += int(np.count_nonzero(keep))
+        beyond = self._kept >= self.enough.requests and len(self) >= self.enough.requests + _SLACK
+        self.stopped = beyond and self._in_order
+        return self.stopped
 
 
-def first_bad_time(values: NDArray[Any]) -> int | None:
-    """Index of the first value that `instant` refuses; integers are ticks and all allowed."""
-    if values.dtype.kind == "i":
+def first_bad(role: str, values: NDArray[Any], *, missing: bool = False) -> int | None:
+    """Index of the first value that `cells` refuses for this role."""
+    match KINDS[role]:
+        case "time":
+            # integers are ticks and all allowed
+            good = np.abs(values) <= MAX_TIME if values.dtype.kind == "f" else None
+        case "tokens":
+            good = (values >= 0) & (values <= MAX_TOKENS) & (values == np.floor(values))
+        case "whole":
+            good = (values >= -1) & (values < 2**31) & (values == np.floor(values))
+        case "rank":
+            good = (np.abs(values) < 2**31) & (values == np.floor(values))
+        case _:
+            good = (values >= 0) & (values <= MAX_TIME)
+    if good is None:
         return None
-    return _first(~(np.abs(values) <= MAX_TIME))
+    if missing:
+        good |= np.isnan(values)
+    return None if good.all() else int(np.argmin(good))
 
 
-def first_bad_tokens(values: NDArray[Any]) -> int | None:
-    """Index of the first value that `tokens` refuses."""
-    return _first(~((values >= 0) & (values <= MAX_TOKENS) & (values == np.floor(values))))
+def _ragged(column: Any) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """All ids of a pyarrow column of lists, and how many each row has; copies, as above.
 
+    Raises
+    ------
+    UncleanError
+        If an id is missing or negative.
+    """
+    from pyarrow import compute
 
-def _first(bad: NDArray[np.bool_]) -> int | None:
-    return int(np.argmax(bad)) if bad.any() else None
+    flat = column.flatten()
+    if flat.null_count:
+        raise UncleanError
+    found = np.array(buffer_of(flat, np.int64))
+    if found.min(initial=0) < 0:
+        raise UncleanError
+    lengths = compute.fill_null(compute.list_value_length(column), 0)
+    return found, np.array(buffer_of(lengths, np.int32))
 
 
 def buffer_of(column: Any, dtype: type[Number]) -> NDArray[Number]:
@@ -180,103 +277,3 @@ def buffer_of(column: Any, dtype: type[Number]) -> NDArray[Number]:
     if not len(column):
         return np.empty(0, dtype)
     return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)]
-
-
-def to_trace(
-    columns: ColumnBuilder,
-    seconds: Callable[[NDArray[Any]], NDArray[np.float64]],
-    file: TraceFile,
-    locate: Callable[[int], Place],
-    *,
-    column: str,
-) -> Trace:
-    """The trace of a file's columns: sorted by time, stably, from the first arrival on.
-
-    `seconds` turns the file's times into seconds since the first of them, `locate` turns a row
-    (from 0) into the `line` or `row` that an error names, and `column` is that of the times. The
-    columns are emptied on the way.
-    """
-    if not len(columns):
-        raise file.error("must hold at least one request, got only a header", line=1)
-    time = _drain(columns.time)
-    order: NDArray[np.intp] | None = None
-    notes: tuple[str, ...] = ()
-    if (time[1:] < time[:-1]).any():
-        _refuse_restart(time, file, locate)
-        late = int((time < np.maximum.accumulate(time)).sum())
-        notes = (f"{late} of {len(time)} rows were out of order and were sorted by time",)
-        order = np.argsort(time, kind="stable")
-    arrival_s = seconds(_ordered(time, order))
-    if arrival_s[-1] > LONGEST_S:
-        stray = _stray_row(time)
-        message = f"time must lie within {LONGEST_S:g} s of the others, the file spans"
-        message += f" {arrival_s[-1]:g} s; mend this row or the unit"
-        raise file.error(message, **locate(stray), column=column)
-    del time
-    labels = {name: builder.labels() for name, builder in columns.labels.items()}
-    prompt = _drain(columns.prompt)
-    builder = columns.prefixes
-    prefixes = None if builder is None else builder.prefix_ids(prompt, file, locate)
-    if builder is not None and prefixes is not None:
-        if prefixes.tokens_per_id != builder.tokens_per_id[0]:
-            notes = (*notes, f"prefix ids were taken to stand for {prefixes.tokens_per_id} tokens")
-        prefixes = prefixes if order is None else prefixes.take(order)
-    return Trace(
-        arrival_s=arrival_s,
-        prompt_tokens=_ordered(prompt, order),
-        output_tokens=_ordered(_drain(columns.output), order),
-        model=_ordered_labels(labels.get("model"), order),
-        log_type=_ordered_labels(labels.get("log_type"), order),
-        prefix_ids=prefixes,
-        name=file.path.name,
-        notes=notes,
-    )
-
-
-def _refuse_restart(time: NDArray[Any], file: TraceFile, locate: Callable[[int], Place]) -> None:
-    restart = clock_restart(time)
-    if restart is None:
-        return
-    if restart > 1 and time[restart - 2] <= time[restart]:  # without one row, nothing goes back
-        message = "time must not leap ahead of the next row, which goes on from the one before"
-        raise file.error(f"{message}; mend this one", **locate(restart - 1))
-    message = "time must not start again, got a time near the first one of the rows above"
-    advice = "two recordings in one file? split them, or put them on one clock and sort"
-    raise file.error(f"{message} ({advice})", **locate(restart))
-
-
-def clock_restart(time: NDArray[Any]) -> int | None:
-    """The first row where the clock starts again, shape (n,) in; none if sorting explains it all.
-
-    A clock starts again where a step back ends a sorted run of at least 10 rows, begins another
-    of at least 10, and lies no further from the first time than a tenth of the span so far. Late
-    rows, shuffled rows and merged shards do not look like that; a second recording appended does.
-    """
-    starts = np.flatnonzero(np.diff(time) < 0) + 1
-    bounds = np.concatenate(([0], starts, [len(time)]))
-    long_run = np.diff(bounds) >= _LONG_RUN
-    rows = starts[long_run[:-1] & long_run[1:]]
-    first = np.minimum.accumulate(time)[rows - 1]
-    last = np.maximum.accumulate(time)[rows - 1]
-    again = rows[np.abs(time[rows] - first) <= _NEAR_START * (last - first)]
-    return int(again[0]) if len(again) else None
-
-
-def _stray_row(time: NDArray[Any]) -> int:
-    """The row whose time lies furthest from the median, shape (n,) in."""
-    distance = np.abs(time.astype(np.float64) - float(np.median(time)))
-    return int(np.argmax(distance))
-
-
-def _drain(blocks: list[Any]) -> Any:
-    joined = np.concatenate(blocks) if len(blocks) != 1 else blocks[0]
-    blocks.clear()
-    return joined
-
-
-def _ordered(values: Any, order: NDArray[np.intp] | None) -> Any:
-    return values if order is None else values[order]
-
-
-def _ordered_labels(labels: Labels | None, order: NDArray[np.intp] | None) -> Labels | None:
-    return labels if labels is None or order is None else labels[order]
