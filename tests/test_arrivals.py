@@ -16,12 +16,18 @@ import pytest
 from scipy import stats
 
 from llmsched import simulate
-from llmsched.workload.burstgpt_days import _batch_times_s
-from llmsched.workload.burstgpt_like import BurstGptLike
-from llmsched.workload.profile_kinds import GammaBursts, OnOff, Poisson, Sessions, TokenLaw
-from llmsched.workload.profiles import load_profile, profile_names
-from llmsched.workload.synthetic import generate
-from llmsched.workload.token_laws import token_counts, truncated_lognormal
+from llmsched.workload.synthetic.burstgpt_days import _batch_times_s
+from llmsched.workload.synthetic.burstgpt_like import BurstGptLike
+from llmsched.workload.synthetic.generate import generate
+from llmsched.workload.synthetic.profile_kinds import (
+    GammaBursts,
+    OnOff,
+    Poisson,
+    Sessions,
+    TokenLaw,
+)
+from llmsched.workload.synthetic.profiles import load_profile, profile_names
+from llmsched.workload.synthetic.token_laws import token_counts, truncated_lognormal
 from llmsched.workload.trace import TraceError
 from llmsched.workload.workload import Workload
 

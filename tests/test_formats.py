@@ -19,9 +19,9 @@ from hypothesis import given, settings, strategies as st
 import llmsched.workload.trace
 from installed_package import put_package
 from llmsched.workload.formats import registry as formats
-from llmsched.workload.formats.columns import buffer_of
+from llmsched.workload.formats.encodings.columns import buffer_of
 from llmsched.workload.formats.registry import read_trace, recognise, write_trace
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Labels, Trace, TraceError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -485,7 +485,7 @@ def test_parquet__what_is_wrong_is_named(tmp_path, changes, expected):
 
 
 def test_parquet__the_row_counts_through_all_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmsched.workload.formats.parquet._ROWS_PER_BLOCK", 2)
+    monkeypatch.setattr("llmsched.workload.formats.encodings.parquet._ROWS_PER_BLOCK", 2)
     spoilt = {"output_tokens": pa.array([1, 2, -3])}
     assert "row 3, column 'output_tokens'" in refusal(parquet_with(tmp_path / "x", **spoilt))
     trace = read_trace(parquet_with(tmp_path / "x"))
@@ -921,8 +921,8 @@ def test_real__the_exact_pass_agrees_with_the_fast_one(
     def refuse(*_):
         raise OSError
 
-    monkeypatch.setattr("llmsched.workload.formats.csv._read_blocks", refuse)
-    monkeypatch.setattr("llmsched.workload.formats.jsonlines._read_blocks", refuse)
+    monkeypatch.setattr("llmsched.workload.formats.encodings.csv._read_blocks", refuse)
+    monkeypatch.setattr("llmsched.workload.formats.encodings.jsonlines._read_blocks", refuse)
     exact = read_trace(DATA / file)
     assert rows(exact) == rows(fast)
     assert (exact.prefix_ids is None) == (fast.prefix_ids is None)

@@ -16,7 +16,7 @@ import pytest
 from llmsched.workload.describe import describe
 from llmsched.workload.formats import registry
 from llmsched.workload.formats.registry import FORMATS, read_trace, recognise, write_trace
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.sessions import Turns
 from llmsched.workload.trace import Labels, Trace, TraceError
 

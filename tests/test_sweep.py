@@ -564,7 +564,7 @@ def test_cached_trace__is_a_read_only_map(tmp_path):
 
 def test_cached_trace__keeps_priorities_and_prefix_ids(tmp_path):
     from llmsched.simulation.sweep.cache import cached_trace
-    from llmsched.workload.prefix_ids import PrefixIds
+    from llmsched.workload.prefixes.prefix_ids import PrefixIds
 
     def load():
         trace = SMALL.load(0).take(slice(3))

@@ -21,8 +21,8 @@ from .workload.closed_loop import ClosedLoop as ClosedLoop
 from .workload.describe import describe as describe
 from .workload.formats.registry import read_trace as read_trace, write_trace as write_trace
 from .workload.prepare import prepare as prepare
-from .workload.profiles import load_profile as load_profile
 from .workload.slo import Slo as Slo
-from .workload.synthetic import generate as generate
+from .workload.synthetic.generate import generate as generate
+from .workload.synthetic.profiles import load_profile as load_profile
 from .workload.trace import Trace as Trace, TraceError as TraceError
 from .workload.workload import Workload as Workload

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmsched._util.types import FloatArray, IntArray
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Trace, TraceError
 
 _BURST_WINDOW_S = 1200.0

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-from llmsched.workload.formats.files import TraceFile, open_trace_file
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.formats.encodings.files import TraceFile, open_trace_file
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Trace
 
 COLUMNS = ("request", "earlier_request", "shared_blocks")

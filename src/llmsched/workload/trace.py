@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llmsched._util.arrays import given_up, read_only
 from llmsched._util.types import FloatArray, IntArray
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.sessions import Turns
 
 _MOST_TOKENS = 2**31 - 1

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmsched.workload.closed_loop import ClosedLoop
-    from llmsched.workload.formats.columns import Enough
+    from llmsched.workload.formats.encodings.columns import Enough
     from llmsched.workload.trace import Trace
 
 DEFAULT_PROFILE = "burstgpt-like"
@@ -186,7 +186,7 @@ class Workload:
     @property
     def synthetic(self) -> bool:
         """Whether the source is a profile rather than a file of requests."""
-        from llmsched.workload.profiles import profile_names
+        from llmsched.workload.synthetic.profiles import profile_names
 
         return self.source in profile_names() or self.source.endswith(".toml")
 
@@ -219,7 +219,7 @@ class Workload:
 
     def _enough(self) -> Enough | None:
         """When a file in order of time need not be read further; None to read it all."""
-        from llmsched.workload.formats.columns import Enough
+        from llmsched.workload.formats.encodings.columns import Enough
 
         if self.requests is None or self.window_s is not None:
             return None
@@ -251,8 +251,8 @@ class Workload:
     def _generate(self, seed: int) -> Trace:
         """Requests of the profile, as many as asked for after the filters."""
         from llmsched._util.streams import Streams
-        from llmsched.workload.profiles import load_profile
-        from llmsched.workload.synthetic import generate
+        from llmsched.workload.synthetic.generate import generate
+        from llmsched.workload.synthetic.profiles import load_profile
         from llmsched.workload.trace import TraceError
 
         for name in ("trace_format", "time_unit", "columns"):
@@ -296,7 +296,7 @@ class Workload:
 
 
 def _unknown_source(source: str) -> Exception:
-    from llmsched.workload.profiles import profile_names
+    from llmsched.workload.synthetic.profiles import profile_names
     from llmsched.workload.trace import TraceError
 
     names = ", ".join(profile_names())

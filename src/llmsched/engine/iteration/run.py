@@ -22,8 +22,8 @@ from llmsched.latency.steps.base import StepLatency
 from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
 from llmsched.schedulers.iteration.orders import Fcfs
 from llmsched.schedulers.iteration.routing import RoundRobinRouter, RouterFactory
-from llmsched.workload.prefix_ids import PrefixIds
-from llmsched.workload.prefix_tree import PrefixTree
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_tree import PrefixTree
 from llmsched.workload.trace import Trace
 
 FCFS = IterationScheduler(Fcfs)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched.simulation.beliefs import BinnedPrediction
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.sessions import Turns
 from llmsched.workload.trace import Trace
 

@@ -19,8 +19,8 @@ from llmsched.workload.formats.clocks import (
     fractions,
     since_first_s,
 )
-from llmsched.workload.formats.columns import ColumnBuilder
-from llmsched.workload.formats.files import Locate, TraceFile
+from llmsched.workload.formats.encodings.columns import ColumnBuilder
+from llmsched.workload.formats.encodings.files import Locate, TraceFile
 from llmsched.workload.formats.layout import Layout
 from llmsched.workload.formats.prefixes import prefix_ids_of
 from llmsched.workload.formats.time_order import check_span, time_order

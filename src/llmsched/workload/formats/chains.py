@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import FloatArray, IntArray
-from llmsched.workload.formats.cells import MAX_TOKENS
 from llmsched.workload.formats.clocks import PER_S, Unit
-from llmsched.workload.formats.columns import ColumnBuilder
-from llmsched.workload.formats.files import Locate, TraceFile
+from llmsched.workload.formats.encodings.cells import MAX_TOKENS
+from llmsched.workload.formats.encodings.columns import ColumnBuilder
+from llmsched.workload.formats.encodings.files import Locate, TraceFile
 from llmsched.workload.sessions import Turns, earliest_s, in_order, levels, whole_prompts
 
 

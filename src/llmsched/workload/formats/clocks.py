@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import FloatArray
-from llmsched.workload.formats.cells import TimeKind
-from llmsched.workload.formats.files import TraceFile
+from llmsched.workload.formats.encodings.cells import TimeKind
+from llmsched.workload.formats.encodings.files import TraceFile
 
 Unit = Literal["s", "ms", "us", "ns"]
 UNITS: tuple[Unit, ...] = get_args(Unit)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmsched.workload.formats.cells import shown
 from llmsched.workload.formats.clocks import Clock, NumberClock, Unit
-from llmsched.workload.formats.columns import ColumnBuilder
-from llmsched.workload.formats.files import Place, TraceFile
+from llmsched.workload.formats.encodings.cells import shown
+from llmsched.workload.formats.encodings.columns import ColumnBuilder
+from llmsched.workload.formats.encodings.files import Place, TraceFile
 
 Names = tuple[str, ...]
 REQUIRED = ("time", "prompt", "output")

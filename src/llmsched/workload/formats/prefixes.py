@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from llmsched._util.types import IntArray
-from llmsched.workload.formats.columns import LENGTHS, ColumnBuilder
-from llmsched.workload.formats.files import Locate, TraceFile
+from llmsched.workload.formats.encodings.columns import LENGTHS, ColumnBuilder
+from llmsched.workload.formats.encodings.files import Locate, TraceFile
 from llmsched.workload.formats.layout import Layout
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 
 
 def prefix_ids_of(

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from llmsched.workload.formats.cells import MAX_TOKENS, CellError
 from llmsched.workload.formats.clocks import NumberClock, StampClock
-from llmsched.workload.formats.columns import ColumnBuilder
-from llmsched.workload.formats.files import TraceFile
+from llmsched.workload.formats.encodings.cells import MAX_TOKENS, CellError
+from llmsched.workload.formats.encodings.columns import ColumnBuilder
+from llmsched.workload.formats.encodings.files import TraceFile
 from llmsched.workload.formats.layout import Layout
 
 BURSTGPT = Layout(

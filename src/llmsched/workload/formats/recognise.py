@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from llmsched.workload.formats.cells import shown
 from llmsched.workload.formats.clocks import split_name
-from llmsched.workload.formats.files import Place, TraceFile
+from llmsched.workload.formats.encodings.cells import shown
+from llmsched.workload.formats.encodings.files import Place, TraceFile
 from llmsched.workload.formats.layout import Layout
 from llmsched.workload.trace import TraceError
 

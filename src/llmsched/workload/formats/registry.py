@@ -19,10 +19,15 @@ from llmsched._util.files import check_output
 from llmsched._util.plugins import CALL_ERRORS, PluginError, name_of, raise_failure
 from llmsched._util.registry import Registry
 from llmsched.workload.formats import public
-from llmsched.workload.formats.cells import shown
 from llmsched.workload.formats.clocks import UNITS, Unit
-from llmsched.workload.formats.columns import Enough
-from llmsched.workload.formats.files import TraceFile, inner_suffix, open_trace_file, replacing
+from llmsched.workload.formats.encodings.cells import shown
+from llmsched.workload.formats.encodings.columns import Enough
+from llmsched.workload.formats.encodings.files import (
+    TraceFile,
+    inner_suffix,
+    open_trace_file,
+    replacing,
+)
 from llmsched.workload.formats.layout import Layout, ours
 from llmsched.workload.formats.recognise import chosen_layout, parse_columns, table_layout
 from llmsched.workload.formats.tables import (

@@ -12,13 +12,13 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from llmsched.workload.formats import csv, jsonlines, parquet
 from llmsched.workload.formats.assemble import to_trace
 from llmsched.workload.formats.clocks import Unit
-from llmsched.workload.formats.columns import ColumnBuilder, Enough
-from llmsched.workload.formats.files import MAX_LINE_BYTES, Place, TraceFile
+from llmsched.workload.formats.encodings import csv, jsonlines, parquet
+from llmsched.workload.formats.encodings.columns import ColumnBuilder, Enough
+from llmsched.workload.formats.encodings.files import MAX_LINE_BYTES, Place, TraceFile
 from llmsched.workload.formats.layout import Layout
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Labels, Trace
 
 _ROWS_PER_WRITE = 65_536

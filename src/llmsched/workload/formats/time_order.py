@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import FloatArray
-from llmsched.workload.formats.files import Locate, TraceFile
+from llmsched.workload.formats.encodings.files import Locate, TraceFile
 from llmsched.workload.trace import LONGEST_S
 
 _LONG_RUN = 10  # rows; shorter sorted runs are disorder, not a second recording

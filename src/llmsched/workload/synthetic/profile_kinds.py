@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from llmsched.workload.profile_checks import require, require_few, require_reach
+from llmsched.workload.synthetic.profile_checks import require, require_few, require_reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched.workload.formats.cells import (
+from llmsched.workload.formats.encodings.cells import (
     KINDS,
     MAX_TIME,
     MAX_TOKENS,

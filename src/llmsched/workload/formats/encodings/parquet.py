@@ -10,10 +10,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from llmsched.workload.formats.cells import KINDS, CellError, ids, parsed, shown
-from llmsched.workload.formats.columns import ColumnBuilder, UncleanError, buffer_of, first_bad
-from llmsched.workload.formats.files import Place, TraceFile
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.formats.encodings.cells import KINDS, CellError, ids, parsed, shown
+from llmsched.workload.formats.encodings.columns import (
+    ColumnBuilder,
+    UncleanError,
+    buffer_of,
+    first_bad,
+)
+from llmsched.workload.formats.encodings.files import Place, TraceFile
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Labels
 
 NAME = "parquet"

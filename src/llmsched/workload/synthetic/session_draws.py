@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from llmsched._util.arrays import given_up
 from llmsched._util.types import IntArray
-from llmsched.workload.prefix_ids import PrefixIds
-from llmsched.workload.profile_kinds import Sessions
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.sessions import Turns
-from llmsched.workload.token_laws import law_tokens, truncated_lognormal
+from llmsched.workload.synthetic.profile_kinds import Sessions
+from llmsched.workload.synthetic.token_laws import law_tokens, truncated_lognormal
 from llmsched.workload.trace import Trace
 
 _BLOCK = 1 << 14  # sessions

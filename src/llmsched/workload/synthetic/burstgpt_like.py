@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from llmsched.workload.profile_checks import (
+from llmsched.workload.synthetic.profile_checks import (
     HOURS_PER_DAY,
     require,
     require_few,
@@ -14,7 +14,7 @@ from llmsched.workload.profile_checks import (
     require_reach,
     require_share,
 )
-from llmsched.workload.profile_kinds import TokenLaw
+from llmsched.workload.synthetic.profile_kinds import TokenLaw
 
 _PARTS: tuple[Literal["prompt", "output"], ...] = ("prompt", "output")
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from llmsched._util.arrays import given_up
 from llmsched._util.types import FloatArray
-from llmsched.workload.burstgpt_days import LOG_TYPES, MODELS, Block, burstgpt_days
-from llmsched.workload.burstgpt_like import BurstGptLike
-from llmsched.workload.profile_kinds import GammaBursts, OnOff, Poisson, Sessions
-from llmsched.workload.profiles import Profile, load_profile, profile_names
-from llmsched.workload.session_draws import draw_sessions
-from llmsched.workload.token_laws import law_tokens
+from llmsched.workload.synthetic.burstgpt_days import LOG_TYPES, MODELS, Block, burstgpt_days
+from llmsched.workload.synthetic.burstgpt_like import BurstGptLike
+from llmsched.workload.synthetic.profile_kinds import GammaBursts, OnOff, Poisson, Sessions
+from llmsched.workload.synthetic.profiles import Profile, load_profile, profile_names
+from llmsched.workload.synthetic.session_draws import draw_sessions
+from llmsched.workload.synthetic.token_laws import law_tokens
 from llmsched.workload.trace import Labels, Trace
 
 __all__ = ["generate", "load_profile", "profile_names"]

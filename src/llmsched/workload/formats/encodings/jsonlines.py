@@ -9,7 +9,7 @@ from io import BytesIO
 from itertools import islice
 from typing import Any, BinaryIO
 
-from llmsched.workload.formats.cells import (
+from llmsched.workload.formats.encodings.cells import (
     KINDS,
     CellError,
     is_zoned,
@@ -17,8 +17,8 @@ from llmsched.workload.formats.cells import (
     takes_text,
     time_kind,
 )
-from llmsched.workload.formats.columns import ColumnBuilder, UncleanError
-from llmsched.workload.formats.files import MAX_LINE_BYTES, Place, TraceFile
+from llmsched.workload.formats.encodings.columns import ColumnBuilder, UncleanError
+from llmsched.workload.formats.encodings.files import MAX_LINE_BYTES, Place, TraceFile
 
 NAME = "jsonl"
 _BLOCK_BYTES = 4 * MAX_LINE_BYTES

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from llmsched.workload.formats.cells import KINDS, CellError, is_zoned, shown, time_kind
-from llmsched.workload.formats.columns import ColumnBuilder, UncleanError, buffer_of
-from llmsched.workload.formats.files import Place, TraceFile
+from llmsched.workload.formats.encodings.cells import KINDS, CellError, is_zoned, shown, time_kind
+from llmsched.workload.formats.encodings.columns import ColumnBuilder, UncleanError, buffer_of
+from llmsched.workload.formats.encodings.files import Place, TraceFile
 
 NAME = "csv"
 SEPARATORS = (",", ";", "\t")

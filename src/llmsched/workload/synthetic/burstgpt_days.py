@@ -14,9 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import FloatArray, IntArray
-from llmsched.workload.burstgpt_like import Api, BurstGptLike, Conversation, JobKind, Silences
-from llmsched.workload.profile_checks import HOURS_PER_DAY
-from llmsched.workload.token_laws import law_tokens, token_counts, truncated_lognormal
+from llmsched.workload.synthetic.burstgpt_like import (
+    Api,
+    BurstGptLike,
+    Conversation,
+    JobKind,
+    Silences,
+)
+from llmsched.workload.synthetic.profile_checks import HOURS_PER_DAY
+from llmsched.workload.synthetic.token_laws import law_tokens, token_counts, truncated_lognormal
 
 MODELS = ("ChatGPT", "GPT-4")
 LOG_TYPES = ("Conversation log", "API log")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from llmsched._util.resources import data_folder
-from llmsched.workload.burstgpt_like import BurstGptLike
-from llmsched.workload.profile_checks import require_bounds
-from llmsched.workload.profile_kinds import GammaBursts, OnOff, Poisson, Sessions
+from llmsched.workload.synthetic.burstgpt_like import BurstGptLike
+from llmsched.workload.synthetic.profile_checks import require_bounds
+from llmsched.workload.synthetic.profile_kinds import GammaBursts, OnOff, Poisson, Sessions
 from llmsched.workload.trace import TraceError
 
 _MOST_BYTES = 1 << 20

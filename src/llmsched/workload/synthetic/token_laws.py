@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import FloatArray, IntArray
-from llmsched.workload.profile_kinds import TokenLaw
+from llmsched.workload.synthetic.profile_kinds import TokenLaw
 
 
 def truncated_lognormal(
