@@ -135,7 +135,8 @@ def about_served(served: BenchmarkFit) -> str:
         TPOT under load for the decode step, and TTFT at concurrency 1 for the prefill, would count
         the others' prefills twice: a batch of {last.concurrency} would take {naive_s:.1f} s, where
         requests took {last.e2e.mean_s:.1f} s. The output of {tokens:.0f} tokens is read off the
-        file's throughput; the prompt's length is not known, and only scales the time per prompt token."""
+        file's throughput; the prompt's length is not known, and only scales the time per
+        prompt token."""
     )
 
 
