@@ -1,4 +1,4 @@
-"""The recipes of docs/architecture.md, each done to a copy of the source, and its commands run."""
+"""docs/architecture.md and docs/invariants.md: recipes are done to a copy, names are looked up."""
 
 from __future__ import annotations
 
@@ -76,3 +76,11 @@ def test_recipe__runs_as_printed(house: Path, title: str, tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_invariants__name_tests_that_are_there() -> None:
+    page = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)`", page)
+    written = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py"))
+    assert len(named) > 25
+    assert [name for name in named if f"def {name}(" not in written] == []
