@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 OUT := out
 CORE := $(VENV)/.core
 ALL := $(VENV)/.all
+SITE := $(VENV)/.site
 
 .DEFAULT_GOAL := help
 
@@ -22,6 +23,10 @@ $(CORE): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(ALL): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[calibrate,ray,dev]'
+	@touch $@ $(CORE)
+
+$(SITE): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[docs]'
 	@touch $@ $(CORE)
 
 install: $(CORE)  ## Install the core into .venv
@@ -81,6 +86,12 @@ stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 published: $(ALL)  ## Published values beside ours: PUBLISHED.md; ARGS="--data ..." for real rows
 	$(BIN)/python experiments/stress/published.py $(ARGS)
 
+docs: $(SITE)  ## Build the documentation site with warnings as errors: OUT/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir $(abspath $(OUT))/site
+
+figures: $(CORE)  ## Draw the documents' figures anew, with the commands of docs/gallery.md
+	$(BIN)/python docs/docs_blocks.py docs/gallery.md docs/figures
+
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
 
@@ -92,4 +103,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test check lint types format bench paper calibrate \
-  stress stress-step1 stress-step2 stress-step3 published mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published docs figures mutants constraints clean
