@@ -16,6 +16,7 @@ import numpy as np
 from llmsched._util.types import FloatArray
 from llmsched.latency.base import LatencyModel
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
+from llmsched.metrics.shown import ShownComparison
 from llmsched.simulation.uncertainty import (
     Summary,
     calibrated_interval,
@@ -99,8 +100,8 @@ class Difference:
         return f"{'larger than' if interval.significant else 'within'} {what}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Comparison(ShownComparison):
     """All schedulers of a comparison, and what they were compared on."""
 
     results: tuple[SchedulerResult, ...]

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmsched._util.options import check_options, option
+from llmsched._util.options import check_kind, check_options, check_verb, option
 from llmsched.hardware import (
     DEFAULT_GPU,
     DEFAULT_MODEL,
@@ -56,9 +56,10 @@ class Hardware:
     ----------
     n_gpus : int, or infinity
         Identical GPUs, or replicas: with tensor parallelism, groups of that many.
-    latency : str or LatencyModel, optional
-        How long a batch takes: a name, a model file, a grid file, or a model; by default the sum
-        of its steps if a step time is given, else the reference formula.
+    latency : str, LatencyModel or callable, optional
+        How long a batch takes: a name, a model file, a grid file, a model, or a function of the
+        batch's shape; by default the sum of its steps if a step time is given, else the reference
+        formula.
     step_time : str or StepLatency, optional
         How long a step of continuous batching takes: what `step_time_from_spec` takes, or a
         model; by default the steps that the latency is made of.
@@ -131,6 +132,16 @@ class Hardware:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if not (self.latency is None or isinstance(self.latency, str)):
+            from llmsched.latency.functions import as_latency
+
+            object.__setattr__(self, "latency", as_latency(self.latency))
+        if self.step_time is not None:
+            hint = "`llmsched list step-times` has names"
+            check_verb("step_time", self.step_time, "step_s", hint)
+        hint = "a name, a file or a number of gigabytes will do"
+        check_kind("gpu", self.gpu, (str, GpuSpec, int, float, type(None)), hint)
+        check_kind("llm", self.llm, (str, ModelSpec, type(None)), "a name or a file will do")
 
     def resolved(self, *, max_running: int = 256) -> ResolvedHardware:
         """The objects that the names stand for, checked against each other.

@@ -14,11 +14,12 @@ from llmsched.latency.base import LatencyModel
 from llmsched.latency.steps.base import StepLatency
 from llmsched.metrics.load import LoadLabel
 from llmsched.metrics.run import Metrics
+from llmsched.metrics.shown import ShownRun
 from llmsched.metrics.tokens import TokenMetrics
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Run:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Run(ShownRun):
     """What one simulation was, and what came out of it; the metrics are named as in the registry.
 
     A `BatchRun` or a `ContinuousRun`.
@@ -55,7 +56,7 @@ class Run:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class BatchRun(Run):
     """A run of the batch level."""
 
@@ -64,7 +65,7 @@ class BatchRun(Run):
     metrics: Metrics
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class ContinuousRun(Run):
     """A run of the iteration level; `steps` only where they were asked for."""
 

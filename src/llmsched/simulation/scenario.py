@@ -8,14 +8,16 @@ checksum, not by path, and numbers by value, so that `4` and `4.0` GPUs are one 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, get_args
 
 from llmsched._util.options import (
+    check_kind,
     check_option,
     check_options,
+    check_verb,
     field_types,
     known_keys,
     option,
@@ -33,7 +35,7 @@ from llmsched.workload.workload import Workload
 
 if TYPE_CHECKING:
     from llmsched.hardware import GpuSpec, ModelSpec
-    from llmsched.latency.base import LatencyModel
+    from llmsched.latency.base import BatchShape, LatencyModel
     from llmsched.latency.steps.base import StepLatency
     from llmsched.prediction.predictors import Predictor
     from llmsched.schedulers.iteration.base import IterationScheduler
@@ -57,7 +59,7 @@ class Parts(TypedDict, total=False):
     """What may be said of a scenario by keyword, in any function that takes one."""
 
     n_gpus: float
-    latency: LatencyModel | str
+    latency: LatencyModel | Callable[[BatchShape], Any] | str
     step_time: StepLatency | str
     tp: int
     gpu: GpuSpec | str
@@ -78,8 +80,8 @@ class Scenario:
 
     Parameters
     ----------
-    workload : Workload or Trace
-        Which requests come, and how fast.
+    workload : Workload, Trace or str
+        Which requests come, and how fast; a text names a profile or a file.
     scheduler : str, callable, Scheduler or BatchPolicy
         A registered name, or what else `make_scheduler` takes: a function of the settings, a
         policy, a scheduler.
@@ -148,6 +150,7 @@ class Scenario:
     )
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         check_options(self)
         if isinstance(self.scheduler, str) and "-" in self.scheduler:
             from llmsched.schedulers.names import canonical
@@ -163,6 +166,21 @@ class Scenario:
             )
         object.__setattr__(self, "slo", replace(self.slo, latency_s=told_s))
         object.__setattr__(self, "settings", replace(self.settings, sla_s=None))
+
+    def _check_kinds(self) -> None:
+        if isinstance(self.workload, str):
+            object.__setattr__(self, "workload", Workload(source=self.workload))
+        elif not isinstance(self.workload, Workload):
+            from llmsched.workload.trace import Trace
+
+            hint = "give one of them, or the name of a profile or a file"
+            check_kind("workload", self.workload, (Workload, Trace), hint)
+        for name, kind in SECTIONS.items():
+            if name != "workload":
+                hint = f"write {kind.__name__}(...)"
+                check_kind(name, getattr(self, name), (kind,), hint)
+        check_verb("predictor", self.predictor, "predict", "`llmsched list predictors` has names")
+        check_verb("router", self.router, "__call__", "`llmsched list routers` has names")
 
     @property
     def scheduler_name(self) -> str:
@@ -455,7 +473,11 @@ def as_binning(binning: Binning | int | str) -> Binning:
     """The binning itself, so many bins of equal mass, or what `Binning.parse` makes of a text."""
     if isinstance(binning, int):
         return Binning(n_bins=binning)
-    return Binning.parse(binning) if isinstance(binning, str) else binning
+    if isinstance(binning, str):
+        return Binning.parse(binning)
+    hint = "or a whole number of bins, or a text such as '100,500'"
+    check_kind("binning", binning, (Binning,), hint)
+    return binning
 
 
 def _named(value: Any) -> str:

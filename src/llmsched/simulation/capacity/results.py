@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
+from llmsched.metrics.shown import ShownCapacity
 from llmsched.simulation.comparison_results import Difference
 from llmsched.simulation.uncertainty import calibrated_interval
 
@@ -58,8 +59,8 @@ class CurvePoint:
     metric: Interval  # over replications
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Capacity(ShownCapacity):
     """The capacity of one scheduler, per replication, and how sure it is."""
 
     scheduler: str
