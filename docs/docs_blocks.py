@@ -72,6 +72,16 @@ def blocks(page: str) -> Iterator[Block]:
         )
 
 
+def cells(script: str) -> Iterator[tuple[bool, str]]:
+    """The cells of a script in the percent format: whether it is Markdown, and its text."""
+    for cell in re.split(r"^# %%", script, flags=re.M)[1:]:
+        kind, _, text = cell.partition("\n")
+        markdown = "[markdown]" in kind
+        if markdown:
+            text = re.sub(r"^# ?", "", text, flags=re.M)
+        yield markdown, text.strip("\n")
+
+
 def output_of(arguments: list[str], folder: Path) -> str:
     """What a command prints on standard output, run in a folder.
 

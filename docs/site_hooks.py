@@ -7,11 +7,14 @@ beside their data become pages of the site, and links to files outside of it the
 
 from __future__ import annotations
 
+import io
 import posixpath
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
+from contextlib import chdir, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
-from docs_blocks import ROOT, blocks, output_of, put_samples
+from docs_blocks import ROOT, blocks, cells, output_of, put_samples
 
 # page of the site -> file of the repository
 BESIDE_DATA = {
@@ -42,6 +45,12 @@ _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _REMOTE = re.compile(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?(?:https?:)?//""")
 
 
+EXAMPLES = {
+    f"examples/{name}.md": f"examples/{name}.py"
+    for name in ("size_a_cluster", "own_scheduler", "read_a_run")
+}
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages beside their data with their pictures, and put every page into the menu."""
     for place, source in BESIDE_DATA.items():
@@ -52,6 +61,9 @@ def on_files(files: Files, config: Any) -> Files:
             uri = posixpath.join(posixpath.dirname(place), image.name)
             if files.get_file_from_path(uri) is None:
                 files.append(File.generated(config, uri, abs_src_path=str(image)))
+    for place, source in EXAMPLES.items():
+        script = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, place, content=page_of_example(script, source)))
     listed = set(re.findall(r"[\w./-]+\.md", str(config["nav"])))
     more = [f.src_uri for f in files.documentation_pages() if f.src_uri not in listed]
     if more:
@@ -91,6 +103,26 @@ def _with_outputs(page: str) -> str:
         parts += [page[start : block.end], f"\n\n```text\n{text}\n```\n"]
         start = mark.end()
     return "".join([*parts, page[start:]])
+
+
+def page_of_example(script: str, source: str) -> str:
+    """A script with cells as a page, each cell with what it prints."""
+    parts, names = [], {"__name__": "example"}
+    with tempfile.TemporaryDirectory() as folder, chdir(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        put_samples(Path(folder))
+        for markdown, text in cells(script):
+            if markdown:
+                parts.append(text)
+                continue
+            printed = io.StringIO()
+            with redirect_stdout(printed):
+                exec(compile(text, source, "exec"), names)
+            parts.append(f"```python\n{text}\n```")
+            if printed.getvalue():
+                parts.append(f"```text\n{printed.getvalue().rstrip()}\n```")
+    title, *rest = parts
+    return "\n\n".join([title, f"The script is `{source}`.", *rest])
 
 
 @cache

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from docs_blocks import ROOT, SHELL, Block, blocks, output_of, put_samples
+from docs_blocks import ROOT, SHELL, Block, blocks, cells, output_of, put_samples
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = {"architecture.md"}  # its recipes are run by test_recipes
@@ -102,6 +102,20 @@ def test_block__of_the_shell_says_what_would_not_be_run():
     assert hidden.kind in SHELL
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # notes on extrapolation
+def test_example__runs_from_its_first_cell_to_its_last(script, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    text = script.read_text(encoding="utf-8")
+    names: dict[str, object] = {"__name__": "reader"}
+    parts = list(cells(text))
+    assert {markdown for markdown, _ in parts} == {True, False}
+    for markdown, code in parts:
+        if not markdown:
+            exec(compile(code, str(script), "exec"), names)
+    assert "requests" in capsys.readouterr().out
+
+
 def test_menu__names_pages_that_are_there():
     hooks = (ROOT / "docs" / "site_hooks.py").read_text(encoding="utf-8")
     beside_data = dict(re.findall(r'"([\w/-]+\.md)": "([\w/.-]+)"', hooks))
@@ -109,4 +123,7 @@ def test_menu__names_pages_that_are_there():
     named = re.findall(r"[\w/.-]+\.md", menu)
     assert len(named) > 20
     for page in named:
-        assert (ROOT / beside_data.get(page, f"docs/{page}")).is_file(), page
+        source = beside_data.get(page, f"docs/{page}")
+        if page.startswith("examples/"):
+            source = page.replace(".md", ".py")
+        assert (ROOT / source).is_file(), page
