@@ -35,8 +35,12 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	@mkdir -p $(OUT)
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
-test: $(ALL) lint types  ## Lint, types and every test; installs all extras
+test: how-long $(ALL) lint types  ## Lint, types and every test; installs all extras
 	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu" src/llmsched tests
+
+how-long:
+	@echo "make test: about 10 minutes on 2 cores, and 5 more where all extras must be installed first."
+	@echo "It lints, checks types, then runs the tests; a dot is a test."
 
 check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
 	$(BIN)/python -m pytest -n 2 --doctest-modules src/llmsched tests
@@ -102,5 +106,5 @@ constraints: $(ALL)  ## Pin what is installed now into constraints.txt
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install compare test check lint types format bench paper calibrate \
+.PHONY: help install compare test how-long check lint types format bench paper calibrate \
   stress stress-step1 stress-step2 stress-step3 published docs figures mutants constraints clean
