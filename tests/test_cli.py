@@ -275,7 +275,7 @@ def test_json__is_strict_even_when_nothing_can_be_served(trace):
 def test_json__is_that_of_the_library(trace):
     found = figures("multi-bin-dynamic", "--trace", trace, "--gpus", "2", "--seed", "5")
     again = simulate(Workload(source=str(trace)), "multi_bin_dynamic", n_gpus=2, seed=5)
-    assert found == again.to_dict()
+    assert found == {"schema": 1, **again.to_dict()}
 
 
 def test_table__has_the_figures_the_bins_and_the_latency_model(trace):

@@ -510,6 +510,7 @@ TABLE: dict[str, dict[str, Case]] = {
         **CAPACITY,
     },
     "list": {"--json": Case("--json", plain=True)},
+    "doctor": {"--json": Case("--json", plain=True)},
     "trace info": {
         **TRACE_OPTIONS,
         **{
@@ -619,6 +620,7 @@ BASE = {
     "--schedulers multi-bin-dynamic",
     "stress": "--trace {trace} --volumes 200 --seeds 1 --jobs 1 --out {out}/stress",
     "list": "profiles",
+    "doctor": "",
     "trace info": "{file}",
     "trace convert": "{file} {out}/converted",
     "trace fetch": "burstgpt --url {url}/right --sha256 {sha}",
@@ -640,6 +642,7 @@ IN_FULL = {
     "capacity": "--json",
     "stress": "--json --tables-only",
     "list": "",
+    "doctor": "",
     "trace info": "--json",
     "trace convert": "",
     "trace fetch": "",
@@ -879,14 +882,18 @@ def without_echoes(value: Any) -> Any:
 
 
 def options_of(command: str) -> dict[str, click.Option]:
-    """The options that a command takes, --help aside."""
+    """The options that a command takes, --help and --quiet aside (test_every_command)."""
     found: click.Command = main
     for name in command.split():
         assert isinstance(found, click.Group)
         step = found.get_command(click.Context(found), name)
         assert step is not None
         found = step
-    return {option.opts[0]: option for option in found.params if isinstance(option, click.Option)}
+    return {
+        option.opts[0]: option
+        for option in found.params
+        if isinstance(option, click.Option) and option.name != "quiet"
+    }
 
 
 def commands_of(group: click.Group, prefix: str = "") -> Iterator[str]:

@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
 
 def _own_options(context: click.Context) -> dict[str, str]:
     """The command's options that are no part of the scenario: as spelled -> as click calls it."""
-    left_out = {"show_config", "config", "preset", "real_timestamps"}
+    left_out = {"show_config", "config", "preset", "real_timestamps", "quiet"}
     return {
         parameter.opts[0].lstrip("-").replace("-", "_"): parameter.name or ""
         for parameter in context.command.params

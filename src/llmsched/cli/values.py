@@ -13,7 +13,7 @@ BATCH_SIZE = click.IntRange(1, 1_000_000)
 # command -> (module, attribute, short help); the help is here so that --help imports nothing more
 COMMANDS = {
     "calibrate": (
-        "llmsched.cli.commands.calibrate",
+        "llmsched.cli.commands.calibrate.group",
         "calibrate",
         "Measure a GPU, fit a latency model.",
     ),
@@ -26,6 +26,11 @@ COMMANDS = {
         "llmsched.cli.commands.compare",
         "compare",
         "Compare schedulers on the same requests.",
+    ),
+    "doctor": (
+        "llmsched.cli.commands.doctor",
+        "doctor",
+        "Say whether this installation is in order.",
     ),
     "list": ("llmsched.cli.commands.list", "list_", "Print the names that an option takes."),
     "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),

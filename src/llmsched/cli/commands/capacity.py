@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.fields import given_parameter
@@ -120,7 +120,7 @@ def capacity(**values: Any) -> None:
         return
     found = _found(scenario, schedulers, target, values)
     if values["as_json"]:
-        click.echo(json.dumps(_json(found), indent=2, allow_nan=False))
+        print_json(_json(found))
     else:
         click.echo(_text(found, differences(found)))
     if curve is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.options import (
@@ -67,7 +67,7 @@ def compare(**values: Any) -> None:
         return
     result = _compared(scenario, schedulers, values)
     if values["as_json"]:
-        click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
+        print_json(result.to_dict())
     else:
         click.echo(comparison_table(result))
     if figure is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors, keep_inputs
 from llmsched.cli.options import (
@@ -118,7 +118,7 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
         found = run.to_dict()
         if uncertainty is not None:
             found["latency_uncertainty"] = uncertainty.to_dict()
-        click.echo(json.dumps(found, indent=2, allow_nan=False))
+        print_json(found)
     elif isinstance(run, ContinuousRun):
         from llmsched.cli.text_continuous import continuous_table
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors, keep_inputs
 from llmsched.cli.fields import given_parameter as given
@@ -187,7 +188,10 @@ def stress(**values: Any) -> None:
     except KeyboardInterrupt:
         click.echo(f"Finished runs are kept in {out}; the same command goes on.", err=True)
         raise
-    click.echo(json.dumps(_json(result), indent=2) if as_json else _text(result))
+    if as_json:
+        print_json(_json(result))
+    else:
+        click.echo(_text(result))
     if not tables_only:
         _draw(result, out)
     now = {*STEPS[step], "step2b"} if "step2" in STEPS[step] else {*STEPS[step]}
