@@ -19,6 +19,7 @@ from llmsched.schedulers.base import BatchPolicy
 from llmsched.schedulers.batch_size import FixedBatcher
 from llmsched.schedulers.scheduler import FullBatches, Scheduler
 from llmsched.schedulers.settings import BIN_CHOICES, MEMORY_RULES, Settings, known
+from llmsched.schedulers.window import WindowPolicy
 
 SchedulerFactory = Callable[[Settings], Scheduler | BatchPolicy]
 # What names a scheduler in Python: a registered name, what makes one, or one itself.
@@ -81,6 +82,22 @@ def multi_bin_only(settings: Settings) -> Scheduler:
     )
 
 
+def deadline_window(settings: Settings) -> Scheduler:
+    """Batches of alike requests from anywhere in the queue, by what they gain per GPU second."""
+    return Scheduler(
+        policy=WindowPolicy(
+            settings.latency,
+            known(settings.sla_s),
+            known(settings.capacity_tokens),
+            settings.batch_max,
+        ),
+        sees="requests",
+        batch_max=settings.batch_max,
+        capacity_tokens=known(settings.capacity_tokens),
+        order="windows of predicted service time",
+    )
+
+
 SCHEDULERS: Registry[SchedulerFactory] = Registry(
     "scheduler",
     "llmsched.schedulers",
@@ -92,6 +109,7 @@ SCHEDULERS: Registry[SchedulerFactory] = Registry(
             multi_bin_dynamic,
             multi_bin_only,
             multi_bin_adaptive,
+            deadline_window,
         )
     },
 )

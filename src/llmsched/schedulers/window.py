@@ -1,0 +1,307 @@
+"""`deadline_window`: batches of alike requests, wherever they wait, by what they gain per GPU second.
+
+Our own scheduler, without bins and without a controller; docs/deadline_window.md says why, what it
+gains, and where it loses. The waiting requests are sorted by predicted service time. When a GPU is
+free, windows of that order are looked at, and the one of the highest value per second of its batch
+time is served. It knows the predictions and the latency model, and learns from the batches that
+finish how far off they are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched._util.types import FloatArray
+from llmsched.latency.base import LatencyModel, Shape
+from llmsched.schedulers.base import BatchPlan, FinishedBatch, Selection, WaitingView
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+ANCHORS = (1, 4, 16, 64)  # and the largest: where it is judged who is in time, for sizes up to it
+USUAL_SIZE = 64  # of the batches in which the whole queue is thought to be served
+MOST_PLACES = 256  # lengths of the queue for which it is kept where its windows lie
+MEMORY_SHARE = 0.9  # of the KV memory, by predicted lengths: the rest is for their errors
+_LEAST_S = 1e-300  # a batch that takes no time gains without bound
+# Rows of what is kept of each waiting request; from _OWN on, a batch of its likes at each anchor.
+_REQUEST, _ARRIVAL, _PROMPT, _OUTPUT, _TOTAL, _ALONE, _OWN = range(7)
+_LENGTHS = slice(_PROMPT, _OWN)
+_KEYS = {"service": _ALONE, "output": _OUTPUT}
+_COLUMNS = (
+    (_REQUEST, "request"),
+    (_ARRIVAL, "arrival_s"),
+    (_PROMPT, "prompt_tokens"),
+    (_OUTPUT, "predicted_tokens"),
+    (_ALONE, "alone_s"),
+)
+_Ints = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowRule:
+    """The constants of `WindowPolicy`; each can be turned off, to see what it brings.
+
+    Parameters
+    ----------
+    late_weight : float
+        Worth of a request that is late whatever is done, per SLA that it has waited.
+    most_late : float
+        SLAs of waiting beyond which such a request gains nothing more.
+    look_ahead : float
+        A request that could wait for the whole queue, and for so many SLAs more, is worth half of
+        one that could not.
+    learning_rate : float
+        Weight of the newest batch in the corrections that are learned; 0 learns nothing.
+    order : {"service", "output"}
+        What requests are sorted by: predicted service time alone, or predicted output tokens.
+    sizes : tuple of int
+        Batch sizes that are looked at: increasing, from 1 on.
+    positions : int
+        Windows of one size that are looked at, evenly spread; all of them, if they are fewer.
+    refresh : float
+        Share of the queue that may come and go before windows are looked at again.
+    """
+
+    late_weight: float = 2.0
+    most_late: float = 10.0
+    look_ahead: float = 0.3
+    queue_ahead: float = 1.0
+    learning_rate: float = 0.1
+    order: Literal["service", "output"] = "service"
+    sizes: tuple[int, ...] = SIZES
+    positions: int = 64
+    refresh: float = 0.125
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Places:
+    """Which windows of a queue of n are looked at: sizes down, positions across."""
+
+    size: _Ints  # (sizes, 1)
+    start: _Ints  # (sizes, positions)
+    end: _Ints
+    anchor: _Ints  # (sizes, 1): index of the anchor of each size
+    level: _Ints  # (sizes, 1): the largest power of two that fits, 2^level
+    second: _Ints  # (sizes, positions): where the last 2^level of each window begin
+
+    @classmethod
+    def of(cls, n: int, sizes: _Ints, anchors: _Ints, positions: int) -> _Places:
+        """Those of a queue of n, evenly spread; the last one ends where the queue does."""
+        size = sizes[sizes <= n][:, np.newaxis]
+        start = np.minimum(np.arange(0, n, -(-n // positions)), n - size)
+        level = np.array([int(one).bit_length() - 1 for one in size[:, 0]])[:, np.newaxis]
+        end = start + size
+        return cls(size, start, end, np.searchsorted(anchors, size), level, end - 2**level)
+
+
+@dataclass(slots=True, eq=False)
+class _Windows:
+    """Windows that were looked at together, and what each was worth then."""
+
+    places: _Places
+    service_s: FloatArray
+    score: FloatArray
+
+    def take_best(self) -> tuple[int, int, int, float] | None:
+        """Size index, start, end and batch time [s] of the best one; those it meets are gone.
+
+        Of equals the smaller, then the earlier in the order.
+        """
+        best = int(self.score.argmax())
+        row, column = divmod(best, self.score.shape[1])
+        if self.score[row, column] < 0:
+            return None
+        start, end = int(self.places.start[row, column]), int(self.places.end[row, column])
+        self.score[(self.places.start < end) & (self.places.end > start)] = -1.0
+        return row, start, end, float(self.service_s[row, column])
+
+
+@dataclass(slots=True, eq=False)
+class WindowPolicy:
+    """Serve the window of alike requests with the most value per second of its batch time.
+
+    Parameters
+    ----------
+    latency : LatencyModel
+        What a batch is believed to take.
+    sla_s : float
+        Latency target of a request [s].
+    capacity_tokens : float
+        Tokens that the KV memory of a GPU holds.
+    batch_max : int
+        The largest batch [requests].
+    rule : WindowRule
+
+    Notes
+    -----
+    The value of a window is the sum over its requests of
+
+    - late_weight · min(wait/SLA, most_late), if it is late even in a batch of its likes that
+      starts now;
+    - 1/(1 + e/(look_ahead · SLA)) otherwise, where e is what is left of its time after such a
+      batch, and after the whole queue has been served before it; 1 if that leaves nothing.
+
+    Batch times are those of the latency model on predicted lengths, times a correction for each
+    size: the exponential of an exponential average of log(true/predicted).
+    """
+
+    latency: LatencyModel | None
+    sla_s: float
+    capacity_tokens: float
+    batch_max: int = 128
+    rule: WindowRule = field(default_factory=WindowRule)
+    _sizes: _Ints = field(init=False)
+    _anchors: _Ints = field(init=False)  # indices of some sizes
+    _log_ratio: FloatArray = field(init=False)  # of each size, learned
+    _queue: FloatArray = field(init=False)  # (rows, n), sorted when windows were last looked at
+    _planned: NDArray[np.bool_] = field(init=False)  # (n,)
+    _new: list[NDArray[np.void]] = field(init=False, default_factory=list)
+    _n_new: int = field(init=False, default=0)
+    _places: dict[int, _Places] = field(init=False, default_factory=dict)
+    _windows: _Windows | None = field(init=False, default=None)
+    _n_running: int = field(init=False, default=0)
+    _n_gpus: int = field(init=False, default=1)  # as many as ever ran at once
+
+    def __post_init__(self) -> None:
+        sizes = [size for size in self.rule.sizes if size < self.batch_max]
+        self._sizes = np.array([*sizes, self.batch_max], dtype=np.intp)
+        self._log_ratio = np.zeros(len(self._sizes))
+        inner = [index for index, size in enumerate(sizes) if size in ANCHORS]
+        self._anchors = np.array([*inner, len(sizes)], dtype=np.intp)
+        self._queue = np.empty((_OWN + len(self._anchors), 0))
+        self._planned = np.empty(0, np.bool_)
+
+    def next_batch(self, waiting: WaitingView, now_s: float) -> BatchPlan | None:
+        """The best window: its requests, the oldest first."""
+        self._n_running += 1
+        self._n_gpus = max(self._n_gpus, self._n_running)
+        if len(waiting.arrived):
+            self._new.append(waiting.arrived.rows)
+            self._n_new += len(waiting.arrived)
+        n_waiting = sum(waiting.counts)
+        if n_waiting == 1 and self._n_new == 1:
+            return self._alone()
+        best = None
+        if self._windows is not None and self._n_new <= self.rule.refresh * n_waiting:
+            best = self._windows.take_best()
+        if best is None:  # all windows were taken or met one that was
+            self._windows = self._looked_at(now_s)
+            best = self._windows.take_best()
+        assert best is not None  # the smallest windows are always looked at
+        size_index, start, end, service_s = best
+        self._planned[start:end] = True
+        requests = np.sort(self._queue[_REQUEST, start:end]).astype(np.intp)
+        return Selection(requests, note=(size_index, end - start, service_s))
+
+    def observe(self, batch: FinishedBatch, service_s: float) -> None:
+        """Learn how far the predicted time of such a batch was off; not where it was cut."""
+        self._n_running -= 1
+        size_index, size, predicted_s = batch.note
+        if batch.size == size and service_s > 0 and predicted_s > 0:
+            error = math.log(service_s / predicted_s)
+            self._log_ratio[size_index] += self.rule.learning_rate * error
+
+    def _alone(self) -> Selection:
+        """The only one that waits, which has just come: there is nothing to look at."""
+        row = self._new.pop()[0]
+        self._n_new = 0
+        self._windows = None
+        service_s = math.exp(self._log_ratio[0]) * float(row["alone_s"])
+        return Selection([int(row["request"])], note=(0, 1, service_s))
+
+    def _looked_at(self, now_s: float) -> _Windows:
+        """What the windows of everything that waits now are worth."""
+        latency = self._latency()
+        self._merge(latency)
+        queue, n = self._queue, self._queue.shape[1]
+        places = self._places.get(n)
+        if places is None:
+            if len(self._places) == MOST_PLACES:
+                self._places.clear()
+            anchors = self._sizes[self._anchors]
+            places = _Places.of(n, self._sizes, anchors, self.rule.positions)
+            self._places[n] = places
+        factor = np.exp(self._log_ratio)[:, np.newaxis]
+        longest = _largest(queue[_LENGTHS], places)
+        service_s = factor[: len(places.size)] * _batch_s(latency, places.size, longest)
+        worth = self._worth(factor[self._anchors] * queue[_OWN:], now_s)
+        value = _sums(worth, places.anchor, places)
+        tokens = _sums(queue[_TOTAL : _TOTAL + 1], 0, places)
+        fits = (tokens <= MEMORY_SHARE * self.capacity_tokens) | (places.size == 1)
+        score = np.where(fits, value / np.maximum(service_s, _LEAST_S), -1.0)
+        return _Windows(places, service_s, score)
+
+    def _worth(self, own_s: FloatArray, now_s: float) -> FloatArray:
+        """What each request is worth in a batch of its likes that starts now, (anchors, n)."""
+        rule, wait_s = self.rule, now_s - self._queue[_ARRIVAL]
+        anchors = self._sizes[self._anchors]
+        usual = min(own_s.shape[1], USUAL_SIZE)
+        of_usual = int(np.searchsorted(anchors, usual, side="right")) - 1
+        drain_s = float(own_s[of_usual].sum()) / int(anchors[of_usual]) / self._n_gpus
+        left_s = (self.sla_s - wait_s) - own_s
+        excess = np.maximum(left_s - rule.queue_ahead * drain_s, 0.0) * (1.0 / (rule.look_ahead * self.sla_s))
+        late = np.minimum(wait_s * (1.0 / self.sla_s), rule.most_late) * rule.late_weight
+        return np.where(left_s >= 0, 1.0 / (1.0 + excess), late)
+
+    def _merge(self, latency: LatencyModel) -> None:
+        """Sort those that still wait and those that have come; forget those that were planned."""
+        queue, kept = self._queue, np.flatnonzero(~self._planned)
+        if self._new:
+            rows = np.concatenate(self._new) if len(self._new) > 1 else self._new[0]
+            self._new.clear()
+            self._n_new = 0
+            came = np.empty((len(queue), len(rows)))
+            for row, name in _COLUMNS:
+                came[row] = rows[name]
+            came[_TOTAL] = came[_PROMPT] + came[_OUTPUT]
+            sizes = self._sizes[self._anchors, np.newaxis]
+            came[_OWN:] = _batch_s(latency, sizes, came[_LENGTHS, np.newaxis])
+            kept = np.concatenate((kept, np.arange(queue.shape[1], queue.shape[1] + len(rows))))
+            queue = np.concatenate((queue, came), axis=1)
+        order = np.argsort(queue[_KEYS[self.rule.order], kept], kind="stable")
+        self._queue = queue.take(kept[order], axis=1)
+        self._planned = np.zeros(len(kept), np.bool_)
+
+    def _latency(self) -> LatencyModel:
+        if self.latency is None:
+            raise ValueError(
+                "deadline_window must know what batches take, got no latency model; make it of "
+                "Settings(latency=...)"
+            )
+        return self.latency
+
+
+def _batch_s(latency: LatencyModel, size: _Ints, longest: FloatArray) -> FloatArray:
+    """Batch time of each size, given its (prompt, output, both, time alone) at most [s]."""
+    prompt, output, both, alone_s = longest
+    return np.asarray(latency.service_s(Shape(size, both, prompt, output, alone_s)))
+
+
+def _largest(lengths: FloatArray, places: _Places) -> FloatArray:
+    """The largest of each row in each window, shape (rows, sizes, positions).
+
+    From those of all windows of 1, 2, 4, ... requests: two of these cover any window.
+    """
+    levels = int(places.level[-1, 0])
+    n = lengths.shape[1]
+    table = np.empty((len(lengths), levels + 1, n))
+    table[:, 0] = lengths
+    for k in range(levels):
+        half = 2**k
+        end = n - 2 * half + 1
+        np.maximum(table[:, k, :end], table[:, k, half : half + end], out=table[:, k + 1, :end])
+    largest: FloatArray = np.maximum(
+        table[:, places.level, places.start], table[:, places.level, places.second]
+    )
+    return largest
+
+
+def _sums(values: FloatArray, row: _Ints | int, places: _Places) -> FloatArray:
+    """Sums over the windows, of this row of the values for each size, shape (sizes, positions)."""
+    before = np.zeros((len(values), values.shape[1] + 1))
+    np.cumsum(values, axis=1, out=before[:, 1:])
+    sums: FloatArray = before[row, places.end] - before[row, places.start]
+    return sums
