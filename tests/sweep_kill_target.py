@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from llmsched import Workload
-from llmsched.simulation.scenario import RunConfig
-from llmsched.simulation.sweep.sweep import sweep
+from llmsched.simulation.sweep.sweep import RunConfig, sweep
 
 
 def configs() -> list[RunConfig]:

@@ -483,13 +483,6 @@ def test_settings__own_values_first_then_the_runs_then_the_defaults() -> None:
     assert bare.resolved().capacity_tokens == (12e9 - 4.06e9) / 114688
 
 
-def test_settings__say_the_same_of_a_run_whether_given_or_filled_in() -> None:
-    assert Settings(sla_s=1.0).to_dict() == Settings().to_dict()
-    assert "batch_target_s" not in Settings(sla_s=2.0, batch_target_s=2.0).to_dict()
-    assert Settings(batch_target_s=2.0).to_dict()["batch_target_s"] == 2.0
-    assert "latency" not in Settings().to_dict()
-
-
 def test_batch_target__is_what_controllers_aim_at_and_the_sla_what_is_measured() -> None:
     workload = Workload(requests=300)
     runs = [

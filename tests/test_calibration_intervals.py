@@ -17,18 +17,20 @@ from scipy import stats
 from llmsched import Run, Settings, Trace, Workload, compare, make_scheduler, simulate
 from llmsched._util.streams import Streams
 from llmsched.cli.main import main
-from llmsched.cli.options import matching_options
 from llmsched.cli.text import COLUMNS
 from llmsched.latency.base import CalibrationError, CalibrationWarning, MeasuredRange, Shape
 from llmsched.latency.files import save_model
 from llmsched.latency.formulas import FourTermModel, PerTokenModel
+from llmsched.latency.registry import measured_names
 from llmsched.latency.uncertainty import Uncertainty
 from llmsched.metrics.intervals import mean_interval
 from llmsched.prediction.binning import Binning
-from llmsched.prediction.predictors import predictor_from_spec
 from llmsched.simulation.capacity import runs as capacity_runs
 from llmsched.simulation.capacity.capacity import capacities
 from llmsched.simulation.capacity.results import Target, differences
+from llmsched.simulation.hardware import Hardware
+from llmsched.simulation.scenario import Scenario, as_scenario
+from llmsched.simulation.simulate import serve
 from llmsched.simulation.uncertainty import (
     FIGURES_OF_MERIT,
     RunUncertainty,
@@ -231,17 +233,8 @@ def test_draws__of_a_formula_are_refused() -> None:
 
 def drawn_runs(trace: Trace, scheduler: str, draws: Sequence[Any], **options: Any) -> list[Run]:
     runs: list[Run] = []
-    options = {"latency": FITTED, "binning": 4, **options}
-    simulate_draws(
-        trace,
-        scheduler,
-        draws,
-        n_gpus=2,
-        predictor=predictor_from_spec("noisy"),
-        settings=Settings(),
-        on_run=runs.append,
-        **options,
-    )
+    scenario = as_scenario(trace, scheduler, **{"n_gpus": 2, "latency": FITTED, **options})
+    simulate_draws(scenario, trace, draws, on_run=runs.append)
     return runs
 
 
@@ -458,12 +451,12 @@ def test_capacity__under_a_draw_believes_in_the_fitted_parameters(
     # given bins by service time at fixed edges, which a slower draw would move requests across
     seen: dict[float, list[Any]] = {0.01: [], 0.02: []}
 
-    def spied(trace: Trace, scheduler: str, **options: Any) -> Run:
-        run = simulate(trace, scheduler, **options)
-        seen[options["latency"].output_token_s].append(run.requests.bin)
+    def spied(scenario: Scenario, trace: Trace, **options: Any) -> Run:
+        run = serve(scenario, trace, **options)
+        seen[run.latency.output_token_s].append(run.requests.bin)  # type: ignore[attr-defined]
         return run
 
-    monkeypatch.setattr(capacity_runs, "simulate", spied)
+    monkeypatch.setattr(capacity_runs, "serve", spied)
     capacities(
         BUSY,
         ("multi_bin_dynamic",),
@@ -579,43 +572,41 @@ def test_figure__has_thin_bars_between_the_calibrated_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("latency", "llm", "gpu_memory", "options"),
+    ("options", "gpu", "llm"),
     [
-        (
-            "h100-llama-3-8b-vllm",
-            "qwen3-1.7b",
-            "default-12gb",
-            ["--llm llama-3.1-8b", "--gpu-memory h100-80gb"],
-        ),
-        ("h100-llama-3-8b-vllm", "llama-3.1-8b", "default-12gb", ["--gpu-memory h100-80gb"]),
-        ("h100-llama-3-8b-vllm", "llama-3.1-8b", "h100-80gb", []),
-        ("a100-llama-2-7b-vllm", "llama-2-7b", "a100-40gb", []),  # either card was called a100
-        ("a100-llama-2-7b-vllm", "llama-2-7b", "96", []),  # gigabytes are the user's own choice
-        ("h100-llama-3-70b-vllm-tp4", "qwen3-1.7b", "default-12gb", ["--llm llama-3.1-70b"]),
-        ("h100-decilm-7b-vllm", "qwen3-1.7b", "h100-80gb", []),  # no such model here
-        ("gh200-llama-2-7b-vllm", "qwen3-1.7b", "default-12gb", []),  # no such card here
-        ("reference", "qwen3-1.7b", "default-12gb", []),
-        ("h100-mine.csv", "qwen3-1.7b", "default-12gb", []),
+        ({"latency": "h100-llama-3-8b-vllm"}, "h100-sxm", "llama-3-8b"),
+        ({"latency": "h100-llama-3-8b-vllm", "llm": "llama-3-8b"}, "h100-sxm", "llama-3-8b"),
+        ({"latency": "a100-llama-2-7b-vllm", "gpu": "a100-40gb"}, "a100-40gb", "llama-2-7b"),
+        ({"latency": "a100-llama-2-7b-vllm", "gpu": "96"}, "96 GB", "llama-2-7b"),
+        ({"latency": "gh200-decilm-7b-vllm"}, "gh200-96gb", "decilm-7b"),
+        ({"latency": "reference"}, "default-12gb", "qwen3-1.7b"),
     ],
 )
-def test_memory__a_measured_set_names_the_options_that_match_it(
-    latency: str, llm: str, gpu_memory: str, options: list[str]
-) -> None:
-    assert matching_options(latency, llm, gpu_memory) == options
+def test_hardware__a_measured_set_brings_its_gpu_and_model(options, gpu, llm) -> None:
+    found = Hardware(**options).resolved()
+    assert (found.gpu.name, found.llm.name) == (gpu, llm)
 
 
-def test_memory__a_mismatch_is_noted_once_where_memory_counts() -> None:
-    line = "--requests 50 --latency h100-llama-3-8b-vllm"
-    note = "Note: h100-llama-3-8b-vllm was measured with other memory"
-    assert run(f"dynamic-no-bins {line}").stderr.count(note) == 1
-    assert run(f"compare {line} --seeds 1").stderr.count(note) == 1
-    assert note not in run(f"static-fifo {line}").stderr
-    matched = f"{line} --llm llama-3.1-8b --gpu-memory h100-80gb"
-    assert note not in run(f"dynamic-no-bins {matched}").stderr
+def test_hardware__every_measured_set_fits_the_memory_it_was_measured_in() -> None:
+    for name in measured_names():
+        assert Hardware(latency=name).resolved().capacity_tokens > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"llm": "llama-3.1-8b"}, "llm must be llama-3-8b with .* got llama-3.1-8b: leave it out"),
+        ({"gpu": "a100-80gb"}, "gpu must be h100-sxm with .* got a100-80gb: leave it out"),
+        ({"gpu": "tpu"}, "gpu must be a known name or a TOML file, got 'tpu'"),
+    ],
+)
+def test_hardware__a_contradiction_is_an_error(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Hardware(latency="h100-llama-3-8b-vllm", **options).resolved()
 
 
 def test_settings__bound_batch_sizes_as_the_command_line_does() -> None:
-    with pytest.raises(ValueError, match="batch_size must be <= 1000000 requests, got 1000001"):
+    with pytest.raises(ValueError, match=r"batch_size must be .* to 1000000, got 1000001"):
         make_scheduler("static_fifo", Settings(batch_size=1_000_001))
-    with pytest.raises(ValueError, match="batch_max must be <= 1000000 requests, got 1000001"):
+    with pytest.raises(ValueError, match=r"batch_max must be .* to 1000000, got 1000001"):
         Settings(batch_max=1_000_001)

@@ -20,6 +20,7 @@ from llmsched.simulation.capacity.capacity import capacities, capacity
 from llmsched.simulation.capacity.results import Capacity, Target, differences
 from llmsched.simulation.capacity.runs import Point, Task, at_rate
 from llmsched.simulation.capacity.search import edge, hardest_passing, next_gpus, next_rate
+from llmsched.simulation.simulate import serve
 
 SERVICE_S = 1.0
 ONE_BY_ONE: dict[str, Any] = {
@@ -248,12 +249,12 @@ def test_gpus__are_assured_by_the_same_rule(pretend):
 def test_runs__share_requests_and_noise_over_rates_and_schedulers(monkeypatch):
     seen: list[tuple[str, int, Any]] = []
 
-    def spy(trace, scheduler, **options):
-        run = simulate(trace, scheduler, **options)
-        seen.append((scheduler, options["seed"], run.requests))
+    def spy(scenario, trace, **options):
+        run = serve(scenario, trace, **options)
+        seen.append((scenario.scheduler, scenario.seed, run.requests))
         return run
 
-    monkeypatch.setattr(capacity_runs, "simulate", spy)
+    monkeypatch.setattr(capacity_runs, "serve", spy)
     names = ("multi_bin_dynamic", "multi_bin_only")
     capacities(BUSY, names, replications=2, jobs=1, tolerance=0.2, target=Target(at_most=0.5))
     for seed in (0, 1):

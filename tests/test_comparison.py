@@ -272,6 +272,7 @@ def test_options__reach_every_run() -> None:
         "settings": Settings(sla_s=3.0, batch_size=5, controller="window"),
         "admission": "one-by-one",
         "llm": MODELS["llama-2-7b"],
+        "gpu": "a100-80gb",
     }
     comparison = compare(BUSY, THREE, replications=2, seed=6, **options)
     for result in comparison.results:
@@ -293,7 +294,7 @@ def test_options__reach_every_run() -> None:
         ({"latency": "a100"}, "latency must be .* got 'a100'"),
         ({"predictor": "magic"}, "predictor must be .* got 'magic'"),
         ({"n_gpus": 0}, "n_gpus must be .*>= 1.*, got 0"),
-        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"seed": -1}, "seed must be a whole number from 0 .* got -1"),
     ],
 )
 def test_options__that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:

@@ -124,6 +124,49 @@ def test_mooncake__is_milliseconds_and_skips_other_keys(tmp_path):
     assert rows(read_trace(path)) == [(0.0, 6758, 500), (3.053, 7322, 490)]
 
 
+def test_mooncake__keeps_the_prefix_ids_in_order_of_arrival(tmp_path):
+    text = (
+        '{"timestamp": 9, "input_length": 600, "output_length": 5, "hash_ids": [4, 8]}\n'
+        '{"timestamp": 10, "input_length": 500, "output_length": 4}\n'
+        '{"timestamp": 3, "input_length": 1024, "output_length": 6, "hash_ids": [4, 9]}\n'
+    )
+    trace = read_trace(put(tmp_path, text, "m.jsonl"))
+    assert [trace.prefix_ids.row(row).tolist() for row in range(3)] == [[4, 9], [4, 8], []]
+    assert trace.prefix_ids.tokens_per_id == 512
+    write_trace(trace, tmp_path / "again.jsonl")
+    again = read_trace(tmp_path / "again.jsonl")
+    assert rows(again) == rows(trace)
+    assert again.prefix_ids.ids.tolist() == trace.prefix_ids.ids.tolist()
+    with pytest.warns(UserWarning, match="csv has no column for prefix ids"):
+        write_trace(trace, tmp_path / "o.csv")
+
+
+def test_mooncake__ids_of_16_tokens_are_told_by_their_number(tmp_path):
+    line = '{"timestamp": 0, "input_length": 40, "output_length": 5, "hash_ids": [1, 2, 3]}\n'
+    trace = read_trace(put(tmp_path, line, "m.jsonl"))
+    assert trace.prefix_ids.tokens_per_id == 16
+    assert trace.notes == ("prefix ids were taken to stand for 16 tokens",)
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ("[1, 2, 3, 4]", "hash_ids must have at most an id per 16 prompt tokens, 3 here, got 4"),
+        ("[1, -2]", "must be a list of whole numbers >= 0, got"),
+        ('["a"]', "must be a list of whole numbers >= 0, got"),
+        ("[1.5]", "must be a list of whole numbers >= 0, got"),
+        ("[null]", "must be a list of whole numbers >= 0, got"),
+        ("7", "must be a list of whole numbers >= 0, got 7"),
+    ],
+)
+def test_mooncake__bad_prefix_ids_are_refused_with_their_line(tmp_path, ids, told):
+    good = '{"timestamp": 0, "input_length": 40, "output_length": 5}\n'
+    bad = good.replace("}", f', "hash_ids": {ids}}}')
+    message = refusal(put(tmp_path, good + bad, "m.jsonl"))
+    assert "line 2, column 'hash_ids'" in message
+    assert told in message
+
+
 def test_csv__accepts_input_tokens_and_optional_labels(tmp_path):
     path = put(tmp_path, "model,input_tokens,arrival_s,output_tokens\nA,62,0.1,3\nB,65,0.35,4\n")
     trace = read_trace(path)
@@ -839,6 +882,7 @@ def test_real__files_read_as_documented(file, name, n, span_s, prompt, output):
 @needs_data
 @pytest.mark.parametrize("file", [file for file, *_ in REAL])
 @pytest.mark.parametrize("as_format", ["csv", "parquet"])
+@pytest.mark.filterwarnings("ignore:.* has no column for prefix ids")
 def test_real__files_survive_a_round_trip(tmp_path, file, as_format):
     trace = read_trace(DATA / file)
     write_trace(trace, tmp_path / "o.zst", trace_format=as_format)
@@ -860,6 +904,10 @@ def test_real__the_exact_pass_agrees_with_the_fast_one(
     monkeypatch.setattr("llmsched.workload.formats.jsonlines._read_blocks", refuse)
     exact = read_trace(DATA / file)
     assert rows(exact) == rows(fast)
+    assert (exact.prefix_ids is None) == (fast.prefix_ids is None)
+    if fast.prefix_ids is not None:
+        assert (exact.prefix_ids.ids == fast.prefix_ids.ids).all()
+        assert (exact.prefix_ids.offsets == fast.prefix_ids.offsets).all()
     for column in ("model", "log_type"):
         if getattr(fast, column) is not None:
             assert getattr(exact, column).names == getattr(fast, column).names

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -14,7 +14,6 @@ from llmsched.hardware import (
     GPUS,
     MODELS,
     GpuSpec,
-    ModelSpec,
     kv_capacity_tokens,
 )
 from llmsched.schedulers.memory_limit import BufferLimit, CltLimit
@@ -37,9 +36,10 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def test_capacity__default_is_the_papers_card_to_the_last_bit():
-    assert DEFAULT_MODEL.weight_bytes == 4.06e9
-    assert DEFAULT_MODEL.kv_bytes_per_token == 114_688
-    assert kv_capacity_tokens(DEFAULT_GPU, DEFAULT_MODEL) == (12e9 - 4.06e9) / 114688
+    model = MODELS[DEFAULT_MODEL]
+    assert model.weight_bytes == 4.06e9
+    assert model.kv_bytes_per_token == 114_688
+    assert kv_capacity_tokens(DEFAULT_GPU, model) == (12e9 - 4.06e9) / 114688
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,9 @@ def test_capacity__agrees_with_what_vllm_measured():
     allowed = meta["hardware"]["device_total_memory_bytes"] * 0.9
     measured = meta["kv_cache"]["num_kv_tokens"]
     # when computed from the published shape
-    capacity = kv_capacity_tokens(GpuSpec("rtx-4090", allowed), MODELS["llama-3.1-8b"])
+    capacity = kv_capacity_tokens(
+        GpuSpec(name="rtx-4090", memory_bytes=allowed), MODELS["llama-3.1-8b"]
+    )
     # then vLLM has less, by the activations and graphs we leave out: between 0.5 and 1.5 GB
     # (a KV size off by a factor of two would miss by 2.7 GB or more)
     missing = (capacity - measured) * MODELS["llama-3.1-8b"].kv_bytes_per_token
@@ -83,15 +85,17 @@ def test_capacity__a_model_that_does_not_fit_is_refused():
 
 
 def test_specs__refuse_nonsense():
-    with pytest.raises(ValueError, match="memory_bytes must be finite and > 0, got 0"):
-        GpuSpec("empty", 0)
-    with pytest.raises(ValueError, match="n_layers of model 'flat' must be finite and > 0, got 0"):
-        ModelSpec("flat", 1e9, n_layers=0, n_kv_heads=8, head_dim=128)
+    with pytest.raises(ValueError, match="memory_bytes of GPU 'empty' must be finite and > 0"):
+        GpuSpec(name="empty", memory_bytes=0)
+    with pytest.raises(ValueError, match="layers of model 'qwen3-8b' must be finite and > 0"):
+        replace(MODELS["qwen3-8b"], layers=0)
 
 
 def test_presets__are_registered_under_their_names():
-    assert all(name == gpu.name for name, gpu in GPUS.items())
-    assert all(name == model.name for name, model in MODELS.items())
+    for presets in (GPUS, MODELS):
+        assert presets.names()
+        for name in presets.names():
+            assert presets[name].name == name
 
 
 def test_buffer__hand_worked():
@@ -111,7 +115,7 @@ def test_buffer__hand_worked():
 
 
 def test_buffer__default_card_at_start():
-    eta = kv_capacity_tokens(DEFAULT_GPU, DEFAULT_MODEL)  # 69,231.3 tokens
+    eta = kv_capacity_tokens(DEFAULT_GPU, MODELS[DEFAULT_MODEL])  # 69,231.3 tokens
     assert BufferLimit(eta).limit() == 124  # 62,308/500
 
 

@@ -85,7 +85,7 @@ def assert_accounted(run: Run, trace: Trace) -> None:
     assert (requests.start_s[done] >= requests.arrival_s[done]).all()
     assert (requests.finish_s[done] >= requests.start_s[done]).all()
     # rejected: what cannot fit the memory alone, where there is one
-    limit = CAPACITY_TOKENS if "dynamic" in run.scheduler else np.inf
+    limit = run.config["capacity_tokens"] if "dynamic" in run.scheduler else np.inf
     assert (done == (trace.total_tokens <= limit)).all()
     # late or rejected is a violation, on time is goodput, and there is no third
     on_time = (requests.finish_s[done] - requests.arrival_s[done] <= figures.sla_s).sum()
@@ -183,6 +183,7 @@ def test_real__a_prefix_equals_the_eager_reference_to_the_last_bit(
                 scheduler,
                 n_gpus=n_gpus,
                 latency=latency,
+                settings=Settings(capacity_tokens=CAPACITY_TOKENS),  # as the reference has it
                 admission=admission,  # type: ignore[arg-type]
             )
             columns = (

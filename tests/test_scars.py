@@ -141,7 +141,7 @@ def test_scar_2__a_single_request_at_time_zero_is_served(name: str) -> None:
 def test_scar_3__an_unknown_name_is_an_error_never_a_default(option: str, name: str) -> None:
     given: dict[str, Any] = {"trace": "poisson", option: name}
     with pytest.raises(ValueError, match=f"must be .*got '{name}'|{name}: no such file"):
-        simulate(**given)
+        simulate(given.pop("trace"), **given)
 
 
 @pytest.mark.parametrize("option", ["controller", "memory", "bin_choice"])

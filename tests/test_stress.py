@@ -21,10 +21,10 @@ import pytest
 from click.testing import CliRunner
 
 from llmsched.cli.main import main
-from llmsched.schedulers.settings import Settings
-from llmsched.simulation.scenario import RunConfig
+from llmsched.prediction.binning import Binning
+from llmsched.simulation.scenario import Scenario, as_scenario
 from llmsched.simulation.simulate import simulate
-from llmsched.simulation.sweep.sweep import load_results, sweep
+from llmsched.simulation.sweep.sweep import RunConfig, load_results, sweep
 from llmsched.studies.stress.findings import (
     Findings,
     common_statements,
@@ -56,12 +56,18 @@ from llmsched.studies.stress.tables import (
     summary_table,
     with_scaling,
 )
+from llmsched.workload.slo import Slo
 from llmsched.workload.workload import Workload
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ONE_JOB = SweepOptions(jobs=1)
 TINY = Plan(
-    volumes=(60, 120), gpu_counts=(1, 2), bins=(1, 3), loads=(0.9,), replications=2, n_bins=2
+    volumes=(60, 120),
+    gpu_counts=(1, 2),
+    bins=(1, 3),
+    loads=(0.9,),
+    replications=2,
+    base=Scenario(binning=Binning(n_bins=2)),
 )
 ALL = ("step1", "step2", "step3")
 
@@ -96,34 +102,37 @@ def done(tmp_path_factory):
 def test_plan__has_the_runs_that_the_stress_plan_asks_for_and_equal_gpus_beside():
     plan = Plan()
     asked = {
-        (run.config.workload.requests, run.config.scheduler, run.config.n_gpus)
+        (run.config.workload.requests, run.config.scheduler, run.config.hardware.n_gpus)
         for run in step1(plan)
     }
     for volume in (1_000, 10_000, 100_000, 1_000_000):
         for scheduler in ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic"):
             assert {(volume, scheduler, n) for n in (1, 2, 4)} <= asked
     assert len(asked) == 4 * 3 * len(SCHEDULERS)
-    assert [run.config.n_gpus for run in step2(replace(plan, replications=1))] == [
+    assert [run.config.hardware.n_gpus for run in step2(replace(plan, replications=1))] == [
         *(1, 2, 4, 8, 16, 32, 64, 100)
     ]
     scaled = [*step2(plan), *step3(plan, 100), *step2b(plan, {0: 2.0})]
     assert {run.config.workload.requests for run in scaled} == {1_000_000}
     bins = [run.config.binning.n_bins for run in step3(replace(plan, replications=1), 100)]
     assert bins == [1, 2, 4, 8, 16, 32]
-    settings = {run.config.settings.sla_s for run in step1(plan)}
+    settings = {run.config.sla_s for run in step1(plan)}
     scales = {run.config.workload.rps_scale for run in step1(plan)}
-    assert (settings, scales, plan.n_bins) == ({1.0}, {200.0}, 4)
+    assert (settings, scales, plan.base.binning.n_bins) == ({1.0}, {200.0}, 4)
 
 
 def test_plan__replicates_only_what_is_random(tmp_path):
     file = Workload(source=str(write_trace(tmp_path / "t.csv")))
-    plan = Plan(workload=file, volumes=(50,), replications=3)
+    plan = Plan(base=Scenario(workload=file), volumes=(50,), replications=3)
     seeds = {name: plan.seeds_of(name) for name in SCHEDULERS}
     assert seeds["static_fifo"] == seeds["dynamic_no_bins"] == (0,)
     assert seeds["multi_bin_dynamic"] == (0, 1, 2)  # the predictor's noise
-    assert replace(plan, predictor="oracle").seeds_of("multi_bin_dynamic") == (0,)
-    assert replace(plan, workload=replace(file, jitter_s=1.0)).seeds_of("static_fifo") == (0, 1, 2)
-    assert Plan(seed=5, replications=2).seeds_of("static_fifo") == (5, 6)
+    assert replace(plan, base=replace(plan.base, predictor="oracle")).seeds_of(
+        "multi_bin_dynamic"
+    ) == (0,)
+    jittered = replace(plan.base, workload=replace(file, jitter_s=1.0))
+    assert replace(plan, base=jittered).seeds_of("static_fifo") == (0, 1, 2)
+    assert Plan(base=Scenario(seed=5), replications=2).seeds_of("static_fifo") == (5, 6)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +148,7 @@ def test_plan__replicates_only_what_is_random(tmp_path):
         ({"best_gpu_count": 0}, "best_gpu_count must be >= 1, got 0"),
         ({"target_violations": 1.0}, "got 1"),
         ({"replications": 0}, "replications must be >= 1, got 0"),
-        ({"workload": Workload(requests=5)}, "set by volumes, got 5"),
+        ({"base": Scenario(workload=Workload(requests=5))}, "set by volumes, got 5"),
     ],
 )
 def test_plan__refuses_what_cannot_be_run(change, message):
@@ -158,7 +167,11 @@ def test_step2b__rate_is_in_proportion_to_load_and_gpus_rounded_up():
     runs = step2b(plan, {0: 2.0, 1: 3.0})
     # then the rate is 200 * load * GPUs / ρ, to 6 digits, never below
     rates = {
-        (run.target_load, run.config.n_gpus, run.config.seed): run.config.workload.rps_scale
+        (
+            run.target_load,
+            run.config.hardware.n_gpus,
+            run.config.seed,
+        ): run.config.workload.rps_scale
         for run in runs
     }
     assert len(rates) == len(runs) == 8
@@ -571,7 +584,6 @@ def test_run__at_another_rate_is_the_one_that_simulate_gives(tmp_path):
         assert row["makespan_s"] == run.metrics.makespan_s
         assert row["offered_load"] == run.offered_load
     assert results["trace_sha256"].nunique() == 3
-    assert len(list((tmp_path / "cache").glob("trace-*"))) == 1
 
 
 def test_run__has_all_steps_with_tables_statements_and_figures(done):
@@ -634,11 +646,11 @@ def test_run__of_one_step_after_another_has_the_same_bytes_and_does_nothing_twic
 @pytest.mark.filterwarnings("ignore:.*step2b.parquet has another workload:UserWarning")
 def test_run__leaves_steps_of_other_settings_out_and_says_so(tmp_path):
     run_steps(TINY, ["step2"], tmp_path, command="test", options=ONE_JOB)
-    other = replace(TINY, settings=Settings(sla_s=0.5))
+    other = replace(TINY, base=replace(TINY.base, slo=Slo(latency_s=0.5)))
     with pytest.warns(UserWarning, match="step2.parquet has another workload or other settings"):
         result = run_steps(other, ["step1"], tmp_path, command="test", options=ONE_JOB)
     assert [step.name for step in result.steps] == ["step1"]
-    assert result.steps[0].runs["settings_sla_s"].unique() == [0.5]
+    assert result.steps[0].runs["slo_latency_s"].unique() == [0.5]
     # nor is step 3 chosen by them
     with (
         pytest.warns(UserWarning, match="step2.parquet"),
@@ -648,7 +660,8 @@ def test_run__leaves_steps_of_other_settings_out_and_says_so(tmp_path):
 
 
 def test_runs__of_another_arrival_rate_are_left_out(done):
-    slower = replace(TINY, workload=replace(TINY.workload, rps_scale=100.0))
+    workload = replace(TINY.workload, rps_scale=100.0)
+    slower = replace(TINY, base=replace(TINY.base, workload=workload))
     for name in ("step1", "step2", "step3"):
         with pytest.warns(UserWarning, match=f"{name}.parquet has another workload"):
             assert read_runs(slower, done[0], name) is None
@@ -656,7 +669,7 @@ def test_runs__of_another_arrival_rate_are_left_out(done):
     assert read_runs(slower, done[0], "step2b") is not None
 
 
-@pytest.mark.parametrize("change", [{"volumes": (60,)}, {"seed": 7}])
+@pytest.mark.parametrize("change", [{"volumes": (60,)}, {"base": replace(TINY.base, seed=7)}])
 def test_step3__is_not_chosen_by_a_step_2_of_other_requests(change, tmp_path):
     plan = replace(TINY, gpu_counts=(1,), **change)
     run_steps(plan, ["step2"], tmp_path, command="test", options=ONE_JOB)
@@ -665,16 +678,16 @@ def test_step3__is_not_chosen_by_a_step_2_of_other_requests(change, tmp_path):
 
 
 def test_run__says_which_runs_failed_and_does_them_again_when_asked(tmp_path, monkeypatch):
-    from llmsched.simulation.sweep import workers as sweep_backends
+    from llmsched.simulation.sweep import runs as sweep_backends
 
-    simulate = sweep_backends.simulate
+    serve = sweep_backends.serve
 
-    def breaking(*args: Any, **options: Any) -> Any:
-        if options["n_gpus"] == 2 and options["seed"] == 1:
+    def breaking(scenario: Scenario, *args: Any, **options: Any) -> Any:
+        if scenario.hardware.n_gpus == 2 and scenario.seed == 1:
             raise RuntimeError("out of luck")
-        return simulate(*args, **options)
+        return serve(scenario, *args, **options)
 
-    monkeypatch.setattr(sweep_backends, "simulate", breaking)
+    monkeypatch.setattr(sweep_backends, "serve", breaking)
     result = run_steps(TINY, ["step2"], tmp_path, command="test", options=ONE_JOB)
     scaling, held = result.steps
     (failed,) = [one for one in scaling.statements if "FAILED" in one]
@@ -683,7 +696,7 @@ def test_run__says_which_runs_failed_and_does_them_again_when_asked(tmp_path, mo
     assert scaling.summary.query("n_gpus == 2")["n"].unique() == [1]
     assert "1 of 4 runs FAILED" in " ".join(held.statements)
     # when luck is back, only a sweep that is asked to does them again
-    monkeypatch.setattr(sweep_backends, "simulate", simulate)
+    monkeypatch.setattr(sweep_backends, "serve", serve)
     result = run_steps(TINY, ["step2"], tmp_path, command="test", options=ONE_JOB)
     assert (result.steps[0].runs["status"] == "failed").sum() == 1
     retry = SweepOptions(jobs=1, retry_failed=True)
@@ -692,12 +705,12 @@ def test_run__says_which_runs_failed_and_does_them_again_when_asked(tmp_path, mo
 
 
 def test_run__where_all_fails_has_no_figures_and_no_means(tmp_path, monkeypatch):
-    from llmsched.simulation.sweep import workers as sweep_backends
+    from llmsched.simulation.sweep import runs as sweep_backends
 
     def broken(*_args: Any, **_options: Any) -> Any:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(sweep_backends, "simulate", broken)
+    monkeypatch.setattr(sweep_backends, "serve", broken)
     with pytest.warns(UserWarning, match="step 2b is left out"):
         result = run_steps(TINY, ["step1", "step2"], tmp_path, command="test", options=ONE_JOB)
     assert [step.name for step in result.steps] == ["step1", "step2"]
@@ -709,7 +722,7 @@ def test_run__where_all_fails_has_no_figures_and_no_means(tmp_path, monkeypatch)
 
 def test_run__of_requests_at_one_instant_has_no_step_2b(tmp_path):
     workload = Workload(source=str(write_trace(tmp_path / "t.csv", gap_s=0.0)))
-    plan = replace(TINY, workload=workload, volumes=(80,))
+    plan = replace(TINY, base=replace(TINY.base, workload=workload), volumes=(80,))
     with pytest.warns(UserWarning, match="step 2b is left out: no run of step 2 has a finite load"):
         result = run_steps(plan, ["step2"], tmp_path / "out", command="test", options=ONE_JOB)
     assert [step.name for step in result.steps] == ["step2"]
@@ -717,7 +730,7 @@ def test_run__of_requests_at_one_instant_has_no_step_2b(tmp_path):
 
 def test_volumes__beyond_the_rows_of_a_file_become_all_its_rows(tmp_path):
     workload = Workload(source=str(write_trace(tmp_path / "t.csv", n=80)))
-    plan, notes = available(Plan(workload=workload, volumes=(40, 100, 1000)))
+    plan, notes = available(Plan(base=Scenario(workload=workload), volumes=(40, 100, 1000)))
     assert plan.volumes == (40, 80)
     assert notes == [
         "t.csv has 80 requests in all: volumes 100, 1000 left out, and all of it is run instead"
@@ -725,7 +738,7 @@ def test_volumes__beyond_the_rows_of_a_file_become_all_its_rows(tmp_path):
     # the whole file is not run twice where it is asked for as well
     assert available(replace(plan, volumes=(80, 100)))[0].volumes == (80,)
     assert available(replace(plan, volumes=(40, 80))) == (replace(plan, volumes=(40, 80)), [])
-    plan = replace(TINY, workload=workload, volumes=(100,))
+    plan = replace(TINY, base=replace(TINY.base, workload=workload), volumes=(100,))
     result = run_steps(plan, ["step1"], tmp_path / "out", command="test", options=ONE_JOB)
     assert "t.csv has 80 requests in all" in result.steps[0].statements[0]
     assert set(result.steps[0].runs["requests"]) == {80}
@@ -765,7 +778,8 @@ def test_choice__is_the_largest_count_where_none_meets_the_target():
 
 
 def test_run__under_a_measured_latency_set_says_where_it_was_not_measured(tmp_path):
-    plan = replace(TINY, latency="h100-llama-3-8b-vllm", volumes=(120,))
+    base = as_scenario(TINY.base, latency="h100-llama-3-8b-vllm")
+    plan = replace(TINY, base=base, volumes=(120,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = run_steps(plan, ["step2"], tmp_path, command="test", options=ONE_JOB)
@@ -797,7 +811,7 @@ def test_command__runs_a_step_and_keeps_the_line_that_made_it(tmp_path):
     assert {row["n_gpus"] for row in shown["steps"][0]["summary"]} == {1.0, 2.0}
     results = load_results(tmp_path)
     assert set(results["workload_rps_scale"]) == {1.0}
-    assert set(results["settings_sla_s"]) == {0.5}
+    assert set(results["slo_latency_s"]) == {0.5}
 
 
 def test_command__of_step_3_alone_asks_for_step_2_or_a_gpu_count(tmp_path):
@@ -863,6 +877,12 @@ KILLED = (
 )
 
 
+def n_lines(out: Path) -> int:
+    """Runs that a folder keeps."""
+    path = out / "runs.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def start(out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "llmsched", "stress", *KILLED, str(out)],
@@ -879,20 +899,19 @@ def test_killed_plan__resumes_to_the_same_tables_as_an_undisturbed_one(kind, tmp
     # given an undisturbed plan
     assert start(tmp_path / "calm").wait() == 0
     calm = tables(tmp_path / "calm")
-    n_runs = len(list((tmp_path / "calm" / "runs").iterdir()))
+    n_runs = n_lines(tmp_path / "calm")
     # when it is killed again and again, each time a few runs further on
     out, rng, n_kills = tmp_path / "killed", np.random.default_rng(11), 0
     while n_kills < 5:
         process = start(out)
-        so_far = len(list((out / "runs").glob("*.parquet"))) if (out / "runs").is_dir() else 0
-        until = so_far + int(rng.integers(1, n_runs // 6))
-        while process.poll() is None and len(list(out.glob("runs/*.parquet"))) < until:
+        until = n_lines(out) + int(rng.integers(1, n_runs // 6))
+        while process.poll() is None and n_lines(out) < until:
             time.sleep(0.01)
         if process.poll() is None:
             os.killpg(process.pid, kind)
             n_kills += 1
         process.wait()
-    assert 0 < len(list(out.glob("runs/*.parquet"))) < n_runs
+    assert 0 < n_lines(out) < n_runs
     # then the last start ends with the same tables
     assert start(out).wait() == 0
     assert tables(out) == calm

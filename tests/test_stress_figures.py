@@ -9,12 +9,19 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from llmsched.prediction.binning import Binning
+from llmsched.simulation.scenario import Scenario
 from llmsched.studies.stress import bin_figures, figures
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.run import SweepOptions, run_steps
 
 PLAN = Plan(
-    volumes=(60, 120), gpu_counts=(1, 2), bins=(1, 3), loads=(0.7, 0.9), replications=2, n_bins=2
+    volumes=(60, 120),
+    gpu_counts=(1, 2),
+    bins=(1, 3),
+    loads=(0.7, 0.9),
+    replications=2,
+    base=Scenario(binning=Binning(n_bins=2)),
 )
 ONE_POINT = replace(PLAN, volumes=(60,), gpu_counts=(1,), bins=(2,), loads=(0.9,), replications=1)
 NAMES = {

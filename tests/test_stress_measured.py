@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from llmsched.metrics.intervals import Interval, mean_interval
+from llmsched.prediction.binning import Binning
+from llmsched.simulation.scenario import Scenario
 from llmsched.studies.stress.plan import SCHEDULERS, Plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "stress"))
@@ -21,7 +22,14 @@ import measured_real
 import measured_rules as rules
 import measured_runs
 
-TINY = Plan(volumes=(60,), gpu_counts=(1, 2), bins=(1, 2), n_bins=2, loads=(0.9,), replications=2)
+TINY = Plan(
+    volumes=(60,),
+    gpu_counts=(1, 2),
+    bins=(1, 2),
+    loads=(0.9,),
+    replications=2,
+    base=Scenario(binning=Binning(n_bins=2)),
+)
 
 # a tiny run has its bins merged now and then, which is the runs' affair
 pytestmark = pytest.mark.filterwarnings("ignore:.*equal-mass bins asked for.*:UserWarning")
@@ -179,11 +187,15 @@ def test_settings__have_the_memory_and_the_sla_of_their_hardware():
     # given the H100 at a tenth of the rate
     plan = measured_runs.SETTINGS[2].plan(TINY)
     # then: 80 GB less 16.06 GB of weights, over 131,072 bytes a token
-    assert plan.settings.sla_s == 10.0
-    assert plan.settings.capacity_tokens == pytest.approx((80e9 - 16.06e9) / 131_072, rel=1e-3)
-    assert (plan.workload.rps_scale, plan.latency) == (20.0, "h100-llama-3-8b-vllm")
+    assert plan.base.sla_s == 10.0
+    assert plan.base.hardware.resolved().capacity_tokens == pytest.approx(
+        (80e9 - 16.06e9) / 131_072, rel=1e-3
+    )
+    assert (plan.workload.rps_scale, plan.base.hardware.latency) == (20.0, "h100-llama-3-8b-vllm")
     # and the reference is the plan as it is
-    assert measured_runs.SETTINGS[0].plan(TINY) == replace(TINY)
+    as_it_is = measured_runs.SETTINGS[0].plan(TINY).base
+    assert as_it_is.hardware.resolved() == TINY.base.hardware.resolved()
+    assert (as_it_is.slo, as_it_is.workload) == (TINY.base.slo, TINY.base.workload)
 
 
 def test_outside__adds_up_what_the_notes_of_the_runs_say():

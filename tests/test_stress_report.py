@@ -21,8 +21,8 @@ import pytest
 
 from llmsched import Workload
 from llmsched.metrics.load import LABEL_RULE
-from llmsched.simulation.scenario import RunConfig
-from llmsched.simulation.sweep.sweep import sweep
+from llmsched.simulation.scenario import Scenario
+from llmsched.simulation.sweep.sweep import RunConfig, sweep
 from llmsched.studies.stress.html import MISSING, Markup, element, escaped, interval, number, table
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.report import html_report, write_report
@@ -54,7 +54,7 @@ def runs(tmp_path_factory) -> pd.DataFrame:
     ]
     broken = [
         replace(config, predictor="bin-error:0.1", binning=Binning(by="total"))
-        if config.scheduler == "multi_bin_dynamic" and config.n_gpus == 2
+        if config.scheduler == "multi_bin_dynamic" and config.hardware.n_gpus == 2
         else config
         for config in configs
     ]
@@ -122,7 +122,7 @@ def step(runs: pd.DataFrame, name: str = "step1", **changes) -> StepResult:
 
 def result(*steps: StepResult, **plan) -> StressResult:
     return StressResult(
-        plan=Plan(**{"seed": 3, "replications": 2} | plan),
+        plan=Plan(**{"base": Scenario(seed=3), "replications": 2} | plan),
         steps=steps,
         command='llmsched stress all --out "out & more"',
         versions={"llmsched": "0.0.1", "python": "3.11.9", "numpy": "2.1", "simpy": "4.1"},
@@ -316,7 +316,7 @@ def test_report__has_every_setting_of_the_plan(runs):
     settings = {row[0]: row[1] for row in Page(page).table("field")[1:]}
     assert settings["target_violations"] == "0.125"
     assert settings["bins"] == "1, 7"
-    assert settings["settings_sla_s"] == "1"
+    assert settings["slo_latency_s"] == "1"
 
 
 def test_report__counts_the_notes_of_the_runs(runs):
@@ -337,7 +337,7 @@ def test_report__escapes_whatever_a_user_named(runs):
         summary=hostile.summary.assign(scheduler=ATTACK, metric=ATTACK, load_label=ATTACK),
         differences=hostile.differences.assign(what=ATTACK, against=ATTACK, metric=ATTACK),
     )
-    given = result(hostile, workload=Workload(source=ATTACK), predictor=ATTACK)
+    given = result(hostile, base=Scenario(workload=Workload(source=ATTACK)))
     page = html_report(replace(given, command=ATTACK, versions={ATTACK: ATTACK}))
     # then none of them is one any more
     found = Page(page)

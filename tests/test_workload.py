@@ -138,11 +138,11 @@ def test_source__that_is_neither_file_nor_profile_lists_the_profiles() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"requests": 0}, "requests must be >= 1, got 0"),
-        ({"rps_scale": 0.0}, "RPS scale must be from 1e-06 to 1e.09, got 0"),
-        ({"jitter_s": -1.0}, "jitter must be from 0 to 1e.06 s, got -1"),
+        ({"requests": 0}, "requests must be a whole number from 1 to 1000000000, got 0"),
+        ({"rps_scale": 0.0}, r"rps_scale must be a finite number from 1e-06 to 1e\+09, got 0"),
+        ({"jitter_s": -1.0}, r"jitter_s must be a finite number from 0 to 1e\+06 seconds, got -1"),
         ({"window_s": (5.0, 5.0)}, "window must be START:END"),
-        ({"failures": "hide"}, "failures must be 'drop' or 'keep', got 'hide'"),
+        ({"failures": "hide"}, "failures must be one of drop, keep; got 'hide'"),
         ({"model": "Claude"}, "'ChatGPT', 'GPT-4'; got 'Claude'"),
     ],
 )

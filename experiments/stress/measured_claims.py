@@ -172,7 +172,7 @@ def _of_step2b(plan: Plan) -> list[Claim]:
 
 
 def _of_step3(plan: Plan) -> list[Claim]:
-    least, middle, most = plan.bins[0], plan.n_bins, plan.bins[-1]
+    least, middle, most = plan.bins[0], plan.base.binning.n_bins, plan.bins[-1]
     return [
         Claim(
             step="step3",

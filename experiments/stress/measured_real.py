@@ -15,9 +15,9 @@ from measured_runs import on_hardware, run
 from published_runs import H100, REFERENCE, Hardware
 from published_text import head, line, number, text
 
+from llmsched._util.limits import DEFAULT_RPS_SCALE
 from llmsched.metrics.intervals import Interval, mean_interval
 from llmsched.studies.stress.plan import SCHEDULERS, Plan
-from llmsched.workload.workload import DEFAULT_RPS_SCALE
 
 FILES = {
     "Azure 2023 conversation": Path("traces", "azure_llm_2023_conv.csv.gz"),

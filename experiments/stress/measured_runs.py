@@ -12,11 +12,9 @@ import pandas as pd
 from measured_claims import Steps
 from published_runs import H100, REFERENCE, Hardware
 
-from llmsched import Settings
-from llmsched.hardware import GPUS, MODELS, kv_capacity_tokens
+from llmsched._util.limits import DEFAULT_RPS_SCALE
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.run import STEPS, SweepOptions, run_steps
-from llmsched.workload.workload import DEFAULT_RPS_SCALE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +46,8 @@ Runs = Mapping[str, Steps]  # by the folder of the setting
 
 def on_hardware(plan: Plan, hardware: Hardware, *, rps_scale: float) -> Plan:
     """The plan with this latency set, model, memory, SLA and rate."""
-    capacity_tokens = kv_capacity_tokens(GPUS[hardware.gpu], MODELS[hardware.llm])
-    return replace(
-        plan,
-        workload=replace(plan.workload, rps_scale=rps_scale),
-        settings=Settings(sla_s=hardware.sla_s, capacity_tokens=capacity_tokens),
-        latency=hardware.latency,
-        llm=hardware.llm,
-    )
+    workload = replace(plan.workload, rps_scale=rps_scale)
+    return replace(plan, base=hardware.on(replace(plan.base, workload=workload)))
 
 
 def run(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from llmsched import Binning, Settings, Workload
-from llmsched.hardware import GPUS, MODELS, kv_capacity_tokens
-from llmsched.simulation.scenario import RunConfig
-from llmsched.simulation.sweep.sweep import sweep
+from llmsched import Binning, Workload
+from llmsched.simulation.scenario import Scenario, as_scenario
+from llmsched.simulation.sweep.sweep import RunConfig, sweep
+from llmsched.workload.slo import Slo
 
 # Requests per second that the origin's runs were offered: where all but nothing waited,
 # throughput is the arrival rate. For 100,000 there is no such row: from the file's requests per
@@ -74,24 +74,21 @@ class Hardware:
     sla_s: float
     slower: float  # what the published rate is divided by, so that the GPUs see a like load
 
-    def config(self, workload: Workload, scheduler: str, **options: object) -> RunConfig:
+    def config(self, workload: Workload, scheduler: str, **options: object) -> Scenario:
         """A run on this hardware."""
-        capacity_tokens = kv_capacity_tokens(GPUS[self.gpu], MODELS[self.llm])
-        return RunConfig(
-            workload=workload,
-            scheduler=scheduler,
-            settings=Settings(sla_s=self.sla_s, capacity_tokens=capacity_tokens),
-            latency=self.latency,
-            llm=self.llm,
-            **options,  # type: ignore[arg-type]
-        )
+        return self.on(as_scenario(workload, scheduler, **options))  # type: ignore[arg-type]
+
+    def on(self, scenario: Scenario) -> Scenario:
+        """A scenario on this hardware, with its SLA."""
+        hardware = replace(scenario.hardware, latency=self.latency, gpu=self.gpu, llm=self.llm)
+        return replace(scenario, hardware=hardware, slo=Slo(latency_s=self.sla_s))
 
 
 REFERENCE = Hardware(
     latency="reference", llm="qwen3-1.7b", gpu="default-12gb", sla_s=1.0, slower=1.0
 )
 H100 = Hardware(
-    latency="h100-llama-3-8b-vllm", llm="llama-3.1-8b", gpu="h100-80gb", sla_s=10.0, slower=10.0
+    latency="h100-llama-3-8b-vllm", llm="llama-3-8b", gpu="h100-80gb", sla_s=10.0, slower=10.0
 )
 
 
@@ -102,7 +99,7 @@ def arrival_rate_per_s(workload: Workload, seed: int) -> float:
     return len(trace) / trace.span_s
 
 
-def run(configs: Sequence[RunConfig], out: Path, *, jobs: int) -> pd.DataFrame:
+def run(configs: Sequence[Scenario], out: Path, *, jobs: int) -> pd.DataFrame:
     """The runs, done or read, by key; ends with the first error if one failed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # equal edges merged; beyond measured lengths
@@ -115,7 +112,7 @@ def run(configs: Sequence[RunConfig], out: Path, *, jobs: int) -> pd.DataFrame:
 
 def published_configs(
     rows: Iterable[tuple[str, int, int, int]], *, seeds: int | None = None
-) -> dict[tuple[str, tuple[str, int, int, int]], list[RunConfig]]:
+) -> dict[tuple[str, tuple[str, int, int, int]], list[Scenario]]:
     """Variant and published row (scheduler, requests, GPUs, K) -> its replications."""
     return {
         (variant.name, (scheduler, requests, n_gpus, n_bins)): [

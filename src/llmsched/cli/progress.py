@@ -41,7 +41,7 @@ def sweep_progress() -> Iterator[Callable[[RunRecord], None]]:
 def run_line(record: RunRecord) -> str:
     """One finished or failed run in one line."""
     config = record.config
-    what = f"{config.scheduler}, {_count(config.n_gpus, 'GPU')}, seed {config.seed}"
+    what = f"{config.scheduler}, {_count(config.hardware.n_gpus, 'GPU')}, seed {config.seed}"
     count = f"[{record.n_done}/{record.n_total}]"
     if record.error is not None:
         return f"{count} FAILED {what}: {record.error}"

@@ -11,22 +11,44 @@ REQUEST_COUNT = click.IntRange(1, 1_000_000_000)
 REPLICATIONS = click.IntRange(1, 10_000)
 SEED = click.IntRange(0, 2**32 - 1)
 BATCH_SIZE = click.IntRange(1, 1_000_000)
+# command -> (module, attribute, short help); the help is here so that --help imports nothing more
+COMMANDS = {
+    "calibrate": (
+        "llmsched.cli.commands.calibrate",
+        "calibrate",
+        "Measure a GPU, fit a latency model.",
+    ),
+    "capacity": (
+        "llmsched.cli.commands.capacity",
+        "capacity",
+        "Find the load, or the GPUs, within an SLA.",
+    ),
+    "compare": (
+        "llmsched.cli.commands.compare",
+        "compare",
+        "Compare schedulers on the same requests.",
+    ),
+    "list": ("llmsched.cli.commands.list", "list_", "Print the names that an option takes."),
+    "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),
+    "stress": ("llmsched.cli.commands.stress", "stress", "Run the three-step stress plan."),
+    "trace": (
+        "llmsched.cli.commands.trace",
+        "trace",
+        "Look at trace files, convert them, get real ones.",
+    ),
+}
 SCHEDULER_HELP = {
     "static_fifo": "One queue, fixed batches.",
     "dynamic_no_bins": "One queue, batch = min(memory limit, SLA controller).",
     "multi_bin_dynamic": "Bins by predicted length, each with its own batcher.",
     "multi_bin_only": "The multi-bin paper: bins, batches of exactly B.",
     "multi_bin_adaptive": "Bins by service time; ages and learned costs decide.",
+    "continuous_static": "Continuous batching as vLLM does it: first come, first served.",
+    "continuous_dynamic": "How many run follows memory and --tpot-slo.",
+    "continuous_multi_bin": "Bins by predicted length take turns to be admitted.",
+    "continuous_sjf": "Shortest predicted output first, with ageing.",
+    "continuous_priority": "Smallest priority number first.",
 }
-
-
-def scheduler_name(text: str) -> str:
-    """The registered scheduler that a text means; a command's spelling, with dashes, will do."""
-    from llmsched.schedulers.registry import SCHEDULERS
-
-    wanted = text.strip()
-    spelled = (name for name in SCHEDULERS if name.replace("_", "-") == wanted.replace("_", "-"))
-    return next(spelled, wanted)
 
 
 def positive(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -45,14 +67,14 @@ def rate_factor(
     context: click.Context, option: click.Parameter, value: float | None
 ) -> float | None:
     """A factor that arrival rates can be multiplied by."""
-    from llmsched.workload.prepare import RPS_SCALES
+    from llmsched._util.limits import RPS_SCALES
 
     return _within(context, option, value, RPS_SCALES)
 
 
 def jitter(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
     """A jitter in seconds."""
-    from llmsched.workload.prepare import LONGEST_JITTER_S
+    from llmsched._util.limits import LONGEST_JITTER_S
 
     return _within(context, option, value, (0.0, LONGEST_JITTER_S))
 

@@ -45,6 +45,20 @@ class Clock(Environment):
         heappush(self._queue, (instant_s, priority, next(self._eid), event))
         return event
 
+    def bring_forward(self, event: Event, instant_s: float) -> Event:
+        """Whoever waits for an event waits for `instant_s` instead, which is earlier.
+
+        SimPy cannot take an event out of its queue: the old one stays there and wakes nobody.
+
+        Returns
+        -------
+        Event
+            The one that is waited for now.
+        """
+        sooner = self.at(instant_s)
+        sooner.callbacks, event.callbacks = event.callbacks, []
+        return sooner
+
     def happen(self, event: Event, value: Any) -> None:
         """Make an event happen now, inside the present one, without the way through the heap."""
         event._ok = True

@@ -32,4 +32,30 @@ from .registry import (
     warn_outside as warn_outside,
 )
 from .step import StepModel as StepModel
+from .step_times import (
+    step_time_from_spec as step_time_from_spec,
+    step_time_names as step_time_names,
+)
+from .steps.base import (
+    Scaled as Scaled,
+    StepLatency as StepLatency,
+)
+from .steps.files import (
+    load_step_time as load_step_time,
+    save_two_regime as save_two_regime,
+)
+from .steps.fit import (
+    StepGrid as StepGrid,
+    fit_two_regime as fit_two_regime,
+)
+from .steps.layers import (
+    AllReduce as AllReduce,
+    LayerTables as LayerTables,
+)
+from .steps.two_regime import (
+    DecodeTerms as DecodeTerms,
+    MixedTerms as MixedTerms,
+    TwoRegime as TwoRegime,
+    steps_of as steps_of,
+)
 from .uncertainty import Uncertainty as Uncertainty

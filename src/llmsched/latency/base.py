@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llmsched._util.types import FloatArray, IntArray
 from llmsched.latency.uncertainty import Uncertainty
 
-Kind = Literal["formula", "measurement"]
+Kind = Literal["formula", "measurement", "physics"]
 
 
 class CalibrationError(ValueError):

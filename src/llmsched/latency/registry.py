@@ -11,7 +11,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import combinations_with_replacement
 from pathlib import Path
 
@@ -92,6 +92,11 @@ _FORMULAS: dict[str, Callable[[], LatencyModel]] = {
 }
 
 
+def measured_names() -> list[str]:
+    """The names of the measured sets."""
+    return list(_measured_rows())
+
+
 def latency_names() -> list[str]:
     """Every name that `load_latency` knows: formulas first, then measured sets, then users'."""
     return list(_models())
@@ -103,7 +108,8 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     Parameters
     ----------
     name_or_path : str or Path
-        A name of `latency_names`; the path of a model file (.json, see `latency_files`); or that
+        A name of `latency_names`; `physics:GPU:MODEL[:tpN][:PRECISION]`; the path of a model file
+        (.json, see `latency_files`); or that
         of a grid CSV, of which the form that predicts held-out cells best is taken
         (`latency_fit.fit_grid`); `FILE#reference`, `FILE#four-term`, `FILE#step` and
         `FILE#interpolation` ask for a form.
@@ -125,6 +131,11 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     name = str(name_or_path)
     if name in _models():
         return _made(name)
+    if name.startswith("physics:"):
+        from llmsched.latency.physics.step import step_model
+        from llmsched.latency.steps.batches import BatchOfSteps
+
+        return BatchOfSteps(step_model(name))
     path, form = _split_form(name)
     if path.is_file():
         return _from_file(path, form)
@@ -182,7 +193,14 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _from_file(path: Path, form: str | None) -> LatencyModel:
-    """The model in a model file, or the one fitted to a grid file."""
+    """The model in a model file, or the one fitted to a grid file; a fit is kept."""
+    status = path.stat()
+    changed = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return _read_or_fitted(path.resolve(), form, changed)
+
+
+@lru_cache(maxsize=8)
+def _read_or_fitted(path: Path, form: str | None, _changed: tuple[int, ...]) -> LatencyModel:
     if path.suffix.lower() != ".json":
         from llmsched.latency.fit.best import load_grid_model
 

@@ -5,8 +5,6 @@ from .binning import (
     EdgeRule as EdgeRule,
 )
 from .edges import (
-    DEFAULT_BINS as DEFAULT_BINS,
-    MAX_BINS as MAX_BINS,
     ROLLING_EVERY as ROLLING_EVERY,
     ROLLING_FIRST as ROLLING_FIRST,
     ROLLING_WINDOW as ROLLING_WINDOW,

@@ -10,30 +10,24 @@ recent arrivals only: what a scheduler can know that has not seen the whole run.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-import numpy as np
-
-from llmsched._util.types import FloatArray, IntArray
-from llmsched.workload.trace import Trace
+from llmsched._util.limits import DEFAULT_BINS, MAX_BINS
+from llmsched._util.options import check_options, option
 
 if TYPE_CHECKING:
+    from llmsched._util.types import FloatArray, IntArray
     from llmsched.latency.base import LatencyModel
-from llmsched.prediction.edges import (
-    DEFAULT_BINS,
-    MAX_BINS,
-    assign_bins,
-    check_n_bins,
-    equal_mass_edges,
-    rolling_bins,
-)
+    from llmsched.workload.trace import Trace
 
 BinBy = Literal["output", "total", "service"]
 EdgeRule = Literal["equal-mass", "optimal", "rolling"]
 # Batch that optimal edges are made for where the batcher is dynamic: about what it forms in
 # saturation, and any from 4 to 128 does nearly as well (docs/decisions/003-optimal-edges.md).
 DYNAMIC_BATCH_SIZE = 16
+ONE_QUEUE = "use 1 for a single FIFO queue"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +59,38 @@ class Binning:
         If a field is out of range or two contradict each other.
     """
 
-    n_bins: int = DEFAULT_BINS
-    by: BinBy | None = None
-    edges: tuple[float, ...] | None = None
+    n_bins: int = option(
+        DEFAULT_BINS,
+        "Number of bins.",
+        flag="bins",
+        metavar="N",
+        least=1,
+        most=MAX_BINS,
+        hint=ONE_QUEUE,
+    )
+    by: BinBy | None = option(
+        None,
+        "What is binned: predicted output, prompt plus predicted output, or predicted service time "
+        "alone.",
+        flag="bin-by",
+        choices=get_args(BinBy),
+        default_text="output; service for multi_bin_adaptive",
+    )
+    edges: tuple[float, ...] | None = option(
+        None,
+        "Equal mass, fixed edges in the unit of --bin-by, rolling (equal mass over recent arrivals "
+        "only), or optimal: the edges at which a batch of B is shortest on average (B by default "
+        "the fixed batch size, or 16).",
+        flag="bin-edges",
+        metavar="E1,E2,...|equal-mass|rolling|optimal[:B]",
+        parse=str,
+        default_text="equal-mass; rolling for multi_bin_adaptive",
+    )
     rule: EdgeRule | None = None
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_n_bins(self.n_bins)
-        if self.by is not None and self.by not in get_args(BinBy):
-            raise ValueError(f"by must be one of {', '.join(get_args(BinBy))}; got {self.by!r}")
+        check_options(self)
         self._check_rule()
         if self.edges is None:
             return
@@ -153,12 +169,21 @@ class Binning:
         """What is binned, one value per request [tokens, or s for `by="service"`], shape (n,)."""
         if self.by in (None, "output"):
             return predicted_tokens
-        total_tokens = trace.prompt_tokens.astype(np.int64) + predicted_tokens
+        total_tokens = trace.prompt_tokens.astype("int64") + predicted_tokens
         if self.by == "total":
             return total_tokens
         from llmsched.latency.base import alone_s
 
         return alone_s(latency, trace.prompt_tokens, predicted_tokens)
+
+    @property
+    def spec(self) -> str | None:
+        """The edges as `parse` takes them; None where they are left to the scheduler."""
+        if self.edges is not None:
+            return ",".join(f"{edge:.15g}" for edge in self.edges)
+        if self.rule == "optimal" and self.batch_size is not None:
+            return f"optimal:{self.batch_size}"
+        return self.rule
 
     def or_else(self, by: BinBy, rule: EdgeRule) -> Binning:
         """This binning, with these in place of what it leaves to the scheduler."""
@@ -179,6 +204,10 @@ class Binning:
         ValueError
             If edges are optimal and the batch size is not known yet.
         """
+        import numpy as np
+
+        from llmsched.prediction.edges import equal_mass_edges
+
         if self.edges is not None:
             return np.asarray(self.edges, dtype=np.float64)
         if self.rule != "optimal":
@@ -194,6 +223,8 @@ class Binning:
 
     def bins_of(self, values: FloatArray | IntArray) -> tuple[IntArray, FloatArray]:
         """The bin of each value, and the edges; of rolling ones, those in force at the end."""
+        from llmsched.prediction.edges import assign_bins, rolling_bins
+
         if self.rule == "rolling":
             return rolling_bins(values, self.n_bins)
         edges = self.edges_of(values)
@@ -216,7 +247,7 @@ def _check_edges(edges: tuple[float, ...]) -> None:
             "use n_bins=1 for a single FIFO queue"
         )
     increasing = all(low < high for low, high in itertools.pairwise(edges))
-    if not (np.isfinite(edges).all() and edges[0] > 0 and increasing):
+    if not (all(map(math.isfinite, edges)) and edges[0] > 0 and increasing):
         raise ValueError(
             "fixed bin edges must be positive, finite and strictly increasing, got "
             + ",".join(f"{edge:g}" for edge in edges)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmsched._util.limits import MAX_BINS
 from llmsched._util.types import FloatArray, IntArray
 
-if TYPE_CHECKING:
-    pass
-
-
-DEFAULT_BINS = 4
-MAX_BINS = 64
 # Rolling edges: the quantiles of the last so many arrivals, found anew every so many; before that,
 # after 16 arrivals and whenever their number has doubled.
 ROLLING_WINDOW = 2048

@@ -13,12 +13,24 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Protocol
 
-from llmsched.schedulers.base import FinishedBatch
-
 NEWEST_WEIGHT = 0.2  # of a finished batch in the running averages; the past keeps the other 0.8
 PAST_WEIGHT = 0.8
 # Thousands of kept failures, 0 tokens each, average down to 0; this keeps the division defined.
 _LEAST_MEAN = 1e-300
+
+
+class Finished(Protocol):
+    """What memory limits learn from: a finished batch, or a request alone."""
+
+    @property
+    def mean_tokens(self) -> float:
+        """Prompt + output tokens, mean over requests."""
+        ...
+
+    @property
+    def mean_squared_tokens(self) -> float:
+        """Their squares, mean over requests."""
+        ...
 
 
 class MemoryLimit(Protocol):
@@ -28,7 +40,7 @@ class MemoryLimit(Protocol):
         """The batch limit b_mem now, at least 1."""
         ...
 
-    def observe(self, batch: FinishedBatch) -> None:
+    def observe(self, batch: Finished) -> None:
         """Average a finished batch in."""
         ...
 
@@ -69,7 +81,7 @@ class BufferLimit:
         most = int(0.9 * self.capacity_tokens / (mean if mean > _LEAST_MEAN else _LEAST_MEAN))
         return most if most > 1 else 1
 
-    def observe(self, batch: FinishedBatch) -> None:
+    def observe(self, batch: Finished) -> None:
         self.mean_tokens = NEWEST_WEIGHT * batch.mean_tokens + PAST_WEIGHT * self.mean_tokens
 
 
@@ -123,7 +135,7 @@ class CltLimit:
         root = (math.sqrt(spread * spread + 4 * mean * self.capacity_tokens) - spread) / (2 * mean)
         return max(1, math.floor(root * root))
 
-    def observe(self, batch: FinishedBatch) -> None:
+    def observe(self, batch: Finished) -> None:
         past = self.mean_squared_tokens
         assert past is not None  # set in __post_init__
         self.mean_tokens = NEWEST_WEIGHT * batch.mean_tokens + PAST_WEIGHT * self.mean_tokens

@@ -18,7 +18,7 @@ from llmsched.schedulers.adaptive import AdaptivePolicy
 from llmsched.schedulers.base import BatchPolicy
 from llmsched.schedulers.batch_size import FixedBatcher
 from llmsched.schedulers.scheduler import FullBatches, Scheduler
-from llmsched.schedulers.settings import BIN_CHOICES, MEMORY_RULES, Settings, known
+from llmsched.schedulers.settings import BIN_CHOICES, Settings
 from llmsched.schedulers.window import WindowPolicy
 
 SchedulerFactory = Callable[[Settings], Scheduler | BatchPolicy]
@@ -38,7 +38,7 @@ def dynamic_no_bins(settings: Settings) -> Scheduler:
     return Scheduler(
         batcher=settings.dynamic_batcher,
         batch_max=settings.batch_max,
-        capacity_tokens=known(settings.capacity_tokens),
+        capacity_tokens=settings.kv_tokens,
     )
 
 
@@ -49,24 +49,20 @@ def multi_bin_dynamic(settings: Settings) -> Scheduler:
         choice=BIN_CHOICES[settings.bin_choice](),
         binned=True,
         batch_max=settings.batch_max,
-        capacity_tokens=known(settings.capacity_tokens),
+        capacity_tokens=settings.kv_tokens,
     )
 
 
 def multi_bin_adaptive(settings: Settings) -> Scheduler:
     """Bins by predicted service time that follow the traffic; ages and learned costs decide."""
     return Scheduler(
-        policy=AdaptivePolicy(
-            known(settings.sla_s),
-            partial(MEMORY_RULES[settings.memory], settings),
-            settings.batch_max,
-        ),
+        policy=AdaptivePolicy(settings.deadline_s, settings.memory_limit, settings.batch_max),
         sees="ages",
         binned=True,
         bin_by="service",
         bin_edges="rolling",
         batch_max=settings.batch_max,
-        capacity_tokens=known(settings.capacity_tokens),
+        capacity_tokens=settings.kv_tokens,
     )
 
 
@@ -86,14 +82,11 @@ def deadline_window(settings: Settings) -> Scheduler:
     """Batches of alike requests from anywhere in the queue, by what they gain per GPU second."""
     return Scheduler(
         policy=WindowPolicy(
-            settings.latency,
-            known(settings.sla_s),
-            known(settings.capacity_tokens),
-            settings.batch_max,
+            settings.latency, settings.deadline_s, settings.kv_tokens, settings.batch_max
         ),
         sees="requests",
         batch_max=settings.batch_max,
-        capacity_tokens=known(settings.capacity_tokens),
+        capacity_tokens=settings.kv_tokens,
         order="windows of predicted service time",
     )
 
@@ -184,7 +177,7 @@ def _scheduler(made: Any, settings: Settings, label: str) -> Scheduler:
             policy=made,
             sees="requests",
             batch_max=settings.batch_max,
-            capacity_tokens=known(settings.capacity_tokens),
+            capacity_tokens=settings.kv_tokens,
             order="its own",
             label=label,
         )

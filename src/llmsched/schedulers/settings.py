@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from llmsched.hardware import DEFAULT_GPU, DEFAULT_MODEL, kv_capacity_tokens
-from llmsched.latency.base import LatencyModel
+from llmsched._util.options import check_options, option
+from llmsched.hardware import DEFAULT_GPU, DEFAULT_MODEL, MODELS, kv_capacity_tokens
 from llmsched.schedulers.batch_size import DynamicBatcher
 from llmsched.schedulers.bin_choice import BinChoice, LongestQueue, RoundRobin
 from llmsched.schedulers.memory_limit import BufferLimit, CltLimit, MemoryLimit
@@ -19,19 +18,20 @@ from llmsched.schedulers.sla_control import (
     WindowController,
 )
 
+if TYPE_CHECKING:
+    from llmsched.latency.base import LatencyModel
+
 MOST_BATCH_SIZE = 1_000_000
-DEFAULT_SLA_S = 1.0
-DEFAULT_CAPACITY_TOKENS = kv_capacity_tokens(DEFAULT_GPU, DEFAULT_MODEL)
+DEFAULT_SLA_S = 1.0  # where no scenario says it: a scheduler made by hand
 
-
-CONTROLLERS: Mapping[str, Callable[[Settings], SlaController]] = {
-    "paper": lambda s: PaperController(known(s.batch_target_s), s.batch_min, s.batch_max),
-    "window": lambda s: WindowController(known(s.batch_target_s), s.batch_min, s.batch_max),
-    "none": lambda s: NoController(s.batch_max),
+CONTROLLERS: Mapping[str, Callable[[float, int, int], SlaController]] = {
+    "paper": PaperController,
+    "window": WindowController,
+    "none": lambda _target_s, _least, most: NoController(most),
 }
-MEMORY_RULES: Mapping[str, Callable[[Settings], MemoryLimit]] = {
-    "buffer": lambda s: BufferLimit(known(s.capacity_tokens)),
-    "clt": lambda s: CltLimit(known(s.capacity_tokens)),
+MEMORY_RULES: Mapping[str, Callable[[float], MemoryLimit]] = {
+    "buffer": BufferLimit,
+    "clt": CltLimit,
 }
 BIN_CHOICES: Mapping[str, Callable[[], BinChoice]] = {
     "round-robin": RoundRobin,
@@ -43,109 +43,142 @@ BIN_CHOICES: Mapping[str, Callable[[], BinChoice]] = {
 class Settings:
     """What a scheduler may be told; each takes what it needs.
 
-    What is None is filled in from the run (`resolved`), so that the factory of a scheduler finds
-    everything set.
+    `sla_s`, `capacity_tokens` and `latency` follow from the scenario (its `Slo` and `Hardware`):
+    `resolved` fills in what is None, and a scheduler's factory sees none of them missing.
 
     Parameters
     ----------
-    sla_s : float, optional
-        Latency target of a request [s]; 1 s where nobody says otherwise.
-    batch_target_s : float, optional
-        D_SLA, the batch time that the controllers aim at [s]; by default `sla_s`.
     batch_size : int
         Size of the fixed batchers' batches [requests].
     batch_min, batch_max : int
         Bounds of the dynamic batchers [requests].
-    capacity_tokens : float, optional
-        η, tokens that the KV memory of one GPU holds; by default those of a 12 GB GPU beside
-        qwen3-1.7b.
+    batch_target_s : float, optional
+        The controllers' D_SLA: what a batch may take; by default what a request may [s].
     max_forming_wait_s : float, optional
         `multi_bin_only`: release a part-full batch once its oldest member waited this long [s].
+    ageing_tokens_per_s : float
+        How many predicted output tokens a second of waiting makes up for in `continuous_sjf`.
+    sla_s : float, optional
+        Latency target of a request [s].
+    capacity_tokens : float, optional
+        η, tokens that the KV memory of one GPU holds.
     latency : LatencyModel, optional
-        What batches are believed to take; no part of what makes two settings equal.
+        What a scheduler may believe a batch takes.
     """
 
+    batch_size: int = option(
+        8, "Requests per fixed batch.", metavar="N", least=1, most=MOST_BATCH_SIZE
+    )
+    batch_min: int = option(
+        1, "Least that the controller may ask for.", metavar="N", least=1, most=MOST_BATCH_SIZE
+    )
+    batch_max: int = option(
+        128, "Most requests per dynamic batch.", metavar="N", least=1, most=MOST_BATCH_SIZE
+    )
+    controller: str = option(
+        "paper", "How the SLA limits dynamic batches.", choices=tuple(CONTROLLERS)
+    )
+    memory: str = option(
+        "buffer",
+        "How the memory limits dynamic batches.",
+        choices=tuple(MEMORY_RULES),
+    )
+    bin_choice: str = option(
+        "round-robin", "Which bin a free GPU serves.", choices=tuple(BIN_CHOICES)
+    )
+    batch_target_s: float | None = option(
+        None,
+        "What the controllers let a batch take.",
+        flag="batch-target",
+        metavar="SECONDS",
+        above=0,
+        default_text="the SLA",
+    )
+    max_forming_wait_s: float | None = option(
+        None,
+        "Release a part-full batch after this wait.",
+        flag="max-forming-wait",
+        metavar="SECONDS",
+        least=0,
+        default_text="never",
+    )
+    ageing_tokens_per_s: float = option(
+        20.0,
+        "Predicted tokens that a second of waiting makes up for in continuous_sjf.",
+        flag="ageing",
+        metavar="TOKENS_PER_S",
+        above=0,
+        hint="without ageing long requests starve",
+    )
     sla_s: float | None = None
-    batch_size: int = 8
-    batch_min: int = 1
-    batch_max: int = 128
-    controller: str = "paper"
-    memory: str = "buffer"
     capacity_tokens: float | None = None
-    bin_choice: str = "round-robin"
-    max_forming_wait_s: float | None = None
-    batch_target_s: float | None = None
     latency: LatencyModel | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("controller", CONTROLLERS),
-            ("memory", MEMORY_RULES),
-            ("bin_choice", BIN_CHOICES),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
-                )
-        for name in ("sla_s", "batch_target_s"):
-            target_s = getattr(self, name)
-            if target_s is not None and not (math.isfinite(target_s) and target_s > 0):
-                raise ValueError(f"{name} must be finite and > 0 seconds, got {target_s}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
-        if not 1 <= self.batch_min <= self.batch_max:
+        check_options(self)
+        if self.batch_min > self.batch_max:
             raise ValueError(
-                "batch sizes must satisfy 1 <= batch_min <= batch_max, "
+                "batch sizes must satisfy batch_min <= batch_max, "
                 f"got {self.batch_min} and {self.batch_max}"
             )
-        for name in ("batch_size", "batch_max"):
-            if getattr(self, name) > MOST_BATCH_SIZE:
-                raise ValueError(
-                    f"{name} must be <= {MOST_BATCH_SIZE} requests, got {getattr(self, name)}"
-                )
+        if self.sla_s is not None and not 0 < self.sla_s < float("inf"):
+            raise ValueError(f"sla_s must be a finite number > 0 seconds, got {self.sla_s}")
         if self.capacity_tokens is not None and not self.capacity_tokens >= 1:
             raise ValueError(f"capacity_tokens must be >= 1, got {self.capacity_tokens}")
-        wait_s = self.max_forming_wait_s
-        if wait_s is not None and not (math.isfinite(wait_s) and wait_s >= 0):
-            raise ValueError(f"max_forming_wait_s must be finite and >= 0 seconds, got {wait_s}")
 
     def resolved(
         self,
         *,
-        sla_s: float | None = None,
+        sla_s: float = DEFAULT_SLA_S,
         capacity_tokens: float | None = None,
         latency: LatencyModel | None = None,
     ) -> Settings:
-        """These settings with everything set: own values first, then the run's, then defaults."""
-        sla_s = self.sla_s or sla_s or DEFAULT_SLA_S
+        """These settings with what is None filled in from the scenario.
+
+        Parameters
+        ----------
+        sla_s : float
+            Latency target of a request [s].
+        capacity_tokens : float, optional
+            KV capacity of one GPU; by default of the default GPU with the default model.
+        latency : LatencyModel, optional
+            What a batch is believed to take.
+        """
+        if capacity_tokens is None:
+            capacity_tokens = kv_capacity_tokens(DEFAULT_GPU, MODELS[DEFAULT_MODEL])
+        deadline_s = sla_s if self.sla_s is None else self.sla_s
         return replace(
             self,
-            sla_s=sla_s,
-            batch_target_s=self.batch_target_s or sla_s,
-            capacity_tokens=self.capacity_tokens or capacity_tokens or DEFAULT_CAPACITY_TOKENS,
-            latency=self.latency or latency,
+            sla_s=deadline_s,
+            batch_target_s=deadline_s if self.batch_target_s is None else self.batch_target_s,
+            capacity_tokens=(
+                capacity_tokens if self.capacity_tokens is None else self.capacity_tokens
+            ),
+            latency=latency if self.latency is None else self.latency,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The resolved values, without the latency model, and D_SLA only if it is one of its own.
+    @property
+    def deadline_s(self) -> float:
+        """Latency target of a request [s]; of resolved settings."""
+        assert self.sla_s is not None, "resolve the settings first"
+        return self.sla_s
 
-        What it says of a run is then the same whether a value was given or filled in.
-        """
-        told = self.resolved()
-        values = {one.name: getattr(told, one.name) for one in fields(told) if one.compare}
-        if told.batch_target_s == told.sla_s:
-            del values["batch_target_s"]
-        return values
+    @property
+    def kv_tokens(self) -> float:
+        """Tokens that the KV memory of one GPU holds; of resolved settings."""
+        assert self.capacity_tokens is not None, "resolve the settings first"
+        return self.capacity_tokens
+
+    def memory_limit(self) -> MemoryLimit:
+        """A fresh memory limit by the chosen rule."""
+        return MEMORY_RULES[self.memory](self.kv_tokens)
 
     def dynamic_batcher(self) -> DynamicBatcher:
         """A fresh dynamic batcher, with statistics and a controller of its own."""
-        told = self.resolved()
+        assert self.batch_target_s is not None, "resolve the settings first"
+        controller = CONTROLLERS[self.controller]
         return DynamicBatcher(
-            MEMORY_RULES[self.memory](told), CONTROLLERS[self.controller](told), self.batch_max
+            self.memory_limit(),
+            controller(self.batch_target_s, self.batch_min, self.batch_max),
+            self.batch_max,
         )
-
-
-def known(value: float | None) -> float:
-    """A value of resolved settings, where every one is set."""
-    assert value is not None, "settings must be resolved before a scheduler is made of them"
-    return value

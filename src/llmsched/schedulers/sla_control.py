@@ -77,13 +77,17 @@ class _IntervalController:
             mean_s = NEWEST_WEIGHT * service_s + PAST_WEIGHT * mean_s
             mean_batch = NEWEST_WEIGHT * batch_size + PAST_WEIGHT * self._mean_batch
         self._mean_service_s, self._mean_batch = mean_s, mean_batch
+        self.move(mean_s, int(mean_batch))
+
+    def move(self, mean_service_s: float, mean_batch: int) -> None:
+        """Move the interval, given recent means [s], [requests]."""
         tolerance_s = self.tolerance_share * self.sla_s
-        if mean_s > self.sla_s + tolerance_s:
-            low, high = self._too_slow(int(mean_batch))
-        elif mean_s < self.sla_s - tolerance_s:
-            low, high = self._too_fast(int(mean_batch))
+        if mean_service_s > self.sla_s + tolerance_s:
+            low, high = self._too_slow(mean_batch)
+        elif mean_service_s < self.sla_s - tolerance_s:
+            low, high = self._too_fast(mean_batch)
         else:
-            low, high = self._on_target(int(mean_batch))
+            low, high = self._on_target(mean_batch)
         least, most = self.batch_min, self.batch_max
         low = least if low < least else most if low > most else low
         high = least if high < least else most if high > most else high

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Unpack
 
-from llmsched.engine.admission import Admission
-from llmsched.hardware import DEFAULT_MODEL, ModelSpec
 from llmsched.latency.base import LatencyModel
-from llmsched.latency.registry import load_latency
-from llmsched.prediction.binning import Binning
-from llmsched.prediction.predictors import Predictor, predictor_from_spec
-from llmsched.schedulers.registry import make_scheduler
-from llmsched.schedulers.settings import Settings
 from llmsched.simulation.comparison_results import COMPARED, Comparison, Difference, SchedulerResult
-from llmsched.simulation.simulate import Run, simulate
+from llmsched.simulation.scenario import Parts, Scenario, as_scenario
+from llmsched.simulation.simulate import Run, serve
 from llmsched.simulation.uncertainty import Summary, simulate_draws
 from llmsched.workload.trace import Trace
 from llmsched.workload.workload import Workload
@@ -35,21 +29,14 @@ BASELINE = "static_fifo"
 
 
 def compare(
-    trace: Trace | Workload | str = "burstgpt-like",
+    scenario: Scenario | Workload | Trace | str = "burstgpt-like",
     schedulers: Sequence[str] = DEFAULT_SCHEDULERS,
     *,
-    n_gpus: float = 4,
-    latency: LatencyModel | str = "reference",
-    predictor: Predictor | str = "noisy",
-    binning: Binning | int | str = 4,
-    settings: Settings | None = None,
-    admission: Admission = "together",
-    seed: int = 0,
     replications: int = 5,
     baseline: str = BASELINE,
-    llm: ModelSpec = DEFAULT_MODEL,
     latency_draws: Sequence[LatencyModel] = (),
     on_run: Callable[[Run], None] | None = None,
+    **parts: Unpack[Parts],
 ) -> Comparison:
     """Run schedulers on equal GPUs and the same requests, seeds `seed`, `seed` + 1, ...
 
@@ -59,8 +46,10 @@ def compare(
 
     Parameters
     ----------
+    scenario : Scenario, Workload, Trace or str
+        What is run; its scheduler is left aside.
     schedulers : sequence of str
-        Names of `llmsched.schedulers.registry.SCHEDULERS`.
+        Names of `llmsched.schedulers.SCHEDULERS`.
     replications : int
         Independent replications, at least 1; intervals need 2.
     baseline : str
@@ -71,8 +60,8 @@ def compare(
         and intervals that include calibration error come out beside the others.
     on_run : callable, optional
         Sees every finished run, tables included; those under a draw too.
-
-    The other parameters are those of `simulate`.
+    **parts
+        Parts in place of the scenario's, as in `simulate`.
 
     Raises
     ------
@@ -82,39 +71,23 @@ def compare(
     if replications < 1:
         raise ValueError(f"replications must be >= 1, got {replications}")
     if not schedulers or len(set(schedulers)) != len(schedulers):
-        given = ", ".join(schedulers) or "none"
+        given = ", ".join(map(str, schedulers)) or "none"
         raise ValueError(f"schedulers must be distinct names, got {given}")
-    settings = (settings or Settings()).resolved()
-    for name in (*schedulers, baseline):
-        make_scheduler(name, settings)  # a wrong name ends here, not after the first run
-    model = load_latency(latency) if isinstance(latency, str) else latency
-    believer = predictor_from_spec(predictor) if isinstance(predictor, str) else predictor
-    workload = Workload(source=trace) if isinstance(trace, str) else trace
-    requests = _Requests(workload)
-    common = {
-        "n_gpus": n_gpus,
-        "latency": model,
-        "predictor": believer,
-        "binning": binning,
-        "settings": settings,
-        "admission": admission,
-        "llm": llm,
-        "on_run": on_run,
-    }
-    seeds = tuple(range(seed, seed + replications))
+    base = as_scenario(scenario, **parts)
+    each = {name: replace(base, scheduler=name) for name in schedulers}
+    for one in (*each.values(), replace(base, scheduler=baseline)):
+        one.check()  # a wrong name ends here, not after the first run
+    seeds = tuple(range(base.seed, base.seed + replications))
     gathered = {name: _Gathered() for name in schedulers}
-    random = {
-        name: requests.random
-        or (make_scheduler(name, settings).uses_predictions and believer.random)
-        for name in schedulers
-    }
-    for replication in seeds:
-        replayed = requests.of_seed(replication)
+    random = {name: one.random for name, one in each.items()}
+    requests = _Requests(base)
+    for seed in seeds:
+        replayed = requests.of_seed(seed)
         for name, runs in gathered.items():
             if runs.summaries and not random[name]:
-                runs.repeat(replication)
+                runs.repeat(seed)
             else:
-                runs.add(replayed, name, replication, latency_draws, common)
+                runs.add(replace(each[name], seed=seed), replayed, latency_draws, on_run)
     return Comparison(
         results=tuple(
             SchedulerResult(
@@ -126,8 +99,8 @@ def compare(
             for name, runs in gathered.items()
         ),
         seeds=seeds,
-        n_gpus=n_gpus,
-        latency=model,
+        n_gpus=base.hardware.n_gpus,
+        latency=base.hardware.resolved().latency,
         baseline=baseline,
         n_draws=len(latency_draws),
     )
@@ -136,13 +109,14 @@ def compare(
 class _Requests:
     """The requests of each replication, read or drawn only when they change."""
 
-    def __init__(self, workload: Trace | Workload) -> None:
-        self.random = isinstance(workload, Workload) and workload.random
+    def __init__(self, scenario: Scenario) -> None:
+        workload = scenario.workload
+        self._random = isinstance(workload, Workload) and workload.random
         self._load = workload.loader() if isinstance(workload, Workload) else lambda _: workload
         self._last: Trace | None = None
 
     def of_seed(self, seed: int) -> Trace:
-        if self._last is None or self.random:
+        if self._last is None or self._random:
             self._last = self._load(seed)
         return self._last
 
@@ -156,22 +130,19 @@ class _Gathered:
 
     def add(
         self,
+        scenario: Scenario,
         requests: Trace,
-        scheduler: str,
-        seed: int,
         draws: Sequence[LatencyModel],
-        common: dict[str, Any],
+        on_run: Callable[[Run], None] | None,
     ) -> None:
         """Run one replication at the fitted parameters, then under each draw."""
-        on_run = common["on_run"]
-        options = {name: value for name, value in common.items() if name != "on_run"}
-        run = simulate(requests, scheduler, seed=seed, **options)
+        run = serve(scenario, requests)
         self.summaries.append(run.to_dict())
         if on_run is not None:
             on_run(run)
         del run  # its tables, before the next run makes its own
         if draws:
-            self.drawn.append(simulate_draws(requests, scheduler, draws, seed=seed, **common))
+            self.drawn.append(simulate_draws(scenario, requests, draws, on_run=on_run))
 
     def repeat(self, seed: int) -> None:
         """One more replication, the same by construction."""

@@ -1,50 +1,332 @@
-"""One run of a sweep as data: everything its numbers follow from, and a key made of its content.
+"""One scenario: everything that the numbers of one run follow from.
 
-The key is the same on every machine and Python: files enter by name and checksum, not by path,
-and numbers by value, so that `4` and `4.0` GPUs are one run.
+The only way a run is described, from Python, the command line, configuration files, sweeps and
+studies. Its key is made of content, the same on every machine and Python: files enter by name and
+checksum, not by path, and numbers by value, so that `4` and `4.0` GPUs are one run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, get_args
 
+from llmsched._util.options import (
+    check_option,
+    check_options,
+    field_types,
+    known_keys,
+    option,
+    options_of,
+    plain_values,
+)
 from llmsched.engine.admission import Admission
-from llmsched.hardware import DEFAULT_MODEL, MODELS
-from llmsched.latency.registry import latency_names, load_latency
+from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.prediction.binning import Binning
-from llmsched.prediction.predictors import predictor_from_spec
-from llmsched.schedulers.registry import SCHEDULERS
 from llmsched.schedulers.settings import Settings
-from llmsched.workload.trace import TraceError
+from llmsched.simulation.hardware import DEFAULT_LATENCY, Hardware, ResolvedHardware
+from llmsched.simulation.keys import absolute, content_key, hardware_content, workload_content
+from llmsched.workload.slo import Slo
 from llmsched.workload.workload import Workload
 
-_KEY_VERSION = 1  # of what enters a key; another number gives every run another key
+if TYPE_CHECKING:
+    from llmsched.hardware import GpuSpec, ModelSpec
+    from llmsched.latency.base import LatencyModel
+    from llmsched.latency.steps.base import StepLatency
+    from llmsched.prediction.predictors import Predictor
+    from llmsched.schedulers.iteration.base import IterationScheduler
+    from llmsched.schedulers.iteration.routing import RouterFactory
+    from llmsched.schedulers.registry import SchedulerSpec
+    from llmsched.schedulers.scheduler import Scheduler
+    from llmsched.workload.trace import Trace
+
+SECTIONS: dict[str, type] = {
+    "workload": Workload,
+    "hardware": Hardware,
+    "serving": IterationSettings,
+    "slo": Slo,
+    "settings": Settings,
+    "binning": Binning,
+}
+_KEY_VERSION = 3  # of what enters a key; another number gives every run another key
+
+
+class Parts(TypedDict, total=False):
+    """What may be said of a scenario by keyword, in any function that takes one."""
+
+    n_gpus: float
+    latency: LatencyModel | str
+    step_time: StepLatency | str
+    tp: int
+    gpu: GpuSpec | str
+    llm: ModelSpec | str
+    predictor: Predictor | str
+    binning: Binning | int | str
+    settings: Settings
+    serving: IterationSettings
+    router: RouterFactory | str
+    slo: Slo | float
+    admission: Admission
+    seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
-    """One run: a workload, a scheduler on some GPUs, and everything else that decides its numbers.
+class Scenario:
+    """Everything that the numbers of one run follow from.
 
-    The fields are the arguments of `llmsched.simulate`, as names and values only.
+    Parameters
+    ----------
+    workload : Workload or Trace
+        Which requests come, and how fast.
+    scheduler : str, callable, Scheduler or BatchPolicy
+        A registered name, or what else `make_scheduler` takes: a function of the settings, a
+        policy, a scheduler.
+    settings : Settings
+        What the scheduler is told beside what follows from `slo` and `hardware`.
+    hardware : Hardware
+        GPUs, the model on them, and how long work takes there.
+    predictor : str or Predictor
+        What the scheduler believes of output lengths.
+    binning : Binning
+        How a scheduler with bins splits the requests.
+    serving : IterationSettings
+        How a replica serves, with vLLM's defaults; for the continuous schedulers.
+    router : str or callable
+        Which replica serves a request: a name, or what makes a `Router`; for the continuous ones.
+    slo : Slo
+        What the senders expect.
+    admission : {"together", "one-by-one"}
+        What a waiting GPU sees of arrivals at one instant.
+    seed : int
+        Root seed of the synthetic workload, the jitter and the predictor's noise.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range or two contradict each other; `check` looks names up as well.
+
+    Examples
+    --------
+    >>> scenario = Scenario(workload=Workload(source="poisson"), scheduler="static_fifo")
+    >>> scenario.on(8).hardware.n_gpus, scenario.random
+    (8, True)
     """
 
-    workload: Workload
-    scheduler: str
-    n_gpus: float = 4
+    workload: Workload | Trace = field(default_factory=Workload)
+    scheduler: SchedulerSpec | IterationScheduler = "multi_bin_dynamic"
     settings: Settings = field(default_factory=Settings)
+    hardware: Hardware = field(default_factory=Hardware)
+    predictor: str | Predictor = option(
+        "noisy",
+        "Of output lengths: oracle, noisy[:SIGMA], bin-error:P, confusion:bert, prompt-power-law.",
+        metavar="SPEC",
+        parse=str,
+    )
     binning: Binning = field(default_factory=Binning)
-    latency: str = "reference"
-    predictor: str = "noisy"
-    admission: Admission = "together"
-    seed: int = 0
-    llm: str = DEFAULT_MODEL.name
+    serving: IterationSettings = field(default_factory=IterationSettings)
+    router: str | RouterFactory = option(
+        "round-robin",
+        "Which replica serves a request: round-robin, least-outstanding, least-kv, "
+        "predicted-work, prefix-affine.",
+        metavar="NAME",
+        parse=str,
+    )
+    slo: Slo = field(default_factory=Slo)
+    admission: Admission = option(
+        "together",
+        "What a waiting GPU sees of arrivals at one instant.",
+        choices=get_args(Admission),
+    )
+    seed: int = option(
+        0,
+        "Of the synthetic workload, the jitter and the predictor's noise.",
+        metavar="N",
+        least=0,
+        most=2**63 - 1,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if isinstance(self.scheduler, str) and "-" in self.scheduler:
+            from llmsched.schedulers.names import canonical
+
+            object.__setattr__(self, "scheduler", canonical(self.scheduler))
+        told_s = self.settings.sla_s
+        if told_s is None:
+            return
+        if self.slo.latency_s not in (Slo().latency_s, told_s):
+            raise ValueError(
+                f"settings.sla_s must be left out or equal slo.latency_s = {self.slo.latency_s:g}, "
+                f"got {told_s:g}"
+            )
+        object.__setattr__(self, "slo", replace(self.slo, latency_s=told_s))
+        object.__setattr__(self, "settings", replace(self.settings, sla_s=None))
+
+    @property
+    def scheduler_name(self) -> str:
+        """What results call the scheduler."""
+        from llmsched.schedulers.registry import scheduler_name
+
+        if self.level == "iteration" and not isinstance(self.scheduler, str):
+            return "continuous"
+        return scheduler_name(self.scheduler)  # type: ignore[arg-type]  # as `level` says
+
+    @property
+    def level(self) -> Literal["batch", "iteration"]:
+        """Whether whole batches are served, or requests join and leave at every step."""
+        if isinstance(self.scheduler, str):
+            from llmsched.schedulers.iteration.registry import ITERATION_SCHEDULERS
+
+            return "iteration" if self.scheduler in ITERATION_SCHEDULERS else "batch"
+        from llmsched.schedulers.iteration.base import IterationScheduler
+
+        return "iteration" if isinstance(self.scheduler, IterationScheduler) else "batch"
+
+    @property
+    def sla_s(self) -> float:
+        """Longest latency of an answer that comes all at once [s]; infinite where none is set."""
+        limits = (self.slo.latency_s, self.slo.ttft_s)
+        return min((one for one in limits if one is not None), default=math.inf)
+
+    @property
+    def random(self) -> bool:
+        """Whether another seed gives another run."""
+        if isinstance(self.workload, Workload) and self.workload.random:
+            return True
+        return self.uses_predictions and self.predictor_object().random
+
+    @property
+    def uses_predictions(self) -> bool:
+        """Whether predicted lengths decide anything."""
+        if self.level == "batch":
+            return self.policy().uses_predictions
+        from llmsched.schedulers.iteration.routing import uses_predictions
+
+        return self.policy().uses_predictions or uses_predictions(self.router_factory())
+
+    def resolved_hardware(self) -> ResolvedHardware:
+        """The objects that the hardware's names stand for."""
+        return self.hardware.resolved(max_running=self.serving.max_running)
+
+    def policy(self) -> Scheduler | IterationScheduler:
+        """The scheduler's policy objects, fresh for one run."""
+        if self.level == "iteration":
+            return self._iteration_scheduler()
+        from llmsched.schedulers.names import check_scheduler
+        from llmsched.schedulers.registry import make_scheduler
+
+        if isinstance(self.scheduler, str):
+            check_scheduler(self.scheduler)
+        hardware = self.resolved_hardware()
+        told = self.settings.resolved(
+            sla_s=self.sla_s if math.isfinite(self.sla_s) else 1e9,
+            capacity_tokens=self.settings.capacity_tokens or hardware.capacity_tokens,
+            latency=hardware.latency,
+        )
+        return make_scheduler(self.scheduler, told)  # type: ignore[arg-type]  # as `level` says
+
+    def _iteration_scheduler(self) -> IterationScheduler:
+        from llmsched.schedulers.iteration.base import IterationScheduler
+        from llmsched.schedulers.iteration.registry import ITERATION_SCHEDULERS, IterationOptions
+
+        if isinstance(self.scheduler, IterationScheduler):
+            return self.scheduler
+        usable = self.replica().usable_blocks * self.serving.block_tokens
+        options = IterationOptions(
+            capacity_tokens=usable,
+            max_running=self.serving.max_running,
+            tpot_sla_s=self.slo.tpot_s,
+            n_bins=self.binning.n_bins,
+            bin_choice=self.settings.bin_choice,
+            ageing_tokens_per_s=self.settings.ageing_tokens_per_s,
+        )
+        assert isinstance(self.scheduler, str)  # as `level` says
+        return ITERATION_SCHEDULERS.named(self.scheduler)(options)
+
+    def replica(self) -> IterationSettings:
+        """How a replica serves, its KV memory known.
+
+        Raises
+        ------
+        ValueError
+            If the weights leave no room for a block, or the replicas are not a whole number.
+        """
+        hardware = self.resolved_hardware()
+        if not math.isfinite(hardware.n_gpus):
+            raise ValueError(
+                f"n_gpus must be finite with {self.scheduler_name}, whose requests wait for KV "
+                f"memory, got {hardware.n_gpus}"
+            )
+        if self.serving.kv_tokens is not None:
+            return self.serving
+        return self.serving.resolved(hardware.kv_tokens(self.serving.memory_share))
+
+    @property
+    def router_name(self) -> str:
+        """What results call the router."""
+        return _named(self.router)
+
+    def router_factory(self) -> RouterFactory:
+        """What makes the router of a run."""
+        from llmsched.schedulers.iteration.routing import ROUTERS
+
+        if isinstance(self.router, str):
+            return ROUTERS.named(self.router.replace("_", "-"))
+        return self.router
+
+    def predictor_object(self) -> Predictor:
+        """The predictor that its text stands for."""
+        from llmsched.prediction.predictors import predictor_from_spec
+
+        if isinstance(self.predictor, str):
+            return predictor_from_spec(self.predictor)
+        return self.predictor
+
+    def requests(self, seed: int | None = None) -> Trace:
+        """The requests that a run with this seed replays, by default with its own.
+
+        Raises
+        ------
+        TraceError
+            If they cannot be read, or there are none.
+        """
+        from llmsched.workload.trace import TraceError
+
+        trace = self.workload
+        if isinstance(trace, Workload):
+            trace = trace.load(self.seed if seed is None else seed)
+        if not len(trace):
+            raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
+        return trace
+
+    def on(self, n_gpus: float) -> Self:
+        """The same on so many GPUs."""
+        return replace(self, hardware=replace(self.hardware, n_gpus=n_gpus))
+
+    def at_rate(self, factor: float) -> Self:
+        """The same with its arrival rate multiplied by this."""
+        if not isinstance(self.workload, Workload):
+            moved = replace(self.workload, arrival_s=self.workload.arrival_s / factor)
+            return replace(self, workload=moved)
+        scale = self.workload.rps_scale * factor
+        return replace(self, workload=replace(self.workload, rps_scale=scale))
+
+    def check(self) -> None:
+        """Fail unless the run can be started: before the first run of many, not after it.
+
+        Raises
+        ------
+        ValueError
+            If a name is not known, or parts contradict each other.
+        """
+        self.policy()
+        self.predictor_object()
+        if self.level == "iteration":
+            self.replica()
+            self.router_factory()
+            self.resolved_hardware().steps()
 
     def key(self) -> str:
         """The run's content key, 64 hexadecimal digits.
@@ -52,139 +334,170 @@ class RunConfig:
         Raises
         ------
         ValueError
-            If the predictor is not known, or a trace, profile or grid file cannot be read.
+            If a part is an object rather than a name, or a file cannot be read.
         """
+        values = self.to_dict()
         return content_key(
             {
                 "version": _KEY_VERSION,
-                **self.to_dict(),
-                "workload": workload_content(self.workload),
-                "latency": latency_content(self.latency),
-                "predictor": predictor_from_spec(self.predictor).name,
+                **values,
+                "workload": workload_content(self.recipe()),
+                "hardware": hardware_content(values["hardware"]),
+                "predictor": self.predictor_object().name,
             }
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, those of `workload`, `settings` and `binning` nested."""
-        values = asdict(replace(self, settings=replace(self.settings, latency=None)))
-        return {**values, "settings": self.settings.to_dict()}
-
-    def check(self) -> None:
-        """Fail unless the run can be started: before the first run of a sweep, not after it.
-
-        What `key` looks up anyway is left to it.
+        """The scenario as plain values, one mapping per section, without what is None.
 
         Raises
         ------
         ValueError
-            If a name is not known, or the GPUs or the seed are out of range.
+            If a part is an object rather than a name.
         """
-        SCHEDULERS.named(self.scheduler)
-        if _grid_file(self.latency) is None:
-            _check_latency(self.latency)
-        if self.llm not in MODELS:
-            raise ValueError(f"llm must be one of {', '.join(MODELS)}; got {self.llm!r}")
-        if not self.n_gpus >= 1 or (self.n_gpus != math.inf and self.n_gpus != int(self.n_gpus)):
-            raise ValueError(f"n_gpus must be a whole number >= 1 or inf, got {self.n_gpus}")
-        if not 0 <= self.seed < 2**63:  # it is a column of 64-bit integers
-            raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
+        found: dict[str, Any] = {"scheduler": _named(self.scheduler)}
+        found |= plain_values(self)
+        found |= {"predictor": _named(self.predictor), "router": _named(self.router)}
+        found["workload"] = plain_values(self.recipe())
+        found["hardware"] = {
+            name: getattr(value, "name", value)
+            for name, value in plain_values(self.hardware).items()
+        }
+        if self.hardware.latency is None and self.hardware.step_time is None:
+            found["hardware"]["latency"] = DEFAULT_LATENCY
+        defaults = Scenario()
+        if self.level == "iteration" or self.serving != defaults.serving:
+            found["serving"] = plain_values(self.serving)
+        if self.level == "batch" and self.router == defaults.router:
+            del found["router"]
+        found["slo"] = plain_values(self.slo)
+        found["settings"] = plain_values(self.settings)
+        if self.settings.capacity_tokens is not None:
+            found["settings"]["capacity_tokens"] = self.settings.capacity_tokens
+        found["binning"] = _binning_values(self.binning)
+        return found
 
-    def with_absolute_paths(self) -> RunConfig:
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Scenario:
+        """The scenario of such a mapping; what is missing has its default.
+
+        Raises
+        ------
+        ValueError
+            If a key is not known or a value is out of range, with the place.
+        """
+        own = options_of(cls)
+        known_keys("", given, ["scheduler", *own, *SECTIONS])
+        parts: dict[str, Any] = {name: given[name] for name in (*own, "scheduler") if name in given}
+        for name, kind in SECTIONS.items():
+            parts[name] = _section(name, kind, given.get(name, {}))
+        if not isinstance(parts.get("scheduler", ""), str):
+            raise ValueError(f"scheduler must be a name, got {parts['scheduler']!r}")
+        return cls(**parts)
+
+    def with_absolute_paths(self) -> Scenario:
         """The same run (and key) for a process with another working folder."""
-        workload, latency = self.workload, self.latency
+        workload = self.recipe()
         if not workload.synthetic or workload.source.endswith(".toml"):
             workload = replace(workload, source=str(Path(workload.source).resolve()))
-        grid = _grid_file(latency)
-        if grid is not None:
-            path, form = grid
-            latency = f"{path.resolve()}#{form}" if form else str(path.resolve())
-        return replace(self, workload=workload, latency=latency)
+        files = ("latency", "step_time", "gpu", "llm")
+        values = {name: getattr(self.hardware, name) for name in files}
+        moved: dict[str, Any] = {
+            name: absolute(text) for name, text in values.items() if isinstance(text, str)
+        }
+        return replace(self, workload=workload, hardware=replace(self.hardware, **moved))
+
+    def recipe(self) -> Workload:
+        """The workload, to be read anew.
+
+        Raises
+        ------
+        ValueError
+            If the scenario holds a trace instead.
+        """
+        if not isinstance(self.workload, Workload):
+            raise ValueError(
+                f"workload must be a Workload to be stored, got the trace {self.workload.name!r}; "
+                "write the trace to a file and name that"
+            )
+        return self.workload
 
 
-def content_key(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of plain values."""
-    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+def as_scenario(
+    what: Scenario | Workload | Trace | str, scheduler: Any = None, **parts: Unpack[Parts]
+) -> Scenario:
+    """A scenario from what a function was given: one, or a workload, and what is said beside it."""
+    given: dict[str, Any] = dict(parts)
+    unknown = given.keys() - Parts.__annotations__.keys()
+    if unknown:
+        raise TypeError(
+            f"{', '.join(sorted(unknown))} must be one of {', '.join(Parts.__annotations__)}"
+        )
+    if isinstance(what, str):
+        what = Workload(source=what)
+    scenario = what if isinstance(what, Scenario) else Scenario(workload=what)
+    changed: dict[str, Any] = {}
+    hardware = {name: given.pop(name) for name in options_of(Hardware) if name in given}
+    if hardware:
+        changed["hardware"] = replace(scenario.hardware, **hardware)
+    if "binning" in given:
+        changed["binning"] = as_binning(given.pop("binning"))
+    if "slo" in given:
+        slo = given.pop("slo")
+        changed["slo"] = slo if isinstance(slo, Slo) else Slo(latency_s=slo)
+    if scheduler is not None:
+        changed["scheduler"] = scheduler
+    changed |= {name: value for name, value in given.items() if value is not None}
+    return replace(scenario, **changed) if changed else scenario
 
 
-def _canonical(value: Any) -> Any:
-    """Whole floats as integers, so that equal configurations give equal text; infinities by name.
+def as_binning(binning: Binning | int | str) -> Binning:
+    """The binning itself, so many bins of equal mass, or what `Binning.parse` makes of a text."""
+    if isinstance(binning, int):
+        return Binning(n_bins=binning)
+    return Binning.parse(binning) if isinstance(binning, str) else binning
 
-    Other floats need nothing: Python writes the shortest text that reads back the same.
-    """
-    if isinstance(value, Mapping):
-        return {str(name): _canonical(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return str(value)
-        return int(value) if value.is_integer() else value
+
+def _named(value: Any) -> str:
+    """The name that stands for a part; of an object, its own."""
+    if isinstance(value, str):
+        return value
+    return str(getattr(value, "name", getattr(value, "__name__", type(value).__name__)))
+
+
+def _binning_values(binning: Binning) -> dict[str, Any]:
+    values: dict[str, Any] = {"n_bins": binning.n_bins} if binning.edges is None else {}
+    return values | {
+        name: value
+        for name, value in (("by", binning.by), ("edges", binning.spec))
+        if value is not None
+    }
+
+
+def _section(name: str, kind: type, given: Any) -> Any:
+    """One section of a configuration as its dataclass."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"[{name}] must be a table, got {given!r}")
+    known = [*options_of(kind), *(("capacity_tokens",) if kind is Settings else ())]
+    known_keys(name, given, known)
+    values = {key: _value(kind, key, value) for key, value in given.items()}
+    if kind is Binning:
+        edges = values.get("edges")
+        if isinstance(edges, tuple):
+            edges = ",".join(f"{edge:.15g}" for edge in edges)
+        return Binning.parse(edges, n_bins=values.get("n_bins"), by=values.get("by"))
+    return kind(**values)
+
+
+def _value(kind: type, key: str, value: Any) -> Any:
+    """A plain value of a file as the field takes it."""
+    if key not in options_of(kind):
+        return value
+    what = options_of(kind)[key]
+    if isinstance(value, list):
+        return tuple(value)
+    if what.parse is not None and isinstance(value, str):
+        return what.parse(value)
+    if kind is not Binning:
+        check_option(key, value, what, *field_types(kind)[key])
     return value
-
-
-def workload_content(workload: Workload) -> dict[str, Any]:
-    """The fields of a workload, its source replaced by what the source holds."""
-    return {**asdict(workload), "source": _source_content(workload)}
-
-
-def source_sha256(workload: Workload) -> str | None:
-    """Checksum of the trace file; None for a profile, whose content is in the key itself."""
-    return None if workload.synthetic else file_sha256(workload.source)
-
-
-def _source_content(workload: Workload) -> dict[str, Any]:
-    if workload.synthetic:
-        if not workload.source.endswith(".toml"):
-            return {"profile": _profile_content(workload.source, "")}
-        return {"profile": _profile_content(workload.source, file_sha256(workload.source))}
-    if not Path(workload.source).is_file():
-        workload.loader()  # says what is wrong with the name
-        raise TraceError(f"{workload.source}: must be a file")
-    return {"file": Path(workload.source).name, "sha256": file_sha256(workload.source)}
-
-
-@lru_cache(maxsize=64)
-def _profile_content(source: str, _sha256: str) -> dict[str, Any]:
-    from llmsched.workload.profiles import load_profile
-
-    profile = load_profile(source)
-    return {"kind": profile.kind, **asdict(profile)}
-
-
-def latency_content(latency: str) -> Any:
-    """The latency model's name, or the name, form and checksum of its grid file."""
-    grid = _grid_file(latency)
-    if grid is None:
-        return latency
-    path, form = grid
-    return {"grid": path.name, "form": form, "sha256": file_sha256(path)}
-
-
-def _grid_file(latency: str) -> tuple[Path, str] | None:
-    """The path and the form (empty for the best) of a grid file; None for a model by name."""
-    path, mark, form = latency.rpartition("#")
-    if Path(latency).is_file():
-        found = Path(latency), ""
-    elif mark and Path(path).is_file():
-        found = Path(path), form
-    else:
-        return None
-    return None if latency in latency_names() else found  # as `load_latency`: names first
-
-
-@lru_cache(maxsize=64)
-def _check_latency(name: str) -> None:
-    load_latency(name)  # raises, with the names that are near
-
-
-def file_sha256(path: str | Path) -> str:
-    """Checksum of a file's bytes, read anew only when its size or time of change moves."""
-    status = Path(path).stat()
-    return _file_sha256(str(Path(path).resolve()), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _file_sha256(path: str, _size: int, _mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

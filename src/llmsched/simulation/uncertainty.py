@@ -33,17 +33,12 @@ import numpy as np
 
 from llmsched._util.streams import Streams
 from llmsched._util.types import FloatArray
-from llmsched.engine.admission import Admission
-from llmsched.hardware import DEFAULT_MODEL, ModelSpec
 from llmsched.latency.base import CalibrationWarning, LatencyModel
 from llmsched.latency.registry import load_latency
 from llmsched.metrics.intervals import Interval
-from llmsched.prediction.binning import Binning
-from llmsched.prediction.predictors import Predictor
-from llmsched.schedulers.registry import make_scheduler
-from llmsched.schedulers.settings import Settings
-from llmsched.simulation.beliefs import as_binning, predict_bins
-from llmsched.simulation.simulate import Run, simulate
+from llmsched.simulation.beliefs import predict_bins
+from llmsched.simulation.scenario import Scenario
+from llmsched.simulation.simulate import Run, serve
 from llmsched.workload.trace import Trace
 
 FEWEST_DRAWS, MOST_DRAWS = 2, 1000
@@ -98,46 +93,32 @@ def draw_latencies(
 
 
 def simulate_draws(
+    scenario: Scenario,
     trace: Trace,
-    scheduler: str,
     draws: Sequence[LatencyModel],
     *,
-    n_gpus: float,
-    latency: LatencyModel,
-    predictor: Predictor,
-    binning: Binning | int | str,
-    settings: Settings,
-    admission: Admission = "together",
-    seed: int = 0,
-    llm: ModelSpec = DEFAULT_MODEL,
     on_run: Callable[[Run], None] | None = None,
 ) -> tuple[Summary, ...]:
     """The numbers of one run per draw, on the same requests and predictions.
 
-    The GPUs take the times of the draw; `latency`, the fitted model, is what the scheduler
-    believes in. That batches lie outside the measured range is not said again for each draw.
-    The parameters are those of `simulate`, tables are not kept, and `on_run` sees every run.
+    The GPUs take the times of the draw; the scenario's own latency, the fitted model, is what the
+    scheduler believes in. That batches lie outside the measured range is not said again for each
+    draw. Tables are not kept, and `on_run` sees every run.
     """
-    settings = settings.resolved(latency=latency)  # what it believes, whatever is drawn
-    policy = make_scheduler(scheduler, settings)
-    believed = predict_bins(trace, policy, predictor, as_binning(binning), latency, seed)
+    fitted = scenario.hardware.resolved().latency
+    believed = predict_bins(
+        trace,
+        scenario.policy(),
+        scenario.predictor_object(),
+        scenario.binning,
+        fitted,
+        scenario.seed,
+    )
     summaries = []
     for drawn in draws:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)
-            run = simulate(
-                trace,
-                scheduler,
-                n_gpus=n_gpus,
-                latency=drawn,
-                predictor=predictor,
-                binning=binning,
-                settings=settings,
-                admission=admission,
-                seed=seed,
-                llm=llm,
-                prediction=believed,
-            )
+            run = serve(scenario, trace, latency=drawn, prediction=believed)
         summaries.append(_numbers(run.to_dict()))
         if on_run is not None:
             on_run(run)

@@ -4,7 +4,8 @@ from .describe import (
     burst_shapes as burst_shapes,
     gamma_shape as gamma_shape,
 )
-from .prepare import LONGEST_JITTER_S as LONGEST_JITTER_S, RPS_SCALES as RPS_SCALES
+from .prefix_ids import PrefixIds as PrefixIds
+from .shared_prefixes import with_shared_prefixes as with_shared_prefixes
 from .trace import (
     LONGEST_S as LONGEST_S,
     Labels as Labels,
@@ -14,6 +15,5 @@ from .trace import (
 from .workload import (
     DEFAULT_PROFILE as DEFAULT_PROFILE,
     DEFAULT_REQUESTS as DEFAULT_REQUESTS,
-    DEFAULT_RPS_SCALE as DEFAULT_RPS_SCALE,
     Workload as Workload,
 )

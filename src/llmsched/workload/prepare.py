@@ -13,11 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.arrays import given_up
+from llmsched._util.limits import DEFAULT_RPS_SCALE, LONGEST_JITTER_S, RPS_SCALES
 from llmsched.workload.trace import Labels, Trace, TraceError
-
-DEFAULT_RPS_SCALE = 200.0
-RPS_SCALES = (1e-6, 1e9)  # least and most; beyond them no trace keeps its gaps
-LONGEST_JITTER_S = 1e6
 
 
 def prepare(

@@ -10,17 +10,31 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from llmsched._util.limits import DEFAULT_RPS_SCALE, LONGEST_JITTER_S, RPS_SCALES
+from llmsched._util.options import check_options, option
 
-from llmsched._util.streams import Streams
-from llmsched.workload.trace import Trace, TraceError
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llmsched.workload.trace import Trace
 
 DEFAULT_PROFILE = "burstgpt-like"
 DEFAULT_REQUESTS = 10_000
-DEFAULT_RPS_SCALE = 200.0
+
+
+def parse_window(text: str) -> tuple[float, float]:
+    """START:END in seconds, either of which may be left out."""
+    start_text, colon, end_text = text.partition(":")
+    try:
+        start_s, end_s = float(start_text or 0), float(end_text or "inf")
+    except ValueError:
+        start_s = end_s = math.nan
+    if not (colon and 0 <= start_s < end_s):
+        raise ValueError(f"must be START:END seconds with 0 <= START < END, got {text!r}")
+    return start_s, end_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +61,53 @@ class Workload:
         Format of the file, when it is not to be recognised.
     """
 
-    source: str = DEFAULT_PROFILE
-    requests: int | None = None
-    rps_scale: float = DEFAULT_RPS_SCALE
-    failures: Literal["drop", "keep"] = "drop"
-    window_s: tuple[float, float] | None = None
-    model: str | None = None
-    log_type: str | None = None
-    jitter_s: float = 0.0
-    trace_format: str | None = None
+    source: str = option(
+        DEFAULT_PROFILE,
+        "Trace file, or synthetic profile: burstgpt-like, poisson, gamma-bursts, on-off.",
+        flag="trace",
+        metavar="FILE|PROFILE",
+    )
+    requests: int | None = option(
+        None,
+        "First N requests.",
+        metavar="N",
+        least=1,
+        most=1_000_000_000,
+        default_text="all of a file, 10000 of a profile",
+    )
+    rps_scale: float = option(
+        DEFAULT_RPS_SCALE,
+        "Multiply the arrival rate; 1 keeps it as it is.",
+        metavar="FACTOR",
+        least=RPS_SCALES[0],
+        most=RPS_SCALES[1],
+    )
+    failures: Literal["drop", "keep"] = option(
+        "drop", "What to do with requests without output.", choices=("drop", "keep")
+    )
+    window_s: tuple[float, float] | None = option(
+        None,
+        "Only this part of the trace, in real seconds since its first request.",
+        flag="window",
+        metavar="START:END",
+        parse=parse_window,
+    )
+    model: str | None = option(None, "Only requests to this model.", metavar="NAME")
+    log_type: str | None = option(None, "Only requests of this log type.", metavar="NAME")
+    jitter_s: float = option(
+        0.0,
+        "Add U(0, SECONDS) to every stamp, before scaling: 1 undoes whole-second stamps.",
+        flag="jitter",
+        metavar="SECONDS",
+        least=0,
+        most=LONGEST_JITTER_S,
+    )
+    trace_format: str | None = option(
+        None, "Format of the file, instead of recognising it.", metavar="NAME"
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @property
     def synthetic(self) -> bool:
@@ -78,13 +130,14 @@ class Workload:
         if self.synthetic:
             return self._generate
         if self.trace_format is None and not Path(self.source).exists():
-            raise TraceError(_unknown_source(self.source))
+            raise _unknown_source(self.source)
         from llmsched.workload.formats.registry import read_trace
 
         raw = read_trace(self.source, trace_format=self.trace_format)
         return lambda seed: self._prepared(raw, seed, self.requests)
 
     def _prepared(self, raw: Trace, seed: int, requests: int | None) -> Trace:
+        from llmsched._util.streams import Streams
         from llmsched.workload.prepare import prepare
 
         prepared = prepare(
@@ -102,8 +155,10 @@ class Workload:
 
     def _generate(self, seed: int) -> Trace:
         """Requests of the profile, as many as asked for after the filters."""
+        from llmsched._util.streams import Streams
         from llmsched.workload.profiles import load_profile
         from llmsched.workload.synthetic import generate
+        from llmsched.workload.trace import TraceError
 
         if self.trace_format is not None:
             raise ValueError(
@@ -119,7 +174,7 @@ class Workload:
         while True:
             # A longer draw of the same seed begins with the shorter one, so drawing again is exact.
             raw = generate(profile, rows, Streams.of_seed(seed).requests)
-            kept = np.flatnonzero(self._wanted(raw))
+            kept = self._wanted(raw).nonzero()[0]
             if raw.span_s >= end_s:
                 return self._prepared(raw, seed, self.requests)
             if len(kept) >= wanted and not whole_window:
@@ -134,9 +189,7 @@ class Workload:
 
     def _wanted(self, raw: Trace) -> NDArray[np.bool_]:
         """Which rows the filters leave; a label that is not there is left for `prepare` to say."""
-        keep = np.ones(len(raw), dtype=np.bool_)
-        if self.failures == "drop":
-            keep &= raw.output_tokens > 0
+        keep = raw.output_tokens > 0 if self.failures == "drop" else raw.output_tokens >= 0
         if self.window_s is not None:
             keep &= (raw.arrival_s >= self.window_s[0]) & (raw.arrival_s < self.window_s[1])
         for labels, name in ((raw.model, self.model), (raw.log_type, self.log_type)):
@@ -145,7 +198,9 @@ class Workload:
         return keep
 
 
-def _unknown_source(source: str) -> str:
+def _unknown_source(source: str) -> Exception:
     from llmsched.workload.profiles import profile_names
+    from llmsched.workload.trace import TraceError
 
-    return f"{source}: no such file, nor one of the profiles {', '.join(profile_names())}"
+    names = ", ".join(profile_names())
+    return TraceError(f"{source}: no such file, nor one of the profiles {names}")

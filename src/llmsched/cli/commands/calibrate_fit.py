@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmsched.cli.errors import OneLineErrors, keep_inputs
-from llmsched.cli.options import given
+from llmsched.cli.fields import given_parameter as given
 
 if TYPE_CHECKING:
     from llmsched.latency.fit.bootstrap import Bootstrap

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmsched.cli.errors import OneLineErrors
-from llmsched.cli.options import given
+from llmsched.cli.fields import given_parameter as given
 from llmsched.cli.progress import long_bar
 
 if TYPE_CHECKING:

@@ -9,40 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmsched.cli.commands.run import chosen_schedulers
+from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors
+from llmsched.cli.fields import given_parameter
 from llmsched.cli.options import (
-    BIN_CHOICE,
-    BINS,
-    DYNAMIC,
-    FIXED,
-    FORMING,
+    ALL_SETTINGS,
     SERVING,
     UNCERTAINTY,
     WORKLOAD,
-    given,
+    chosen_schedulers,
     replications_option,
-    take_binning,
+    scenario_options,
     take_draws,
-    take_llm,
-    take_settings,
-    take_workload,
     with_options,
 )
 from llmsched.cli.progress import progress_bar
+from llmsched.metrics.registry import title_of
 
 if TYPE_CHECKING:
     from llmsched.simulation.capacity.results import Capacity, Target
+    from llmsched.simulation.scenario import Scenario
 
 TARGETS = {
     "target_violations": "sla_violation_rate",
     "target_p95": "latency_p95_s",
     "target_p99": "latency_p99_s",
-}
-METRIC_TITLES = {
-    "sla_violation_rate": "SLA violations [share]",
-    "latency_p95_s": "Latency, 95th percentile [s]",
-    "latency_p99_s": "Latency, 99th percentile [s]",
 }
 CALIBRATED = ("calibrated low", "high")
 AXIS_TITLES = {"rate": "Arrival rate [requests/s]", "gpus": "GPUs"}
@@ -95,7 +86,9 @@ SEARCH = (
 
 
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
-@with_options(SEARCH, WORKLOAD, SERVING, UNCERTAINTY, FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING)
+@with_options(SEARCH)
+@scenario_options(*WORKLOAD, *SERVING, *ALL_SETTINGS)
+@with_options(UNCERTAINTY)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--capacity-curve",
@@ -115,11 +108,18 @@ def capacity(**values: Any) -> None:
     from llmsched.cli.text import check_figure_path
     from llmsched.simulation.capacity.results import differences
 
-    as_json, curve = values.pop("as_json"), values.pop("curve")
+    curve = values["curve"]
     if curve is not None:
         check_figure_path(curve)
-    found = _found(values, _target(values))
-    if as_json:
+    target = _target(values)
+    schedulers = chosen_schedulers(values["schedulers"])
+    if values["search"] == "gpus" and given_parameter("hardware__n_gpus"):
+        raise click.UsageError("--gpus is what --search gpus looks for; leave one of the two out")
+    scenario = the_scenario(values, scheduler=schedulers[0])
+    if show_config(values, scenario):
+        return
+    found = _found(scenario, schedulers, target, values)
+    if values["as_json"]:
         click.echo(json.dumps(_json(found), indent=2, allow_nan=False))
     else:
         click.echo(_text(found, differences(found)))
@@ -131,7 +131,7 @@ def capacity(**values: Any) -> None:
 def _target(values: dict[str, Any]) -> Target:
     from llmsched.simulation.capacity.results import Target
 
-    asked = {name: value for name in TARGETS if (value := values.pop(name)) is not None}
+    asked = {name: value for name in TARGETS if (value := values[name]) is not None}
     if len(asked) > 1:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
         raise click.UsageError(f"give one target, not {names}")
@@ -140,35 +140,27 @@ def _target(values: dict[str, Any]) -> Target:
     return Target()
 
 
-def _found(values: dict[str, Any], target: Target) -> tuple[Capacity, ...]:
+def _found(
+    scenario: Scenario, schedulers: list[str], target: Target, values: dict[str, Any]
+) -> tuple[Capacity, ...]:
     """Everything is checked first, then the requests are read, then the search begins."""
+    from dataclasses import replace
+
     from llmsched.cli.text import left_out_notes
-    from llmsched.latency.registry import load_latency
-    from llmsched.prediction.predictors import predictor_from_spec
     from llmsched.simulation.capacity.capacity import capacities
 
-    schedulers = chosen_schedulers(values.pop("schedulers"))
-    if values["search"] == "gpus" and given("gpus"):
-        raise click.UsageError("--gpus is what --search gpus looks for; leave one of the two out")
-    workload, llm = take_workload(values), take_llm(values)
-    settings, binning = take_settings(values, llm), take_binning(values)
-    latency, predictor = load_latency(values["latency"]), predictor_from_spec(values["predictor"])
-    draws = take_draws(values, latency)
-    requests = workload.load(values["seed"])
+    scenario.check()
+    draws = take_draws(values["n_draws"], scenario)
+    requests = scenario.requests()
     left_out_notes(requests)
+    if not scenario.recipe().random:
+        scenario = replace(scenario, workload=requests)  # a file is read once
     with progress_bar(100, "searches") as progress:
         return capacities(
-            workload if workload.random else requests,
+            scenario,
             schedulers,
             target=target,
             search=values["search"],
-            n_gpus=values["gpus"],
-            latency=latency,
-            predictor=predictor,
-            binning=binning,
-            settings=settings,
-            admission=values["admission"],
-            seed=values["seed"],
             replications=values["replications"],
             tolerance=values["tolerance"],
             jobs=values["jobs"],
@@ -274,7 +266,7 @@ def _save_curve(found: tuple[Capacity, ...], path: Path) -> None:
         pd.concat([one.to_frame() for one in found], ignore_index=True),
         dashed,
         axis=AXIS_TITLES[first.search],
-        metric=METRIC_TITLES[first.target.metric],
+        metric=title_of(first.target.metric),
         target=first.target.at_most,
         title=title,
         caption=(

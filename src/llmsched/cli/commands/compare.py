@@ -9,29 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmsched.cli.commands.run import chosen_schedulers
+from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.options import (
-    BIN_CHOICE,
-    BINS,
-    DYNAMIC,
-    FIXED,
-    FORMING,
+    ALL_SETTINGS,
     SERVING,
     UNCERTAINTY,
     WORKLOAD,
+    chosen_schedulers,
     replications_option,
-    take_binning,
+    scenario_options,
     take_draws,
-    take_llm,
-    take_settings,
-    take_workload,
     with_options,
 )
 from llmsched.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmsched.simulation.comparison_results import Comparison
+    from llmsched.simulation.scenario import Scenario
 
 
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
@@ -42,10 +37,9 @@ if TYPE_CHECKING:
     metavar="A,B,...",
     help="Which schedulers, by name; the others are set against static_fifo.",
 )
-@with_options(
-    *((replications_option(5),), WORKLOAD, SERVING, UNCERTAINTY),
-    *(FIXED, DYNAMIC, BINS, BIN_CHOICE, FORMING),
-)
+@with_options((replications_option(5),))
+@scenario_options(*WORKLOAD, *SERVING, *ALL_SETTINGS)
+@with_options(UNCERTAINTY)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--figure",
@@ -63,11 +57,15 @@ def compare(**values: Any) -> None:
     """
     from llmsched.cli.text import check_figure_path, comparison_table, save_comparison
 
-    as_json, figure = values.pop("as_json"), values.pop("figure")
+    figure = values["figure"]
     if figure is not None:
         check_figure_path(figure)
-    result = _compared(values)
-    if as_json:
+    schedulers = chosen_schedulers(values["schedulers"])
+    scenario = the_scenario(values, scheduler=schedulers[0])
+    if show_config(values, scenario):
+        return
+    result = _compared(scenario, schedulers, values)
+    if values["as_json"]:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
         click.echo(comparison_table(result))
@@ -76,20 +74,19 @@ def compare(**values: Any) -> None:
         click.echo(f"Figure: {figure}", err=True)
 
 
-def _compared(values: dict[str, Any]) -> Comparison:
+def _compared(scenario: Scenario, schedulers: list[str], values: dict[str, Any]) -> Comparison:
     """Everything is checked first, then the requests are read, then the runs begin."""
+    from dataclasses import replace
+
     from llmsched.cli.text import left_out_notes
-    from llmsched.latency.registry import load_latency
-    from llmsched.prediction.predictors import predictor_from_spec
     from llmsched.simulation.comparison import compare as run_comparison
 
-    schedulers = chosen_schedulers(values.pop("schedulers"))
-    workload, llm = take_workload(values), take_llm(values)
-    settings, binning = take_settings(values, llm), take_binning(values)
-    latency, predictor = load_latency(values["latency"]), predictor_from_spec(values["predictor"])
-    draws = take_draws(values, latency)
-    requests = workload.load(values["seed"])
+    scenario.check()
+    draws = take_draws(values["n_draws"], scenario)
+    requests = scenario.requests()
     left_out_notes(requests)
+    if not scenario.recipe().random:
+        scenario = replace(scenario, workload=requests)  # a file is read once
     total = len(schedulers) * values["replications"] * (1 + len(draws))
     with progress_bar(total, "runs") as progress:
         runs = itertools.count(1)
@@ -99,17 +96,9 @@ def _compared(values: dict[str, Any]) -> Comparison:
                 progress(next(runs))
 
         return run_comparison(
-            workload if workload.random else requests,
+            scenario,
             schedulers,
-            n_gpus=values["gpus"],
-            latency=latency,
-            predictor=predictor,
-            binning=binning,
-            settings=settings,
-            admission=values["admission"],
-            seed=values["seed"],
             replications=values["replications"],
-            llm=llm,
             latency_draws=draws,
             on_run=count,
         )

@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors, keep_inputs
+from llmsched.cli.fields import given_parameter as given
 from llmsched.cli.options import (
     DYNAMIC,
     FIXED,
     SERVING,
     WORKLOAD,
-    given,
     replications_option,
-    take_llm,
-    take_settings,
-    take_workload,
+    scenario_options,
+    with_options,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from llmsched.simulation.scenario import Scenario
     from llmsched.studies.stress.plan import Plan
     from llmsched.studies.stress.step_results import StepResult, StressResult
 
@@ -41,7 +42,7 @@ TAKEN_BY = {
     "loads": ("step2", "all"),
     "bins": ("step3", "all"),
     "best_gpu_count": ("step3", "all"),
-    "batch_size": ("step1", "all"),
+    "settings__batch_size": ("step1", "all"),
     "target_violations": ("step2", "step3", "all"),
 }
 # where and how the runs are done moves no number, and is not part of the command that is kept
@@ -143,20 +144,15 @@ EXECUTION: Sequence[Any] = (
 )
 
 
-def _with_options(command: click.Command) -> click.Command:
-    """Add the options: those of a simulation, but requests, GPUs and bins are the plan's."""
-    step = command.params
-    command.params = []
-    for option in (*PLAN, *WORKLOAD, *SERVING, *FIXED, *DYNAMIC, *EXECUTION):
-        option(command)
-    planned = ("requests", "gpus", "admission")
-    command.params = [*step, *(one for one in command.params if one.name not in planned)]
-    return command
+PLANNED = ("workload.requests", "hardware.n_gpus", "admission")  # the plan's, or left alone
+OPTIONS = [path for path in (*WORKLOAD, *SERVING, *FIXED, *DYNAMIC) if path not in PLANNED]
 
 
-@_with_options
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
 @click.argument("step", type=click.Choice(list(STEPS)), default="all")
+@with_options(PLAN)
+@scenario_options(*OPTIONS)
+@with_options(EXECUTION)
 def stress(**values: Any) -> None:
     """Run the three-step stress plan, or one step of it; a killed one goes on where it was.
 
@@ -179,8 +175,11 @@ def stress(**values: Any) -> None:
         raise click.UsageError("--address is that of a Ray cluster; give --backend ray as well")
     keep_inputs(_outputs(out))
     command = _command()
+    scenario = the_scenario(values)
+    if show_config(values, scenario):
+        return
     execution = {name: values.pop(name) for name in ("backend", "jobs", "address", "retry_failed")}
-    plan = _plan(values, step)
+    plan = _plan(values, step, scenario)
     try:
         with sweep_progress() as on_done:
             options = SweepOptions(**execution, on_done=on_done)
@@ -202,7 +201,7 @@ def _refuse_idle_options(step: str) -> None:
     """Fail if an option was given that this step does not take."""
     for name, steps in TAKEN_BY.items():
         if step not in steps and given(name):
-            option = f"--{name.replace('_', '-')}"
+            option = f"--{name.rpartition('__')[2].replace('_', '-')}"
             raise click.UsageError(
                 f"{option} does nothing in {step}; leave it out, or run {' or '.join(steps)}"
             )
@@ -221,9 +220,9 @@ def _command() -> str:
     parts = ["llmsched", "stress"]
     for parameter in context.command.params:
         name = parameter.name or ""
-        value = context.params[name]
+        value = context.params.get(name)
         if isinstance(parameter, click.Argument):
-            parts.append(value)
+            parts.append(str(value))
         elif given(name) and name not in NO_NUMBER:
             parts += [parameter.opts[0], *([] if parameter.is_flag else [_as_given(value)])]  # type: ignore[attr-defined]
     return shlex.join(parts)
@@ -236,21 +235,18 @@ def _as_given(value: Any) -> str:
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
-def _plan(values: dict[str, Any], step: str) -> Plan:
+def _plan(values: dict[str, Any], step: str, scenario: Scenario) -> Plan:
     """The plan that the options ask for; what was not given is left to it."""
     from llmsched.studies.stress.plan import Plan
 
-    llm = take_llm(values)
-    gpu_counts = values.pop("gpu_counts")
-    asked = {name: values.pop(name) for name in ("volumes", "loads", "bins", "best_gpu_count")}
+    gpu_counts = values["gpu_counts"]
+    asked = {name: values[name] for name in ("volumes", "loads", "bins", "best_gpu_count")}
     if gpu_counts is not None:
         asked["compared_gpu_counts" if step == "step1" else "gpu_counts"] = gpu_counts
     return Plan(
-        workload=take_workload(values | {"requests": None}),
-        settings=take_settings(values, llm),
-        llm=llm.name,
+        base=scenario,
         **{name: value for name, value in asked.items() if value is not None},
-        **{name: values[name] for name in ("latency", "predictor", "seed", "replications")},
+        replications=values["replications"],
         target_violations=values["target_violations"],
     )
 

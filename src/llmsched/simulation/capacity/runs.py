@@ -18,48 +18,38 @@ from typing import Literal
 
 import numpy as np
 
-from llmsched.engine.admission import Admission
 from llmsched.latency.base import LatencyModel
-from llmsched.prediction.binning import Binning
-from llmsched.prediction.predictors import Predictor
-from llmsched.schedulers.registry import make_scheduler
-from llmsched.schedulers.settings import Settings
-from llmsched.simulation.beliefs import BinnedPrediction, as_binning, predict_bins
+from llmsched.simulation.beliefs import BinnedPrediction, predict_bins
 from llmsched.simulation.capacity.search import next_gpus, next_rate
-from llmsched.simulation.simulate import Run, simulate
+from llmsched.simulation.scenario import Scenario
+from llmsched.simulation.simulate import Run, serve
 from llmsched.workload.trace import Trace
 from llmsched.workload.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
+class SearchPlan:
     """Everything that the runs of a search share."""
 
-    requests: Workload | None  # to be drawn anew in each replication; None: `first` in all
-    first: Trace
-    first_seed: int
+    scenario: Scenario  # with a trace for a workload where all replications have the same requests
+    first: Trace  # the requests of the first replication
     metric: str
     at_most: float
     tolerance: float
     search: Literal["rate", "gpus"]
-    n_gpus: int
-    latency: LatencyModel
-    predictor: Predictor
-    binning: Binning | int | str
-    settings: Settings
-    admission: Admission
     draws: tuple[LatencyModel, ...] = ()  # of the latency, which is what schedulers believe in
 
-    def random(self, scheduler: str) -> bool:
-        """Whether another seed gives another run."""
-        predicting = make_scheduler(scheduler, self.settings).uses_predictions
-        return self.requests is not None or (predicting and self.predictor.random)
+    def of(self, scheduler: str, seed: int | None = None) -> Scenario:
+        """The scenario of one replication of a scheduler."""
+        chosen = self.scenario.seed if seed is None else seed
+        return replace(self.scenario, scheduler=scheduler, seed=chosen)
 
     def trace(self, seed: int) -> Trace:
         """The requests of a replication, at the rate of the workload."""
-        if self.requests is None or seed == self.first_seed:
+        workload = self.scenario.workload
+        if seed == self.scenario.seed or not isinstance(workload, Workload):
             return self.first
-        return self.requests.load(seed)
+        return workload.load(seed) if workload.random else self.first
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +77,25 @@ _Warned = tuple[type[Warning], str]
 _Done = tuple[dict[float, Point], list[_Warned]]
 
 
-def run_task(task: Task, scenario: Scenario) -> _Done:
+def run_task(task: Task, plan: SearchPlan) -> _Done:
     """All tests of the replication, known ones first, and the warnings of the new runs."""
-    trace = scenario.trace(task.seed)
+    trace = plan.trace(task.seed)
     points = dict(task.known)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for value in task.values:
             if value not in points:
-                points[value] = _test(value, task, trace, scenario)
-        while task.search and (more := _next(points, task, trace, scenario)) is not None:
-            points[more] = _test(more, task, trace, scenario)
+                points[value] = _test(value, task, trace, plan)
+        while task.search and (more := _next(points, task, trace, plan)) is not None:
+            points[more] = _test(more, task, trace, plan)
     return points, [(one.category, str(one.message)) for one in caught]
 
 
 def _next(
-    points: Mapping[float, Point], task: Task, trace: Trace, scenario: Scenario
+    points: Mapping[float, Point], task: Task, trace: Trace, plan: SearchPlan
 ) -> float | None:
     """The value to test next: the workload's own rate (or 1 GPU) first, it tells the load."""
-    by_rate = scenario.search == "rate"
+    by_rate = plan.search == "rate"
     start = task.start
     if start is None:
         own = len(trace) / trace.span_s if by_rate else 1.0
@@ -116,40 +106,38 @@ def _next(
             start = own / load if 0 < load < math.inf else own
         else:
             start = min(max(1, math.ceil(load)), len(trace))
-    passes = {value: point.metric <= scenario.at_most for value, point in points.items()}
+    passes = {value: point.metric <= plan.at_most for value, point in points.items()}
     if by_rate:
-        return next_rate(passes, start=start, tolerance=scenario.tolerance)
+        return next_rate(passes, start=start, tolerance=plan.tolerance)
     return next_gpus(passes, start=int(start), n_requests=len(trace))
 
 
-def _test(value: float, task: Task, trace: Trace, scenario: Scenario) -> Point:
+def _test(value: float, task: Task, trace: Trace, plan: SearchPlan) -> Point:
     """One run at this arrival rate [requests/s], or on so many GPUs."""
-    n_gpus: float = scenario.n_gpus
-    if scenario.search == "rate":
+    scenario = plan.of(task.scheduler, task.seed)
+    if plan.search == "rate":
         trace = at_rate(trace, value)
     else:
-        n_gpus = int(value) if value < math.inf else value
-    latency = scenario.latency if task.draw is None else scenario.draws[task.draw]
-    run = simulate(
-        trace,
-        task.scheduler,
-        n_gpus=n_gpus,
-        latency=latency,
-        predictor=scenario.predictor,
-        binning=scenario.binning,
-        settings=scenario.settings,
-        admission=scenario.admission,
-        seed=task.seed,
-        prediction=None if task.draw is None else _believed(task, trace, scenario),
-    )
-    return Point(_metric(run, scenario.metric), run.offered_load)
+        scenario = scenario.on(int(value) if value < math.inf else value)
+    if task.draw is None:
+        run = serve(scenario, trace)
+    else:
+        run = serve(
+            scenario, trace, latency=plan.draws[task.draw], prediction=_believed(scenario, trace)
+        )
+    return Point(_metric(run, plan.metric), run.offered_load)
 
 
-def _believed(task: Task, trace: Trace, scenario: Scenario) -> BinnedPrediction:
+def _believed(scenario: Scenario, trace: Trace) -> BinnedPrediction:
     """Bins as of the fitted latency: a scheduler does not know the draw."""
-    policy = make_scheduler(task.scheduler, scenario.settings)
-    binning = as_binning(scenario.binning)
-    return predict_bins(trace, policy, scenario.predictor, binning, scenario.latency, task.seed)
+    return predict_bins(
+        trace,
+        scenario.policy(),
+        scenario.predictor_object(),
+        scenario.binning,
+        scenario.hardware.resolved().latency,
+        scenario.seed,
+    )
 
 
 def at_rate(trace: Trace, rate_per_s: float) -> Trace:
@@ -176,9 +164,9 @@ class Workers:
     """
 
     def __init__(
-        self, scenario: Scenario, jobs: int, on_progress: Callable[[float], None] | None = None
+        self, plan: SearchPlan, jobs: int, on_progress: Callable[[float], None] | None = None
     ) -> None:
-        self._scenario = scenario
+        self._plan = plan
         self._on_progress = on_progress
         self._progress = 0.0
         self._warned: dict[tuple[type[Warning], str], list[str]] = {}
@@ -188,7 +176,7 @@ class Workers:
                 jobs,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_begin,
-                initargs=(scenario,),
+                initargs=(plan,),
             )
 
     def __enter__(self) -> Workers:
@@ -209,7 +197,7 @@ class Workers:
         """The tests of each task, in order; `until` is the share of all work done with them."""
         results: Iterable[_Done]
         if self._pool is None:
-            results = (run_task(task, self._scenario) for task in tasks)
+            results = (run_task(task, self._plan) for task in tasks)
         else:
             results = self._pool.map(_run_here, tasks)
         found, step = [], (until - self._progress) / max(len(tasks), 1)
@@ -228,11 +216,11 @@ class Workers:
             warnings.warn(texts[0] + more, category, stacklevel=4)
 
 
-_here: list[Scenario] = []  # in a spawned process: what its tasks share, sent once
+_here: list[SearchPlan] = []  # in a spawned process: what its tasks share, sent once
 
 
-def _begin(scenario: Scenario) -> None:
-    _here[:] = [scenario]
+def _begin(plan: SearchPlan) -> None:
+    _here[:] = [plan]
 
 
 def _run_here(task: Task) -> _Done:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmsched.schedulers.settings import known
 from llmsched.studies.stress import bin_figures, figures
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.step_results import StepFigure
@@ -52,11 +51,11 @@ def _step1(runs: pd.DataFrame, summary: pd.DataFrame, plan: Plan) -> Gallery:
         ),
         "step1_latencies": StepFigure(
             f"Latency distributions of completed requests, {volume}, quantiles averaged over "
-            f"{_replications(runs)}; dashed: the SLA, {plan.settings.sla_s:g} s.",
+            f"{_replications(runs)}; dashed: the SLA, {plan.base.sla_s:g} s.",
             lambda: bin_figures.latency_distributions(
                 latency_table(largest),
                 colour="scheduler",
-                sla_s=known(plan.settings.sla_s),
+                sla_s=plan.base.sla_s,
                 panels="n_gpus",
             ),
         ),
@@ -103,9 +102,9 @@ def _step2(runs: pd.DataFrame, summary: pd.DataFrame, plan: Plan) -> Gallery:
         ),
         "step2_latencies": StepFigure(
             f"Latency distributions of completed requests, quantiles averaged over "
-            f"{_replications(runs)}; dashed: the SLA, {plan.settings.sla_s:g} s.",
+            f"{_replications(runs)}; dashed: the SLA, {plan.base.sla_s:g} s.",
             lambda: bin_figures.latency_distributions(
-                latency_table(runs), colour="n_gpus", sla_s=known(plan.settings.sla_s)
+                latency_table(runs), colour="n_gpus", sla_s=plan.base.sla_s
             ),
         ),
         "step2_bins": StepFigure(
@@ -153,9 +152,9 @@ def _step3(runs: pd.DataFrame, summary: pd.DataFrame, plan: Plan) -> Gallery:
         ),
         "step3_latencies": StepFigure(
             f"Latency distributions of completed requests, {where}, quantiles averaged over "
-            f"{_replications(runs)}; dashed: the SLA, {plan.settings.sla_s:g} s.",
+            f"{_replications(runs)}; dashed: the SLA, {plan.base.sla_s:g} s.",
             lambda: bin_figures.latency_distributions(
-                latency_table(runs), colour="n_bins", sla_s=known(plan.settings.sla_s)
+                latency_table(runs), colour="n_bins", sla_s=plan.base.sla_s
             ),
         ),
     }

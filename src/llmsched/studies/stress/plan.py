@@ -11,29 +11,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from llmsched.hardware import DEFAULT_MODEL
+from llmsched._util.limits import MAX_BINS
 from llmsched.prediction.binning import Binning
-from llmsched.prediction.edges import DEFAULT_BINS, MAX_BINS
-from llmsched.prediction.predictors import predictor_from_spec
-from llmsched.schedulers.registry import make_scheduler
-from llmsched.schedulers.settings import DEFAULT_CAPACITY_TOKENS, DEFAULT_SLA_S, Settings
-from llmsched.simulation.scenario import RunConfig
+from llmsched.simulation.scenario import Scenario
 from llmsched.workload.workload import Workload
-
-if TYPE_CHECKING:
-    pass
-
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_adaptive")
 SCALED = "multi_bin_dynamic"  # the scheduler of steps 2, 2b and 3
 MOST_REQUESTS, MOST_GPUS = 1_000_000_000, 1_000_000
 N_COMPARED = 3  # step 1 compares on so many of the plan's GPU counts, the smallest
-
-
-def _plain_settings() -> Settings:
-    return Settings(sla_s=DEFAULT_SLA_S, capacity_tokens=DEFAULT_CAPACITY_TOKENS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +29,8 @@ class Plan:
 
     Parameters
     ----------
-    workload : Workload
-        Where the requests come from and how fast; its `requests` are set by the volumes.
+    base : Scenario
+        What the runs share; its requests are set by the volumes, its GPUs and bins by the steps.
     volumes : tuple of int
         Requests of step 1's runs; the other steps run the largest.
     gpu_counts : tuple of int
@@ -54,7 +41,7 @@ class Plan:
     loads : tuple of float
         Offered loads ρ that step 2b holds while the GPUs grow.
     bins : tuple of int
-        Numbers of bins (K) of step 3; the other steps have `n_bins`.
+        Numbers of bins (K) of step 3; the other steps have those of `base`.
     best_gpu_count : int, optional
         GPUs of step 3; by default what step 2 chose.
     target_violations : float
@@ -68,20 +55,14 @@ class Plan:
         If a list is empty, unordered or out of range.
     """
 
-    workload: Workload = field(default_factory=Workload)
+    base: Scenario = field(default_factory=Scenario)
     volumes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     gpu_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 100)
     compared_gpu_counts: tuple[int, ...] | None = None
     loads: tuple[float, ...] = (0.7, 0.9, 1.0)
     bins: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     best_gpu_count: int | None = None
-    n_bins: int = DEFAULT_BINS
-    settings: Settings = field(default_factory=_plain_settings)
-    latency: str = "reference"
-    predictor: str = "noisy"
-    llm: str = DEFAULT_MODEL.name
     target_violations: float = 0.05
-    seed: int = 0
     replications: int = 4
 
     def __post_init__(self) -> None:
@@ -113,9 +94,14 @@ class Plan:
             raise ValueError(f"replications must be >= 1, got {self.replications}")
 
     @property
+    def workload(self) -> Workload:
+        """Where the requests come from and how fast."""
+        return self.base.recipe()
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The root seeds of the replications."""
-        return tuple(range(self.seed, self.seed + self.replications))
+        return tuple(range(self.base.seed, self.base.seed + self.replications))
 
     @property
     def step1_gpu_counts(self) -> tuple[int, ...]:
@@ -124,8 +110,7 @@ class Plan:
 
     def random(self, scheduler: str) -> bool:
         """Whether another seed gives this scheduler another run."""
-        predicting = make_scheduler(scheduler, self.settings).uses_predictions
-        return self.workload.random or (predicting and predictor_from_spec(self.predictor).random)
+        return replace(self.base, scheduler=scheduler).random
 
     def seeds_of(self, scheduler: str) -> tuple[int, ...]:
         """The seeds that this scheduler runs with: one where nothing is random."""
@@ -144,7 +129,7 @@ def _check_increasing(name: str, values: tuple[float, ...]) -> None:
 class Asked:
     """One run of a step, and the load that it is to hold (NaN but in step 2b)."""
 
-    config: RunConfig
+    config: Scenario
     random: bool  # whether other seeds of it differ
     target_load: float = math.nan
 
@@ -230,15 +215,11 @@ def asked_run(
         requests=plan.volumes[-1] if requests is None else requests,
         rps_scale=plan.workload.rps_scale if rps_scale is None else rps_scale,
     )
-    config = RunConfig(
+    config = replace(
+        plan.base.on(n_gpus),
         workload=workload,
         scheduler=scheduler,
-        n_gpus=n_gpus,
-        settings=plan.settings,
-        binning=Binning(n_bins=plan.n_bins if n_bins is None else n_bins),
-        latency=plan.latency,
-        predictor=plan.predictor,
+        binning=plan.base.binning if n_bins is None else Binning(n_bins=n_bins),
         seed=seed,
-        llm=plan.llm,
     )
     return Asked(config=config, random=plan.random(scheduler), target_load=target_load)

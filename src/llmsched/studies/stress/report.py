@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,8 @@ def html_report(result: StressResult, *, pictures: Pictures | None = None) -> st
     """The report as HTML."""
     if pictures is None:
         pictures = draw_pictures(result)
-    title = f"Stress plan: {Path(result.plan.workload.source).name}, {result.plan.latency}"
+    base = result.plan.base
+    title = f"Stress plan: {Path(base.recipe().source).name}, {base.hardware.latency}"
     sections = [
         ("short", "In short", _overview(result)),
         ("made", "How it was made", _making(result)),
@@ -173,7 +174,9 @@ def _loads(step: StepResult) -> list[tuple[float, str]]:
 
 def _making(result: StressResult) -> Markup:
     plan = result.plan
-    workload, settings = plan.workload, plan.settings
+    workload, settings = plan.workload, plan.base.settings
+    hardware = plan.base.hardware.resolved()
+    capacity_tokens = settings.capacity_tokens or hardware.capacity_tokens
     kind = "synthetic profile" if workload.synthetic else "trace file"
     real_time = "real timestamps" if workload.rps_scale == 1 else "arrival times divided by it"
     rows: list[list[object]] = [
@@ -181,11 +184,11 @@ def _making(result: StressResult) -> Markup:
         ["rate scaling", f"{workload.rps_scale:g} ({real_time})"],
         ["failed requests of the trace", {"keep": "kept", "drop": "left out"}[workload.failures]],
         ["latency model", "; ".join(_latency_models(result))],
-        ["served model", f"{plan.llm}; KV cache for {settings.capacity_tokens:,.0f} tokens"],
-        ["predictor", plan.predictor],
-        ["SLA", f"{settings.sla_s:g} s"],
+        ["served model", f"{hardware.llm.name}; KV cache for {capacity_tokens:,.0f} tokens"],
+        ["predictor", plan.base.predictor_object().name],
+        ["SLA", f"{plan.base.sla_s:g} s"],
         ["controller, memory rule", f"{settings.controller}, {settings.memory}"],
-        ["bins K", f"{plan.n_bins}, but in step 3"],
+        ["bins K", f"{plan.base.binning.n_bins}, but in step 3"],
         ["seeds", ", ".join(map(str, plan.seeds))],
         ["versions", ", ".join(f"{name} {found}" for name, found in result.versions.items())],
     ]
@@ -201,7 +204,7 @@ def _latency_models(result: StressResult) -> list[str]:
     """The description of every latency model that a run had: name, formula or measurement, law."""
     done = [step.runs[step.runs["status"] == "done"] for step in result.steps]
     found = dict.fromkeys(text for runs in done for text in runs["latency_description"])
-    return list(found) or [f"{result.plan.latency}: no run is done"]
+    return list(found) or [f"{result.plan.base.hardware.latency}: no run is done"]
 
 
 def _step(step: StepResult, pictures: Pictures) -> Markup:
@@ -220,7 +223,8 @@ def _step(step: StepResult, pictures: Pictures) -> Markup:
 def _every_setting(result: StressResult) -> Markup:
     from llmsched.simulation.sweep.store import config_columns
 
-    plan = config_columns({**asdict(result.plan), "settings": result.plan.settings.to_dict()})
+    steps = {f.name: getattr(result.plan, f.name) for f in fields(result.plan) if f.name != "base"}
+    plan = config_columns(result.plan.base.to_dict()) | steps
     rows = [[element("code", name), _setting(value)] for name, value in plan.items()]
     return h.table(["field", "value"], rows, label="every setting of the plan", class_="facts")
 

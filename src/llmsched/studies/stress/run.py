@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmsched.latency.registry import load_latency
-from llmsched.schedulers.registry import make_scheduler
 from llmsched.simulation.sweep.sweep import RunRecord, sweep
-from llmsched.simulation.sweep.workers import Backend
+from llmsched.simulation.workers import Backend
 from llmsched.studies.stress.findings import gpus
 from llmsched.studies.stress.plan import SCALED, Asked, Plan, step1, step2, step2b, step3
 from llmsched.studies.stress.step_results import StepResult, StressResult
@@ -75,7 +73,7 @@ def run_steps(
     """
     options = options or SweepOptions()
     out = Path(out)
-    load_latency(plan.latency)  # what is wrong with it ends here, not in every run
+    plan.base.check()  # what is wrong with it ends here, not in every run
     plan, notes = available(plan)
     choice = None
     if "step3" in steps and "step2" not in steps:
@@ -102,7 +100,7 @@ def available(plan: Plan) -> tuple[Plan, list[str]]:
     workload = plan.workload
     if workload.synthetic and workload.window_s is None:
         return plan, []
-    n_rows = len(workload.load(plan.seed))
+    n_rows = len(workload.load(plan.base.seed))
     absent = [volume for volume in plan.volumes if volume > n_rows]
     if not absent:
         return plan, []
@@ -138,7 +136,7 @@ def _with_asked(results: pd.DataFrame, asked: Sequence[Asked]) -> pd.DataFrame:
     keys = [one.config.key() for one in asked]
     assert len(set(keys)) == len(keys), "a step must ask for each run once"
     runs = results.loc[keys].reset_index(drop=True)
-    binned = [make_scheduler(one.config.scheduler, one.config.settings).binned for one in asked]
+    binned = [one.config.policy().binned for one in asked]
     return runs.assign(
         requests_asked=runs["workload_requests"],
         n_bins=np.where(binned, runs["binning_n_bins"], 1),

@@ -279,6 +279,7 @@ def _check_losses(trace: Trace, chosen: TraceFormat) -> None:
     for known in _BUILT_IN:
         if known is chosen:
             _check_rounding(trace, known.name, known.clock)
+            _check_columns(trace, known.name)
             for role in ("model", "log_type"):
                 place, given = getattr(known, role), getattr(trace, role) is not None
                 if given and place is None:
@@ -287,6 +288,14 @@ def _check_losses(trace: Trace, chosen: TraceFormat) -> None:
                 elif not given and known is BURSTGPT:
                     message = f"the trace has no {role}: the column {place!r} is left out"
                     warnings.warn(message, stacklevel=3)
+
+
+def _check_columns(trace: Trace, name: str) -> None:
+    lost = ["priority"] if trace.priority is not None else []
+    if trace.prefix_ids is not None and name != JsonLinesFormat().name:
+        lost.append("prefix ids")
+    for column in lost:
+        warnings.warn(f"{name} has no column for {column}: they are left out", stacklevel=4)
 
 
 def _check_rounding(trace: Trace, name: str, clock: Clock) -> None:

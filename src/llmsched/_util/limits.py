@@ -1,0 +1,9 @@
+"""Defaults and bounds that a field of a scenario and the code behind it share."""
+
+from __future__ import annotations
+
+DEFAULT_BINS = 4
+MAX_BINS = 64
+DEFAULT_RPS_SCALE = 200.0
+RPS_SCALES = (1e-6, 1e9)  # least and most; beyond them no trace keeps its gaps
+LONGEST_JITTER_S = 1e6

@@ -1,0 +1,1 @@
+"""Step time from a data sheet and a model shape, with constants fitted to real servers."""

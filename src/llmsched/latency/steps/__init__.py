@@ -1,0 +1,1 @@
+"""How long one step takes: layer tables, the two-regime form, and their files."""
