@@ -1,4 +1,4 @@
-"""`deadline_window`: batches of alike requests, wherever they wait, by what they gain per GPU second.
+"""`deadline_window`: batches of alike requests, wherever they wait, by gain per GPU second.
 
 Our own scheduler, without bins and without a controller; docs/deadline_window.md says why, what it
 gains, and where it loses. The waiting requests are sorted by predicted service time. When a GPU is
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,11 @@ USUAL_SIZE = 64  # of the batches in which the whole queue is thought to be serv
 MOST_PLACES = 256  # lengths of the queue for which it is kept where its windows lie
 MEMORY_SHARE = 0.9  # of the KV memory, by predicted lengths: the rest is for their errors
 _LEAST_S = 1e-300  # a batch that takes no time gains without bound
+_EQUAL = 1 - 1e-12  # scores that differ less differ by the rounding of their sums
+_OCTAVES = 64  # of the predicted time alone of a batch's longest member, 2^-32 to 2^32 s
 # Rows of what is kept of each waiting request; from _OWN on, a batch of its likes at each anchor.
 _REQUEST, _ARRIVAL, _PROMPT, _OUTPUT, _TOTAL, _ALONE, _OWN = range(7)
-_LENGTHS = slice(_PROMPT, _OWN)
+_TOKENS, _LENGTHS = slice(_PROMPT, _ALONE), slice(_PROMPT, _OWN)
 _KEYS = {"service": _ALONE, "output": _OUTPUT}
 _COLUMNS = (
     (_REQUEST, "request"),
@@ -53,8 +55,12 @@ class WindowRule:
     look_ahead : float
         A request that could wait for the whole queue, and for so many SLAs more, is worth half of
         one that could not.
+    queue_ahead : float
+        Share of the queue that is thought to be served first; 0 looks at the request alone.
     learning_rate : float
         Weight of the newest batch in the corrections that are learned; 0 learns nothing.
+    by_length : bool
+        Whether they are learned for each octave of length too, or for each size alone.
     order : {"service", "output"}
         What requests are sorted by: predicted service time alone, or predicted output tokens.
     sizes : tuple of int
@@ -70,6 +76,7 @@ class WindowRule:
     look_ahead: float = 0.3
     queue_ahead: float = 1.0
     learning_rate: float = 0.1
+    by_length: bool = True
     order: Literal["service", "output"] = "service"
     sizes: tuple[int, ...] = SIZES
     positions: int = 64
@@ -110,13 +117,17 @@ class _Windows:
 
         Of equals the smaller, then the earlier in the order.
         """
-        best = int(self.score.argmax())
+        best = int((self.score >= self.score.max() * _EQUAL).argmax())
         row, column = divmod(best, self.score.shape[1])
         if self.score[row, column] < 0:
             return None
         start, end = int(self.places.start[row, column]), int(self.places.end[row, column])
-        self.score[(self.places.start < end) & (self.places.end > start)] = -1.0
+        self.forget(start, end)
         return row, start, end, float(self.service_s[row, column])
+
+    def forget(self, start: int, end: int) -> None:
+        """Look no more at windows that meet these positions."""
+        self.score[(self.places.start < end) & (self.places.end > start)] = -1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -144,8 +155,11 @@ class WindowPolicy:
     - 1/(1 + e/(look_ahead · SLA)) otherwise, where e is what is left of its time after such a
       batch, and after the whole queue has been served before it; 1 if that leaves nothing.
 
-    Batch times are those of the latency model on predicted lengths, times a correction for each
-    size: the exponential of an exponential average of log(true/predicted).
+    Batch times are those of the latency model on predicted lengths, times two corrections, for the
+    size and for the octave of the longest member's time alone: each the exponential of an
+    exponential average of what log(true/predicted) the two leave.
+    Equals are served in order of arrival: of requests that its order cannot tell apart, the
+    oldest go first, whichever of them the window held.
     """
 
     latency: LatencyModel | None
@@ -155,11 +169,14 @@ class WindowPolicy:
     rule: WindowRule = field(default_factory=WindowRule)
     _sizes: _Ints = field(init=False)
     _anchors: _Ints = field(init=False)  # indices of some sizes
-    _log_ratio: FloatArray = field(init=False)  # of each size, learned
+    _log_of_size: FloatArray = field(init=False)  # corrections, learned
+    _log_of_octave: FloatArray = field(init=False)
     _queue: FloatArray = field(init=False)  # (rows, n), sorted when windows were last looked at
     _planned: NDArray[np.bool_] = field(init=False)  # (n,)
     _new: list[NDArray[np.void]] = field(init=False, default_factory=list)
     _n_new: int = field(init=False, default=0)
+    _asked_s: float = field(init=False, default=-math.inf)
+    _given_back: bool = field(init=False, default=False)  # some of the new came before others
     _places: dict[int, _Places] = field(init=False, default_factory=dict)
     _windows: _Windows | None = field(init=False, default=None)
     _n_running: int = field(init=False, default=0)
@@ -168,7 +185,8 @@ class WindowPolicy:
     def __post_init__(self) -> None:
         sizes = [size for size in self.rule.sizes if size < self.batch_max]
         self._sizes = np.array([*sizes, self.batch_max], dtype=np.intp)
-        self._log_ratio = np.zeros(len(self._sizes))
+        self._log_of_size = np.zeros(len(self._sizes))
+        self._log_of_octave = np.zeros(_OCTAVES)
         inner = [index for index, size in enumerate(sizes) if size in ANCHORS]
         self._anchors = np.array([*inner, len(sizes)], dtype=np.intp)
         self._queue = np.empty((_OWN + len(self._anchors), 0))
@@ -178,9 +196,8 @@ class WindowPolicy:
         """The best window: its requests, the oldest first."""
         self._n_running += 1
         self._n_gpus = max(self._n_gpus, self._n_running)
-        if len(waiting.arrived):
-            self._new.append(waiting.arrived.rows)
-            self._n_new += len(waiting.arrived)
+        self._show(waiting.arrived.rows)
+        self._asked_s = now_s
         n_waiting = sum(waiting.counts)
         if n_waiting == 1 and self._n_new == 1:
             return self._alone()
@@ -192,25 +209,55 @@ class WindowPolicy:
             best = self._windows.take_best()
         assert best is not None  # the smallest windows are always looked at
         size_index, start, end, service_s = best
-        self._planned[start:end] = True
-        requests = np.sort(self._queue[_REQUEST, start:end]).astype(np.intp)
-        return Selection(requests, note=(size_index, end - start, service_s))
+        octave = int(_octave(self._queue[_ALONE, end - 1]))
+        members = self._oldest_of_equals(start, end)
+        self._planned[members] = True
+        chosen = self._queue[_REQUEST : _ARRIVAL + 1, members]
+        requests = chosen[_REQUEST, np.lexsort(chosen)].astype(np.int32)
+        return Selection(requests, note=(size_index, octave, end - start, service_s))
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Learn how far the predicted time of such a batch was off; not where it was cut."""
         self._n_running -= 1
-        size_index, size, predicted_s = batch.note
+        size_index, octave, size, predicted_s = batch.note
         if batch.size == size and service_s > 0 and predicted_s > 0:
-            error = math.log(service_s / predicted_s)
-            self._log_ratio[size_index] += self.rule.learning_rate * error
+            step = self.rule.learning_rate * math.log(service_s / predicted_s)
+            self._log_of_size[size_index] += step
+            if self.rule.by_length:
+                self._log_of_octave[octave] += step
+
+    def _show(self, rows: NDArray[np.void]) -> None:
+        """Those that have come, or come back: the engine did not take them."""
+        if not len(rows):
+            return
+        self._new.append(rows)
+        self._n_new += len(rows)
+        if rows["arrival_s"][0] <= self._asked_s:  # no younger equal of it may be planned first
+            self._given_back = True
+            self._windows = None
 
     def _alone(self) -> Selection:
         """The only one that waits, which has just come: there is nothing to look at."""
         row = self._new.pop()[0]
         self._n_new = 0
+        self._given_back = False
         self._windows = None
-        service_s = math.exp(self._log_ratio[0]) * float(row["alone_s"])
-        return Selection([int(row["request"])], note=(0, 1, service_s))
+        alone_s = float(row["alone_s"])
+        octave = int(_octave(alone_s))
+        service_s = math.exp(self._log_of_size[0] + self._log_of_octave[octave]) * alone_s
+        return Selection([int(row["request"])], note=(0, octave, 1, service_s))
+
+    def _oldest_of_equals(self, start: int, end: int) -> _Ints:
+        """Positions of a window whose first equals are replaced by the oldest that still wait."""
+        key = self._queue[_KEYS[self.rule.order]]
+        if start == 0 or key[start - 1] != key[start]:
+            return np.arange(start, end)
+        first = int(key.searchsorted(key[start]))
+        equal_end = min(int(key.searchsorted(key[start], side="right")), end)
+        equals = first + np.flatnonzero(~self._planned[first:equal_end])[: equal_end - start]
+        assert self._windows is not None
+        self._windows.forget(int(equals[0]), end)
+        return np.concatenate((equals, np.arange(equal_end, end)))
 
     def _looked_at(self, now_s: float) -> _Windows:
         """What the windows of everything that waits now are worth."""
@@ -224,15 +271,27 @@ class WindowPolicy:
             anchors = self._sizes[self._anchors]
             places = _Places.of(n, self._sizes, anchors, self.rule.positions)
             self._places[n] = places
-        factor = np.exp(self._log_ratio)[:, np.newaxis]
-        longest = _largest(queue[_LENGTHS], places)
-        service_s = factor[: len(places.size)] * _batch_s(latency, places.size, longest)
-        worth = self._worth(factor[self._anchors] * queue[_OWN:], now_s)
-        value = _sums(worth, places.anchor, places)
+        of_size = np.exp(self._log_of_size)[:, np.newaxis]
+        of_octave = np.exp(self._log_of_octave)
+        octave = _octave(queue[_ALONE])
+        longest = self._longest(places)
+        service_s = of_size[: len(places.size)] * _batch_s(latency, places.size, longest)
+        service_s *= of_octave[octave[places.end - 1]]
+        own_s = of_size[self._anchors] * queue[_OWN:] * of_octave[octave]
+        value = _sums(self._worth(own_s, now_s), places.anchor, places)
         tokens = _sums(queue[_TOTAL : _TOTAL + 1], 0, places)
         fits = (tokens <= MEMORY_SHARE * self.capacity_tokens) | (places.size == 1)
         score = np.where(fits, value / np.maximum(service_s, _LEAST_S), -1.0)
         return _Windows(places, service_s, score)
+
+    def _longest(self, places: _Places) -> FloatArray:
+        """The largest prompt, output, both and time alone of each window."""
+        if self.rule.order != "service":
+            return _largest(self._queue[_LENGTHS], places)
+        longest = np.empty((_OWN - _PROMPT, *places.start.shape))
+        longest[:-1] = _largest(self._queue[_TOKENS], places)
+        longest[-1] = self._queue[_ALONE, places.end - 1]
+        return longest
 
     def _worth(self, own_s: FloatArray, now_s: float) -> FloatArray:
         """What each request is worth in a batch of its likes that starts now, (anchors, n)."""
@@ -242,25 +301,29 @@ class WindowPolicy:
         of_usual = int(np.searchsorted(anchors, usual, side="right")) - 1
         drain_s = float(own_s[of_usual].sum()) / int(anchors[of_usual]) / self._n_gpus
         left_s = (self.sla_s - wait_s) - own_s
-        excess = np.maximum(left_s - rule.queue_ahead * drain_s, 0.0) * (1.0 / (rule.look_ahead * self.sla_s))
+        ahead_s, scale_s = rule.queue_ahead * drain_s, rule.look_ahead * self.sla_s
+        excess = np.maximum(left_s - ahead_s, 0.0) * (1.0 / scale_s)
         late = np.minimum(wait_s * (1.0 / self.sla_s), rule.most_late) * rule.late_weight
-        return np.where(left_s >= 0, 1.0 / (1.0 + excess), late)
+        worth: FloatArray = np.where(left_s >= 0, 1.0 / (1.0 + excess), late)
+        return worth
 
     def _merge(self, latency: LatencyModel) -> None:
         """Sort those that still wait and those that have come; forget those that were planned."""
         queue, kept = self._queue, np.flatnonzero(~self._planned)
         if self._new:
-            rows = np.concatenate(self._new) if len(self._new) > 1 else self._new[0]
-            self._new.clear()
-            self._n_new = 0
-            came = np.empty((len(queue), len(rows)))
+            came = np.empty((len(queue), self._n_new))
             for row, name in _COLUMNS:
-                came[row] = rows[name]
+                np.concatenate([rows[name] for rows in self._new], out=came[row])
             came[_TOTAL] = came[_PROMPT] + came[_OUTPUT]
             sizes = self._sizes[self._anchors, np.newaxis]
             came[_OWN:] = _batch_s(latency, sizes, came[_LENGTHS, np.newaxis])
-            kept = np.concatenate((kept, np.arange(queue.shape[1], queue.shape[1] + len(rows))))
+            kept = np.concatenate((kept, np.arange(queue.shape[1], queue.shape[1] + self._n_new)))
             queue = np.concatenate((queue, came), axis=1)
+            self._new.clear()
+            self._n_new = 0
+        if self._given_back:
+            self._given_back = False
+            kept = kept[np.lexsort(queue[_REQUEST : _ARRIVAL + 1, kept])]
         order = np.argsort(queue[_KEYS[self.rule.order], kept], kind="stable")
         self._queue = queue.take(kept[order], axis=1)
         self._planned = np.zeros(len(kept), np.bool_)
@@ -278,6 +341,11 @@ def _batch_s(latency: LatencyModel, size: _Ints, longest: FloatArray) -> FloatAr
     """Batch time of each size, given its (prompt, output, both, time alone) at most [s]."""
     prompt, output, both, alone_s = longest
     return np.asarray(latency.service_s(Shape(size, both, prompt, output, alone_s)))
+
+
+def _octave(alone_s: Any) -> Any:
+    """Which octave of time a request takes alone."""
+    return np.frexp(alone_s)[1].clip(-_OCTAVES // 2, _OCTAVES // 2 - 1) + _OCTAVES // 2
 
 
 def _largest(lengths: FloatArray, places: _Places) -> FloatArray:
