@@ -52,23 +52,24 @@ def timed(call: Callable[[], object]) -> tuple[float, object]:
 
 def engine_ratio(n: int, n_gpus: int, scheduler: str) -> dict[str, float]:
     """One run of the engine over the bare Store, each `n` requests, taken in turn three times."""
-    from llmsched.simulation import simulate as simulation
+    from llmsched.simulation.levels import batch as level
+    from llmsched.simulation.simulate import simulate
     from llmsched.workload.workload import Workload
 
     trace = Workload(requests=n).load(0)
     engine_s: list[float] = []
-    run_engine = simulation.run_engine
+    run_engine = level.run_engine
 
     def measured(*args, **options):
         seconds, tables = timed(lambda: run_engine(*args, **options))
         engine_s.append(seconds)
         return tables
 
-    simulation.run_engine = measured
+    level.run_engine = measured
     ratios = []
     for _ in range(3):
         bare_s = bare_store(n)
-        run = simulation.simulate(trace, scheduler, n_gpus=n_gpus)
+        run = simulate(trace, scheduler, n_gpus=n_gpus)
         ratios.append(engine_s[-1] / bare_s)
     return {
         "bare_s": bare_s,

@@ -80,7 +80,7 @@ class WindowRule:
     order: Literal["service", "output"] = "service"
     sizes: tuple[int, ...] = SIZES
     positions: int = 64
-    refresh: float = 0.125
+    refresh: float = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
