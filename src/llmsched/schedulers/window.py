@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +91,9 @@ class _Places:
     start: _Ints  # (sizes, positions)
     end: _Ints
     anchor: _Ints  # (sizes, 1): index of the anchor of each size
-    level: _Ints  # (sizes, 1): the largest power of two that fits, 2^level
-    second: _Ints  # (sizes, positions): where the last 2^level of each window begin
+    n_levels: int  # of 1, 2, 4, ... requests, up to the largest size
+    first: _Ints  # (sizes, positions): the first 2^level of each window, in a table of levels
+    last: _Ints  # and the last 2^level
 
     @classmethod
     def of(cls, n: int, sizes: _Ints, anchors: _Ints, positions: int) -> _Places:
@@ -100,8 +101,9 @@ class _Places:
         size = sizes[sizes <= n][:, np.newaxis]
         start = np.minimum(np.arange(0, n, -(-n // positions)), n - size)
         level = np.array([int(one).bit_length() - 1 for one in size[:, 0]])[:, np.newaxis]
-        end = start + size
-        return cls(size, start, end, np.searchsorted(anchors, size), level, end - 2**level)
+        end, row = start + size, n * level
+        anchor, n_levels = np.searchsorted(anchors, size), int(level[-1, 0]) + 1
+        return cls(size, start, end, anchor, n_levels, row + start, row + end - 2**level)
 
 
 @dataclass(slots=True, eq=False)
@@ -117,9 +119,10 @@ class _Windows:
 
         Of equals the smaller, then the earlier in the order.
         """
-        best = int((self.score >= self.score.max() * _EQUAL).argmax())
-        row, column = divmod(best, self.score.shape[1])
-        if self.score[row, column] < 0:
+        score = self.score
+        best = int((score >= score.flat[score.argmax()] * _EQUAL).argmax())
+        row, column = divmod(best, score.shape[1])
+        if score[row, column] < 0:
             return None
         start, end = int(self.places.start[row, column]), int(self.places.end[row, column])
         self.forget(start, end)
@@ -209,7 +212,7 @@ class WindowPolicy:
             best = self._windows.take_best()
         assert best is not None  # the smallest windows are always looked at
         size_index, start, end, service_s = best
-        octave = int(_octave(self._queue[_ALONE, end - 1]))
+        octave = _octave(float(self._queue[_ALONE, end - 1]))
         members = self._oldest_of_equals(start, end)
         self._planned[members] = True
         chosen = self._queue[_REQUEST : _ARRIVAL + 1, members]
@@ -243,7 +246,7 @@ class WindowPolicy:
         self._given_back = False
         self._windows = None
         alone_s = float(row["alone_s"])
-        octave = int(_octave(alone_s))
+        octave = _octave(alone_s)
         service_s = math.exp(self._log_of_size[0] + self._log_of_octave[octave]) * alone_s
         return Selection([int(row["request"])], note=(0, octave, 1, service_s))
 
@@ -273,7 +276,7 @@ class WindowPolicy:
             self._places[n] = places
         of_size = np.exp(self._log_of_size)[:, np.newaxis]
         of_octave = np.exp(self._log_of_octave)
-        octave = _octave(queue[_ALONE])
+        octave = _octaves(queue[_ALONE])
         longest = self._longest(places)
         service_s = of_size[: len(places.size)] * _batch_s(latency, places.size, longest)
         service_s *= of_octave[octave[places.end - 1]]
@@ -343,9 +346,15 @@ def _batch_s(latency: LatencyModel, size: _Ints, longest: FloatArray) -> FloatAr
     return np.asarray(latency.service_s(Shape(size, both, prompt, output, alone_s)))
 
 
-def _octave(alone_s: Any) -> Any:
+def _octave(alone_s: float) -> int:
     """Which octave of time a request takes alone."""
-    return np.frexp(alone_s)[1].clip(-_OCTAVES // 2, _OCTAVES // 2 - 1) + _OCTAVES // 2
+    return min(max(math.frexp(alone_s)[1] + _OCTAVES // 2, 0), _OCTAVES - 1)
+
+
+def _octaves(alone_s: FloatArray) -> _Ints:
+    """The same of many."""
+    octave: _Ints = np.minimum(np.maximum(np.frexp(alone_s)[1] + _OCTAVES // 2, 0), _OCTAVES - 1)
+    return octave
 
 
 def _largest(lengths: FloatArray, places: _Places) -> FloatArray:
@@ -353,23 +362,22 @@ def _largest(lengths: FloatArray, places: _Places) -> FloatArray:
 
     From those of all windows of 1, 2, 4, ... requests: two of these cover any window.
     """
-    levels = int(places.level[-1, 0])
     n = lengths.shape[1]
-    table = np.empty((len(lengths), levels + 1, n))
+    table = np.empty((len(lengths), places.n_levels, n))
     table[:, 0] = lengths
-    for k in range(levels):
+    for k in range(places.n_levels - 1):
         half = 2**k
         end = n - 2 * half + 1
         np.maximum(table[:, k, :end], table[:, k, half : half + end], out=table[:, k + 1, :end])
-    largest: FloatArray = np.maximum(
-        table[:, places.level, places.start], table[:, places.level, places.second]
-    )
-    return largest
+    flat = table.reshape(len(lengths), -1)
+    largest: FloatArray = flat.take(places.first, axis=1)
+    return np.maximum(largest, flat.take(places.last, axis=1), out=largest)
 
 
 def _sums(values: FloatArray, row: _Ints | int, places: _Places) -> FloatArray:
     """Sums over the windows, of this row of the values for each size, shape (sizes, positions)."""
     before = np.zeros((len(values), values.shape[1] + 1))
     np.cumsum(values, axis=1, out=before[:, 1:])
-    sums: FloatArray = before[row, places.end] - before[row, places.start]
+    at = row * before.shape[1]
+    sums: FloatArray = before.take(at + places.end) - before.take(at + places.start)
     return sums
