@@ -81,6 +81,9 @@ stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 published: $(ALL)  ## Published values beside ours: PUBLISHED.md; ARGS="--data ..." for real rows
 	$(BIN)/python experiments/stress/published.py $(ARGS)
 
+window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
+	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
+
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
 
@@ -92,4 +95,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test check lint types format bench paper calibrate \
-  stress stress-step1 stress-step2 stress-step3 published mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published window mutants constraints clean

@@ -13,7 +13,7 @@ from llmsched import Settings, Slo, Trace, Workload, make_scheduler, simulate
 from llmsched.engine.batch.run import run_engine
 from llmsched.latency.base import Shape
 from llmsched.schedulers.base import REQUEST_COLUMNS, Arrivals, FinishedBatch, WaitingView
-from llmsched.schedulers.window import SIZES, WindowPolicy, WindowRule
+from llmsched.schedulers.window.policy import SIZES, WindowPolicy, WindowRule
 
 PLAIN = WindowRule(look_ahead=math.inf, learning_rate=0.0)  # in time or late, nothing else
 
@@ -142,21 +142,33 @@ def test_window__fits_nine_tenths_of_the_memory_by_predicted_lengths() -> None:
 
 
 def test_corrections__are_learned_for_size_and_length() -> None:
-    # given that a batch of one took twice what it was predicted to
+    # given 2 s and 3 s, of one octave, 9 s, of another, and two of 3 s
     waiting = queue(rule=replace(PLAIN, learning_rate=0.25))
-    waiting.ask(0, (0, 2))
-    assert waiting.note[-1] == 2.0
-    waiting.policy.observe(FinishedBatch(0, 1, 2, (0, 4), waiting.note), 4.0)
-    # then its likes are predicted √2 longer, a quarter of the error from each correction,
-    waiting.ask(4, (4, 3))
-    assert waiting.note[-1] == pytest.approx(3 * math.sqrt(2))
-    # other lengths half as much,
-    waiting.ask(4, (4, 9))
-    assert waiting.note[-1] == pytest.approx(9 * 2**0.25)
-    # and nothing is learned of a batch that the memory cut
-    waiting.policy.observe(FinishedBatch(0, 2, 9, (0, 4, 0, 5), waiting.note), 99.0)
-    waiting.ask(4, (4, 9))
-    assert waiting.note[-1] == pytest.approx(9 * 2**0.25)
+    notes = []
+    for outputs in ([2], [3], [9], [3, 3]):
+        waiting.ask(0, *((0, output) for output in outputs))
+        notes.append(waiting.note)
+    first, second, other, pair = notes
+
+    def finish(note: Any, size: int, service_s: float) -> None:
+        waiting.policy.observe(FinishedBatch(0, size, 1, (0, 0) * size, note), service_s)
+
+    def log2_correction(note: Any) -> float:
+        return waiting.policy._log_correction(*note[:2]) / math.log(2)
+
+    # when the first took twice what the model said
+    finish(first, 1, 4.0)
+    # then its likes get half of the error, a quarter for the size and one for the octave
+    assert log2_correction(second) == pytest.approx(0.5)
+    assert log2_correction(other) == pytest.approx(0.25)
+    # and when the second does the same, half of what is left, though it was planned before
+    finish(second, 1, 6.0)
+    assert log2_correction(second) == pytest.approx(0.75)
+    # and nothing is learned of a batch that the memory cut, or that took no time
+    learned = log2_correction(pair)
+    finish(pair, 1, 99.0)
+    finish(pair, 2, 0.0)
+    assert log2_correction(pair) == learned == pytest.approx(0.375)
 
 
 def test_policy__without_a_latency_model_says_what_it_lacks() -> None:

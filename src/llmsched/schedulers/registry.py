@@ -19,7 +19,7 @@ from llmsched.schedulers.base import BatchPolicy
 from llmsched.schedulers.batch_size import FixedBatcher
 from llmsched.schedulers.scheduler import FullBatches, Scheduler
 from llmsched.schedulers.settings import BIN_CHOICES, Settings
-from llmsched.schedulers.window import WindowPolicy
+from llmsched.schedulers.window.policy import WindowPolicy
 
 SchedulerFactory = Callable[[Settings], Scheduler | BatchPolicy]
 # What names a scheduler in Python: a registered name, what makes one, or one itself.

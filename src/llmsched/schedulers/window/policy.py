@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from llmsched._util.types import FloatArray
 from llmsched.latency.base import LatencyModel, Shape
 from llmsched.schedulers.base import BatchPlan, FinishedBatch, Selection, WaitingView
+from llmsched.schedulers.window.places import Indices, Places, Windows, largest_of, sums_of
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 ANCHORS = (1, 4, 16, 64)  # and the largest: where it is judged who is in time, for sizes up to it
@@ -26,7 +27,6 @@ USUAL_SIZE = 64  # of the batches in which the whole queue is thought to be serv
 MOST_PLACES = 256  # lengths of the queue for which it is kept where its windows lie
 MEMORY_SHARE = 0.9  # of the KV memory, by predicted lengths: the rest is for their errors
 _LEAST_S = 1e-300  # a batch that takes no time gains without bound
-_EQUAL = 1 - 1e-12  # scores that differ less differ by the rounding of their sums
 _OCTAVES = 64  # of the predicted time alone of a batch's longest member, 2^-32 to 2^32 s
 # Rows of what is kept of each waiting request; from _OWN on, a batch of its likes at each anchor.
 _REQUEST, _ARRIVAL, _PROMPT, _OUTPUT, _TOTAL, _ALONE, _OWN = range(7)
@@ -39,7 +39,6 @@ _COLUMNS = (
     (_OUTPUT, "predicted_tokens"),
     (_ALONE, "alone_s"),
 )
-_Ints = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,56 +82,6 @@ class WindowRule:
     refresh: float = 0.25
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Places:
-    """Which windows of a queue of n are looked at: sizes down, positions across."""
-
-    size: _Ints  # (sizes, 1)
-    start: _Ints  # (sizes, positions)
-    end: _Ints
-    anchor: _Ints  # (sizes, 1): index of the anchor of each size
-    n_levels: int  # of 1, 2, 4, ... requests, up to the largest size
-    first: _Ints  # (sizes, positions): the first 2^level of each window, in a table of levels
-    last: _Ints  # and the last 2^level
-
-    @classmethod
-    def of(cls, n: int, sizes: _Ints, anchors: _Ints, positions: int) -> _Places:
-        """Those of a queue of n, evenly spread; the last one ends where the queue does."""
-        size = sizes[sizes <= n][:, np.newaxis]
-        start = np.minimum(np.arange(0, n, -(-n // positions)), n - size)
-        level = np.array([int(one).bit_length() - 1 for one in size[:, 0]])[:, np.newaxis]
-        end, row = start + size, n * level
-        anchor, n_levels = np.searchsorted(anchors, size), int(level[-1, 0]) + 1
-        return cls(size, start, end, anchor, n_levels, row + start, row + end - 2**level)
-
-
-@dataclass(slots=True, eq=False)
-class _Windows:
-    """Windows that were looked at together, and what each was worth then."""
-
-    places: _Places
-    service_s: FloatArray
-    score: FloatArray
-
-    def take_best(self) -> tuple[int, int, int, float] | None:
-        """Size index, start, end and batch time [s] of the best one; those it meets are gone.
-
-        Of equals the smaller, then the earlier in the order.
-        """
-        score = self.score
-        best = int((score >= score.flat[score.argmax()] * _EQUAL).argmax())
-        row, column = divmod(best, score.shape[1])
-        if score[row, column] < 0:
-            return None
-        start, end = int(self.places.start[row, column]), int(self.places.end[row, column])
-        self.forget(start, end)
-        return row, start, end, float(self.service_s[row, column])
-
-    def forget(self, start: int, end: int) -> None:
-        """Look no more at windows that meet these positions."""
-        self.score[(self.places.start < end) & (self.places.end > start)] = -1.0
-
-
 @dataclass(slots=True, eq=False)
 class WindowPolicy:
     """Serve the window of alike requests with the most value per second of its batch time.
@@ -170,8 +119,8 @@ class WindowPolicy:
     capacity_tokens: float
     batch_max: int = 128
     rule: WindowRule = field(default_factory=WindowRule)
-    _sizes: _Ints = field(init=False)
-    _anchors: _Ints = field(init=False)  # indices of some sizes
+    _sizes: Indices = field(init=False)
+    _anchors: Indices = field(init=False)  # indices of some sizes
     _log_of_size: FloatArray = field(init=False)  # corrections, learned
     _log_of_octave: FloatArray = field(init=False)
     _queue: FloatArray = field(init=False)  # (rows, n), sorted when windows were last looked at
@@ -180,8 +129,8 @@ class WindowPolicy:
     _n_new: int = field(init=False, default=0)
     _asked_s: float = field(init=False, default=-math.inf)
     _given_back: bool = field(init=False, default=False)  # some of the new came before others
-    _places: dict[int, _Places] = field(init=False, default_factory=dict)
-    _windows: _Windows | None = field(init=False, default=None)
+    _places: dict[int, Places] = field(init=False, default_factory=dict)
+    _windows: Windows | None = field(init=False, default=None)
     _n_running: int = field(init=False, default=0)
     _n_gpus: int = field(init=False, default=1)  # as many as ever ran at once
 
@@ -211,23 +160,28 @@ class WindowPolicy:
             self._windows = self._looked_at(now_s)
             best = self._windows.take_best()
         assert best is not None  # the smallest windows are always looked at
-        size_index, start, end, service_s = best
+        size_index, start, end, model_s = best
         octave = _octave(float(self._queue[_ALONE, end - 1]))
         members = self._oldest_of_equals(start, end)
         self._planned[members] = True
         chosen = self._queue[_REQUEST : _ARRIVAL + 1, members]
         requests = chosen[_REQUEST, np.lexsort(chosen)].astype(np.int32)
-        return Selection(requests, note=(size_index, octave, end - start, service_s))
+        return Selection(requests, note=(size_index, octave, end - start, model_s))
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Learn how far the predicted time of such a batch was off; not where it was cut."""
         self._n_running -= 1
-        size_index, octave, size, predicted_s = batch.note
-        if batch.size == size and service_s > 0 and predicted_s > 0:
-            step = self.rule.learning_rate * math.log(service_s / predicted_s)
+        size_index, octave, size, model_s = batch.note
+        if batch.size == size and service_s > 0 and model_s > 0:
+            # what the corrections of now leave: those of its plan may be many batches old
+            left = math.log(service_s / model_s) - self._log_correction(size_index, octave)
+            step = self.rule.learning_rate * left
             self._log_of_size[size_index] += step
             if self.rule.by_length:
                 self._log_of_octave[octave] += step
+
+    def _log_correction(self, size_index: int, octave: int) -> float:
+        return float(self._log_of_size[size_index] + self._log_of_octave[octave])
 
     def _show(self, rows: NDArray[np.void]) -> None:
         """Those that have come, or come back: the engine did not take them."""
@@ -246,11 +200,9 @@ class WindowPolicy:
         self._given_back = False
         self._windows = None
         alone_s = float(row["alone_s"])
-        octave = _octave(alone_s)
-        service_s = math.exp(self._log_of_size[0] + self._log_of_octave[octave]) * alone_s
-        return Selection([int(row["request"])], note=(0, octave, 1, service_s))
+        return Selection([int(row["request"])], note=(0, _octave(alone_s), 1, alone_s))
 
-    def _oldest_of_equals(self, start: int, end: int) -> _Ints:
+    def _oldest_of_equals(self, start: int, end: int) -> Indices:
         """Positions of a window whose first equals are replaced by the oldest that still wait."""
         key = self._queue[_KEYS[self.rule.order]]
         if start == 0 or key[start - 1] != key[start]:
@@ -262,7 +214,7 @@ class WindowPolicy:
         self._windows.forget(int(equals[0]), end)
         return np.concatenate((equals, np.arange(equal_end, end)))
 
-    def _looked_at(self, now_s: float) -> _Windows:
+    def _looked_at(self, now_s: float) -> Windows:
         """What the windows of everything that waits now are worth."""
         latency = self._latency()
         self._merge(latency)
@@ -272,27 +224,27 @@ class WindowPolicy:
             if len(self._places) == MOST_PLACES:
                 self._places.clear()
             anchors = self._sizes[self._anchors]
-            places = _Places.of(n, self._sizes, anchors, self.rule.positions)
+            places = Places.of(n, self._sizes, anchors, self.rule.positions)
             self._places[n] = places
         of_size = np.exp(self._log_of_size)[:, np.newaxis]
         of_octave = np.exp(self._log_of_octave)
         octave = _octaves(queue[_ALONE])
         longest = self._longest(places)
-        service_s = of_size[: len(places.size)] * _batch_s(latency, places.size, longest)
-        service_s *= of_octave[octave[places.end - 1]]
+        model_s = _batch_s(latency, places.size, longest)
+        service_s = of_size[: len(places.size)] * model_s * of_octave[octave[places.end - 1]]
         own_s = of_size[self._anchors] * queue[_OWN:] * of_octave[octave]
-        value = _sums(self._worth(own_s, now_s), places.anchor, places)
-        tokens = _sums(queue[_TOTAL : _TOTAL + 1], 0, places)
+        value = sums_of(self._worth(own_s, now_s), places.anchor, places)
+        tokens = sums_of(queue[_TOTAL : _TOTAL + 1], 0, places)
         fits = (tokens <= MEMORY_SHARE * self.capacity_tokens) | (places.size == 1)
         score = np.where(fits, value / np.maximum(service_s, _LEAST_S), -1.0)
-        return _Windows(places, service_s, score)
+        return Windows(places, model_s, score)
 
-    def _longest(self, places: _Places) -> FloatArray:
+    def _longest(self, places: Places) -> FloatArray:
         """The largest prompt, output, both and time alone of each window."""
         if self.rule.order != "service":
-            return _largest(self._queue[_LENGTHS], places)
+            return largest_of(self._queue[_LENGTHS], places)
         longest = np.empty((_OWN - _PROMPT, *places.start.shape))
-        longest[:-1] = _largest(self._queue[_TOKENS], places)
+        longest[:-1] = largest_of(self._queue[_TOKENS], places)
         longest[-1] = self._queue[_ALONE, places.end - 1]
         return longest
 
@@ -340,7 +292,7 @@ class WindowPolicy:
         return self.latency
 
 
-def _batch_s(latency: LatencyModel, size: _Ints, longest: FloatArray) -> FloatArray:
+def _batch_s(latency: LatencyModel, size: Indices, longest: FloatArray) -> FloatArray:
     """Batch time of each size, given its (prompt, output, both, time alone) at most [s]."""
     prompt, output, both, alone_s = longest
     return np.asarray(latency.service_s(Shape(size, both, prompt, output, alone_s)))
@@ -351,33 +303,7 @@ def _octave(alone_s: float) -> int:
     return min(max(math.frexp(alone_s)[1] + _OCTAVES // 2, 0), _OCTAVES - 1)
 
 
-def _octaves(alone_s: FloatArray) -> _Ints:
+def _octaves(alone_s: FloatArray) -> Indices:
     """The same of many."""
-    octave: _Ints = np.minimum(np.maximum(np.frexp(alone_s)[1] + _OCTAVES // 2, 0), _OCTAVES - 1)
+    octave: Indices = np.minimum(np.maximum(np.frexp(alone_s)[1] + _OCTAVES // 2, 0), _OCTAVES - 1)
     return octave
-
-
-def _largest(lengths: FloatArray, places: _Places) -> FloatArray:
-    """The largest of each row in each window, shape (rows, sizes, positions).
-
-    From those of all windows of 1, 2, 4, ... requests: two of these cover any window.
-    """
-    n = lengths.shape[1]
-    table = np.empty((len(lengths), places.n_levels, n))
-    table[:, 0] = lengths
-    for k in range(places.n_levels - 1):
-        half = 2**k
-        end = n - 2 * half + 1
-        np.maximum(table[:, k, :end], table[:, k, half : half + end], out=table[:, k + 1, :end])
-    flat = table.reshape(len(lengths), -1)
-    largest: FloatArray = flat.take(places.first, axis=1)
-    return np.maximum(largest, flat.take(places.last, axis=1), out=largest)
-
-
-def _sums(values: FloatArray, row: _Ints | int, places: _Places) -> FloatArray:
-    """Sums over the windows, of this row of the values for each size, shape (sizes, positions)."""
-    before = np.zeros((len(values), values.shape[1] + 1))
-    np.cumsum(values, axis=1, out=before[:, 1:])
-    at = row * before.shape[1]
-    sums: FloatArray = before.take(at + places.end) - before.take(at + places.start)
-    return sums
