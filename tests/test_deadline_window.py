@@ -138,6 +138,7 @@ def test_window__does_not_serve_equals_before_those_that_did_not_fit() -> None:
 def test_window__fits_nine_tenths_of_the_memory_by_predicted_lengths() -> None:
     equals = [(0, 30)] * 4
     assert queue(sla_s=99, capacity=100).ask(0, *equals) == [0, 1, 2]
+    assert queue(sla_s=99, capacity=99).ask(0, *equals) == [0, 1]
     assert queue(sla_s=99, capacity=134).ask(0, *equals) == [0, 1, 2, 3]
 
 
