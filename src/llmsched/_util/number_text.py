@@ -35,8 +35,8 @@ def interval_text(mean: float, low: float, high: float, *, sign: bool = False) -
 
     Examples
     --------
-    >>> interval_text(106.6, 61.7, 151.5), interval_text(0.9429, 0.8759, 1.0099)
-    ('107 ± 45', '0.943 ± 0.067')
+    >>> interval_text(106.6, 61.7, 151.5), interval_text(32119, 27612, 36626)
+    ('107 ± 45', '32,100 ± 4,500')
     >>> interval_text(3.0, math.nan, math.nan), interval_text(3.25, 3.25, 3.25)
     ('3', '3.25 ± 0')
     """
@@ -45,14 +45,14 @@ def interval_text(mean: float, low: float, high: float, *, sign: bool = False) -
         return number_text(mean, sign=sign)
     if half == 0:
         return f"{number_text(mean, sign=sign)} ± 0"
-    decimals = max(0, 1 - math.floor(math.log10(half)))
+    digits = 1 - math.floor(math.log10(half))
     if mean:
-        decimals = min(decimals, max(0, _MOST_DIGITS - 1 - math.floor(math.log10(abs(mean)))))
-    decimals = min(decimals, 9)
-    shown = f"{half:,.{decimals}f}"
+        digits = min(digits, _MOST_DIGITS - 1 - math.floor(math.log10(abs(mean))))
+    decimals = max(0, min(digits, 9))
+    centre, shown = (f"{round(value, digits):,.{decimals}f}" for value in (mean, half))
     if not shown.strip("0,."):
         shown = f"<{10.0**-decimals:.{decimals}f}"
-    return f"{_signed(f'{mean:,.{decimals}f}', sign)} ± {shown}"
+    return f"{_signed(centre, sign)} ± {shown}"
 
 
 def share_text(mean: float, low: float = math.nan, high: float = math.nan) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from llmsched.simulation.scenario import Scenario
     from llmsched.studies.stress.run import StressResult
-    from llmsched.studies.stress.steps import StepResult
+    from llmsched.studies.stress.step import StepResult
 
 RUNNABLE = ("step1", "step2", "step3")  # step 2b comes with step 2
 SHOWN = ("sla_violation_rate", "goodput_rps", "latency_p99_s")  # in the table of a terminal
@@ -115,9 +115,7 @@ def stress(**values: Any) -> None:
     execution = {name: values[name] for name in ("backend", "jobs", "address", "retry_failed")}
     try:
         with sweep_progress() as on_done:
-            result = run_steps(
-                plan, steps, out, command=_command(), on_done=on_done, **execution
-            )
+            result = run_steps(plan, steps, out, command=_command(), on_done=on_done, **execution)
     except KeyboardInterrupt:
         click.echo(f"Finished runs are kept in {out}; the same command goes on.", err=True)
         raise

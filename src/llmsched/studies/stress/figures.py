@@ -87,7 +87,7 @@ def curves(
     scale, data["curve"] = colour_scale(data[colour] if colour else None, data.index)
     data["load_label"] = pd.Categorical(data["load_label"], list(LABEL_SHAPES))
     colours = {"colour": "curve"} if colour else {}
-    shift = p9.position_dodge(width=0.02 * np.log10(data[x].max() / data[x].min()))
+    shift = p9.position_dodge(width=0.04 * np.log10(data[x].max() / data[x].min()))
     rows = 1 if len(metrics) == 1 else len(metrics) if panels else (len(metrics) + 1) // 2
     figure: ggplot = (
         p9.ggplot(data, p9.aes(x, "mean", group="curve", **colours))
@@ -201,7 +201,7 @@ def bins(
     figure: ggplot = (
         p9.ggplot(data, p9.aes(x, "mean", colour="curve", group="curve"))
         + ([] if side_by_side else _lines(data, size=0.6))
-        + p9.geom_linerange(p9.aes(ymin="low", ymax="high"), size=0.7, alpha=0.5, position=shift)
+        + p9.geom_linerange(p9.aes(ymin="low", ymax="high"), size=0.7, alpha=0.4, position=shift)
         + p9.geom_point(size=2, position=shift)
         + p9.facet_wrap("panel", scales="free_y", ncol=2)
         + axis

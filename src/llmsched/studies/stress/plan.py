@@ -1,4 +1,4 @@
-"""What the stress plan runs, as values: request volumes, GPU counts, held loads, numbers of bins."""
+"""What the stress plan runs, as values: volumes, GPU counts, held loads, numbers of bins."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def _numbers(kind: Callable[[str], float], text: str) -> tuple[float, ...]:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
-        raise ValueError(
-            f"must be increasing {what} > 0 between commas, got {text!r}"
-        ) from None
+        raise ValueError(f"must be increasing {what} > 0 between commas, got {text!r}") from None
 
 
 def _list(default: tuple[float, ...], about: str, kind: type = int, also: str = "") -> Any:

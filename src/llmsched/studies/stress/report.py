@@ -20,8 +20,8 @@ from llmsched._util.files import check_output, whole_file
 from llmsched._util.number_text import MISSING, interval_text, number_text
 from llmsched.metrics.load import LABEL_RULE
 from llmsched.studies.stress.figures import Pictures, png
-from llmsched.studies.stress.steps import StepResult
-from llmsched.studies.stress.tables import CLEAR, GROUP, LABELS, value_text
+from llmsched.studies.stress.step import StepResult
+from llmsched.studies.stress.tables import CLEAR, GROUP, LABELS, rows_of, value_text
 from llmsched.studies.titles import shown
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _point_table(
     rows = []
     for _, point in summary.groupby([*GROUP], sort=False, dropna=False):
         first = point.iloc[0]
-        values = {row.metric: row for row in point.itertuples()}
+        values = {row.metric: row for row in rows_of(point)}
         few = first["n_label"] < first["n"]
         label = f"{first['load_label']} {first['n_label']} of {first['n']}" if few else None
         rows.append(
@@ -232,7 +232,7 @@ def difference_table(found: StepResult) -> pd.DataFrame:
 
     rows = []
     for (what, against), pair in found.differences.groupby(["what", "against"], sort=False):
-        cells = {shown(row.metric).title: _difference(row) for row in pair.itertuples()}
+        cells = {shown(row.metric).title: _difference(row) for row in rows_of(pair)}
         rows.append({"what": what, "less": against, **cells})
     return pd.DataFrame(rows).fillna(MISSING)
 
@@ -252,25 +252,16 @@ def failure_table(found: StepResult) -> pd.DataFrame:
 
 
 def _making(result: StressResult) -> pd.DataFrame:
-    """What the numbers were made with, fact by fact."""
+    """What the numbers were made with, beside the settings."""
     import pandas as pd
 
     base = result.plan.base
-    workload, settings, hardware = base.recipe(), base.settings, base.hardware.resolved()
-    capacity_tokens = settings.capacity_tokens or hardware.capacity_tokens
+    hardware = base.hardware.resolved()
+    capacity_tokens = base.settings.capacity_tokens or hardware.capacity_tokens
     done = [text for found in result.steps for text in found.done["latency_description"]]
-    latency = "; ".join(dict.fromkeys(done)) or f"{base.hardware.latency}: no run is done"
     facts = {
-        "workload": f"{workload.source} ("
-        f"{'synthetic profile' if workload.synthetic else 'trace file'})",
-        "rate scaling": f"{workload.rps_scale:g}",
-        "latency model": latency,
+        "latency": "; ".join(dict.fromkeys(done)) or f"{base.hardware.latency}: no run is done",
         "served model": f"{hardware.llm.name}; KV cache for {capacity_tokens:,.0f} tokens",
-        "predictor": base.predictor_object().name,
-        "SLA": f"{base.sla_s:g} s",
-        "seeds": ", ".join(
-            map(str, range(base.seed, base.seed + result.plan.replications))
-        ),
         "versions": ", ".join(f"{name} {found}" for name, found in result.versions.items()),
     }
     return pd.DataFrame(facts.items(), columns=["what", "value"])

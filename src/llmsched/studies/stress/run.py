@@ -14,7 +14,8 @@ from llmsched._util.files import whole_file
 from llmsched.simulation.sweep.sweep import TIMING_COLUMNS, RunRecord, sweep
 from llmsched.simulation.sweep.workers import Backend
 from llmsched.studies.stress.plan import SCALED, Plan
-from llmsched.studies.stress.steps import STEPS, PlannedRun, Step, StepResult, choose_gpus
+from llmsched.studies.stress.step import PlannedRun, Step, StepResult
+from llmsched.studies.stress.steps import STEPS, choose_gpus
 from llmsched.studies.stress.tables import per_bin_table
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _write_runs(
     """Write the runs of a step, with what was said of them."""
     _say_replaced(out / f"{step.name}.parquet", set(timed["key"]))
     runs = timed.drop(columns=list(TIMING_COLUMNS))
-    runs.attrs = dict(said)
+    runs.attrs.update(said)
     with whole_file(out / f"{step.name}.parquet") as partial:
         runs.to_parquet(partial, engine="pyarrow", index=False)
     flat = runs.drop(columns=[column for column in LIST_COLUMNS if column in runs])

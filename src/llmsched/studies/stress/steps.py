@@ -1,48 +1,35 @@
-"""The steps of the stress plan, one object each: its runs, its pairs, its figures, its verdict.
+"""The steps of the stress plan: which runs, what is set against what, which figures, what verdict.
 
-A step without runs of its own yet sees those of the steps before it: step 2b takes the load of one
-GPU from step 2, and step 3 the GPU count.
+A step sees the runs of those before it: step 2b takes the load of one GPU from step 2, and step 3
+the GPU count.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from llmsched._util.number_text import count_text, interval_text, share_text
-from llmsched.studies.stress import figures
 from llmsched.studies.stress.figures import Figure
-from llmsched.studies.stress.plan import SCALED, SCHEDULERS, Plan
+from llmsched.studies.stress.plan import SCHEDULERS, Plan
+from llmsched.studies.stress.step import Pair, PlannedRun, Step, StepResult
 from llmsched.studies.stress.tables import (
     CLEAR,
     VIOLATIONS,
     Group,
-    batch_size_table,
-    cautions,
-    differences,
     fewest_gpus,
-    groups,
     knee,
-    latency_table,
-    per_bin_table,
+    rows_of,
     summary_table,
-    with_scaling,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from llmsched.simulation.scenario import Scenario
-
-Pair = tuple[Group, Group]  # the first is set against the second
 RATES = ("throughput_rps", "goodput_rps")
 LATENCY = ("latency_mean_s", "latency_p99_s")
 STARVATION = (VIOLATIONS, "wait_max_s", "latency_p99_s", "gpu_time_share")
@@ -50,166 +37,6 @@ COMPOSITION = (
     *("output_variance_mean", "output_range_mean"),
     *("output_max_over_mean", "batch_size_mean"),
 )
-
-
-class PlannedRun(NamedTuple):
-    """One run of a step, and the load that it is to hold (NaN but in step 2b)."""
-
-    scenario: Scenario
-    target_load: float = math.nan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StepResult:
-    """What one step ran and what came out of it.
-
-    `runs` has the columns of `load_results` but how long each took, and `requests_asked`,
-    `n_bins`, `target_load` (NaN but in step 2b) and `random` (whether other seeds differ).
-    `summary` is as from `summary_table`, `differences` as from `differences`.
-    """
-
-    step: Step
-    plan: Plan
-    runs: pd.DataFrame
-    summary: pd.DataFrame
-    differences: pd.DataFrame
-
-    @classmethod
-    def of(cls, step: Step, runs: pd.DataFrame, plan: Plan) -> StepResult:
-        """Everything that follows from the runs of a step; the plan gives target and SLA alone."""
-        if step.scales:
-            runs = with_scaling(runs)
-        pairs = step.pairs([group for group, _ in groups(runs)])
-        return cls(
-            step=step,
-            plan=plan,
-            runs=runs,
-            summary=summary_table(runs),
-            differences=differences(runs, pairs, against=step.against or step.axis),
-        )
-
-    @property
-    def done(self) -> pd.DataFrame:
-        """The runs that finished."""
-        return self.runs[self.runs["status"] == "done"]
-
-    @property
-    def n_failed(self) -> int:
-        """How many did not."""
-        return len(self.runs) - len(self.done)
-
-    @property
-    def rates(self) -> pd.DataFrame:
-        """The violations of every point, a row each."""
-        return self.summary[self.summary["metric"] == VIOLATIONS]
-
-    @property
-    def verdict(self) -> tuple[str, ...]:
-        """What the step found, in at most two lines."""
-        if self.summary.empty:
-            return ("No run finished, so there is nothing to say.",)
-        return tuple(self.step.verdict(self))
-
-    @property
-    def cautions(self) -> list[str]:
-        """What to know before trusting it."""
-        return cautions(self.runs)
-
-    @property
-    def figures(self) -> dict[str, Figure]:
-        """Its figures by name; none where not a single request was served."""
-        if not (self.done["completed"] > 0).any():
-            return {}
-        drawn = self.step.figures(self)
-        return {f"{self.step.name}_{name}": figure for name, figure in drawn.items()}
-
-
-class Step(ABC):
-    """One step of the plan."""
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    axis: ClassVar[str]  # of `tables.GROUP`: what its points run along
-    curves: ClassVar[str | None] = None  # what its curves differ in
-    panels: ClassVar[str | None] = None
-    against: ClassVar[str | None] = None  # what the two of a pair differ in, if not the axis
-    scales: ClassVar[bool] = False  # whether its rates are set against linear growth
-    takes: ClassVar[tuple[str, ...]] = ()  # options that move it and not every step
-
-    @abstractmethod
-    def runs(self, plan: Plan, before: Mapping[str, pd.DataFrame]) -> list[PlannedRun]:
-        """Its runs; `before` has those of the steps before it, by name.
-
-        Raises
-        ------
-        ValueError
-            If it needs a step that is not there.
-        """
-
-    def notes(self, plan: Plan, before: Mapping[str, pd.DataFrame]) -> list[str]:
-        """What to say of how its runs were chosen."""
-        return []
-
-    def pairs(self, found: Sequence[Group]) -> list[Pair]:
-        """What is set against what: each point against the one before it on its curve."""
-        return [
-            (after, before)
-            for before, after in pairwise(found)
-            if self.curves is None or after[self.curves] == before[self.curves]
-        ]
-
-    @abstractmethod
-    def verdict(self, found: StepResult) -> list[str]:
-        """What it found, in at most two lines."""
-
-    @abstractmethod
-    def figures(self, found: StepResult) -> dict[str, Figure]:
-        """Its figures, the main one first."""
-
-    @property
-    def short(self) -> str:
-        """Its title up to the colon."""
-        return self.title.partition(":")[0]
-
-    def settings_key(self, plan: Plan) -> str:
-        """A key that all runs of this step share, whatever volume, GPUs, seed or scheduler."""
-        return plan.run(1, 0, requests=1).key()
-
-    def _curves(self, found: StepResult, metrics: Sequence[str], **options: Any) -> Figure:
-        """Metrics along the axis, a curve for each of what the step compares."""
-        draw = partial(
-            figures.curves,
-            found.summary,
-            metrics,
-            x=self.axis,
-            colour=self.curves,
-            panels=self.panels,
-            **options,
-        )
-        return Figure(f"{figures.titles(metrics)}. {figures.about_points(found.runs)}", draw)
-
-    def _shares(self, found: StepResult, runs: pd.DataFrame, *, batches: bool = False) -> Figure:
-        """The distribution of latencies, or of batch sizes."""
-        colour = self.curves or self.axis
-        seeds = count_text(runs["seed"].nunique(), "replication")
-        if batches:
-            caption = f"Batch sizes, pooled over {seeds}."
-            table, title, line = batch_size_table(runs), "Batch size [requests]", None
-        else:
-            sla_s = found.plan.base.sla_s
-            caption = (
-                f"Latencies of completed requests, mean of {seeds}; dashed: SLA, {sla_s:g} s."
-            )
-            table, title, line = latency_table(runs), "Latency [s]", sla_s
-        draw = partial(
-            figures.distributions, table, title, colour=colour, panels=self.panels, line=line
-        )
-        return Figure(caption, draw)
-
-    def _bins(self, runs: pd.DataFrame, metrics: Sequence[str], **options: Any) -> Figure:
-        """What became of each bin."""
-        caption = f"Bin by bin: {figures.titles(metrics)}. {figures.about_points(runs)}"
-        return Figure(caption, lambda: figures.bins(per_bin_table(runs), metrics, **options))
 
 
 class RequestScaling(Step):
@@ -254,14 +81,14 @@ class RequestScaling(Step):
         """Who violates least on equal GPUs at the largest volume, and how much of it is clear."""
         largest = found.summary["requests"].max()
         rates = found.rates[found.rates["requests"] == largest]
-        best = [
-            min(place.itertuples(), key=lambda row: row.mean)
-            for _, place in rates.groupby("n_gpus")
-        ]
+        best: dict[str, list[Any]] = {}
+        for _, place in rates.groupby("n_gpus"):
+            row = min(rows_of(place), key=lambda row: row.mean)
+            best.setdefault(row.scheduler, []).append(row)
         first = "; ".join(
-            f"{count_text(row.n_gpus, 'GPU')} {row.scheduler}, "
-            + share_text(row.mean, row.low, row.high)
-            for row in best
+            f"{scheduler} on {_listed(row.n_gpus for row in rows)} GPUs, "
+            + ", ".join(share_text(row.mean, row.low, row.high) for row in rows)
+            for scheduler, rows in best.items()
         )
         pairs = found.differences[found.differences["metric"] == VIOLATIONS]
         pairs = pairs[pairs["requests"] == largest]
@@ -309,17 +136,19 @@ class GpuScaling(Step):
         target = found.plan.target_violations
         best = fewest_gpus(found.summary, target)
         asked = f"at most {share_text(target)} late"
-        rates = {row.n_gpus: row for row in found.rates.itertuples()}
+        rates = {row.n_gpus: row for row in rows_of(found.rates)}
         if best is not None:
             row, what = rates[best], f"{count_text(best, 'GPU')}: the fewest with {asked}"
         else:
             row = min(rates.values(), key=lambda row: row.mean)
             on = count_text(row.n_gpus, "GPU")
             what = f"No GPU count has {asked}, interval and all; lowest on {on}"
-        knees = ", ".join(f"{_knee(found.done, metric)} by {metric.removesuffix('_rps')}" for metric in RATES)
+        knees = ", ".join(
+            f"{_knee(found.done, metric)} by {metric.removesuffix('_rps')}" for metric in RATES
+        )
         return [
             f"{what}, {share_text(row.mean, row.low, row.high)}.",
-            f"Speedup × efficiency is highest on {knees}.",
+            f"Knee (speedup × efficiency highest): {knees}.",
         ]
 
     def figures(self, found: StepResult) -> dict[str, Figure]:
@@ -345,6 +174,7 @@ class HeldLoads(Step):
 
     name, title = "step2b", "Step 2b: GPU scaling at held loads"
     axis, curves = "n_gpus", "target_load"
+    sets: ClassVar[dict[str, Any]] = {"rps_scale": 1.0}
 
     def runs(self, plan: Plan, before: Mapping[str, pd.DataFrame]) -> list[PlannedRun]:
         """Loads × GPU counts × seeds; none where no rate sets a load."""
@@ -359,13 +189,14 @@ class HeldLoads(Step):
     def verdict(self, found: StepResult) -> list[str]:
         """From how many GPUs on each load meets the target, and how many points are overloaded."""
         target = found.plan.target_violations
-        parts = []
+        loads: dict[str, list[float]] = {}
         for load, place in found.rates.groupby("target_load"):
             best = fewest_gpus(place, target)
-            where = "on no count" if best is None else f"from {count_text(best, 'GPU')} on"
-            parts.append(f"{where} at ρ {load:g}")
+            where = "on no GPU count" if best is None else f"from {count_text(best, 'GPU')} on"
+            loads.setdefault(where, []).append(float(str(load)))
+        parts = (f"{where} at ρ {_listed(at)}" for where, at in loads.items())
         return [
-            f"At most {share_text(target)} late: {', '.join(parts)}.",
+            f"At most {share_text(target)} late: {'; '.join(parts)}.",
             f"{_n_overloaded(found.rates)}: ρ counts on the largest batch, smaller ones cost more.",
         ]
 
@@ -377,16 +208,13 @@ class HeldLoads(Step):
             "latency": self._curves(found, LATENCY, log_y=True),
         }
 
-    def settings_key(self, plan: Plan) -> str:
-        """As of every step, but its loads set the rate."""
-        return plan.run(1, 0, requests=1, rps_scale=1.0).key()
-
 
 class BinNumbers(Step):
     """The largest volume with every number of bins, on the GPU count of step 2."""
 
     name, title = "step3", "Step 3: number of bins"
     axis = "n_bins"
+    sets: ClassVar[dict[str, Any]] = {"n_bins": 1}
     takes = ("bins", "best_gpu_count", "target_violations")
 
     def runs(self, plan: Plan, before: Mapping[str, pd.DataFrame]) -> list[PlannedRun]:
@@ -408,7 +236,7 @@ class BinNumbers(Step):
 
     def verdict(self, found: StepResult) -> list[str]:
         """The number of bins with the fewest violations, and whether it differs from the first."""
-        rows = list(found.rates.itertuples())
+        rows = rows_of(found.rates)
         best = min(rows, key=lambda row: row.mean)
         lines = [
             f"Fewest late or rejected with {count_text(best.n_bins, 'bin')}: "
@@ -417,7 +245,7 @@ class BinNumbers(Step):
         pairs = found.differences[found.differences["metric"] == VIOLATIONS]
         first = count_text(rows[0].n_bins, "bin")
         pairs = pairs[(pairs["against"] == first) & (pairs["n_bins"] == best.n_bins)]
-        for pair in pairs.itertuples():
+        for pair in rows_of(pairs):
             ends = (100 * end for end in (pair.mean, pair.low, pair.high))
             points = interval_text(*ends, sign=True)
             lines.append(f"Against {first} that is {points} points, {pair.verdict}.")
@@ -432,10 +260,6 @@ class BinNumbers(Step):
             "starvation": self._bins(found.runs, STARVATION, **by_place),
             "latencies": self._shares(found, found.runs),
         }
-
-    def settings_key(self, plan: Plan) -> str:
-        """As of every step, but it sets the bins."""
-        return plan.run(1, 0, requests=1, n_bins=1).key()
 
 
 STEPS: tuple[Step, ...] = (RequestScaling(), GpuScaling(), HeldLoads(), BinNumbers())
@@ -504,10 +328,15 @@ def _knee(done: pd.DataFrame, metric: str) -> str:
         for _, one in done.groupby("seed")
     ]
     if own.count(at) <= len(own) / 2:
-        places = ", ".join(f"{count:.0f}" for count in sorted(set(own)))
-        return f"{places} GPUs in turn (replications disagree)"
+        return f"{_listed(sorted(set(own)), 'or')} GPUs (replications disagree)"
     ends = {max(curve.index): " (the largest count)", min(curve.index): " (the smallest count)"}
     return f"{count_text(at, 'GPU')}{ends.get(at, '')}"
+
+
+def _listed(values: Iterable[float], word: str = "and") -> str:
+    """`1, 2 and 4`."""
+    *most, last = (f"{value:g}" for value in values)
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def _n_overloaded(rates: pd.DataFrame) -> str:

@@ -7,7 +7,6 @@ interval of width zero, and failed runs are in no mean.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +49,11 @@ def groups(runs: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
         [keys[name] for name in GROUP], sort=False, dropna=False, observed=True
     ):
         yield dict(zip(GROUP, values, strict=True)), members
+
+
+def rows_of(table: pd.DataFrame) -> list[Any]:
+    """The rows of a table, columns as attributes."""
+    return list(table.itertuples())
 
 
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
