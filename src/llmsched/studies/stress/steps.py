@@ -86,7 +86,7 @@ class RequestScaling(Step):
             row = min(rows_of(place), key=lambda row: row.mean)
             best.setdefault(row.scheduler, []).append(row)
         first = "; ".join(
-            f"{scheduler} on {_listed(row.n_gpus for row in rows)} GPUs, "
+            f"{scheduler} on {_gpus([row.n_gpus for row in rows])}, "
             + ", ".join(share_text(row.mean, row.low, row.high) for row in rows)
             for scheduler, rows in best.items()
         )
@@ -328,9 +328,14 @@ def _knee(done: pd.DataFrame, metric: str) -> str:
         for _, one in done.groupby("seed")
     ]
     if own.count(at) <= len(own) / 2:
-        return f"{_listed(sorted(set(own)), 'or')} GPUs (replications disagree)"
+        return f"{_gpus(sorted(set(own)), 'or')} (replications disagree)"
     ends = {max(curve.index): " (the largest count)", min(curve.index): " (the smallest count)"}
     return f"{count_text(at, 'GPU')}{ends.get(at, '')}"
+
+
+def _gpus(counts: Sequence[float], word: str = "and") -> str:
+    """`1 GPU`, `1, 2 and 4 GPUs`."""
+    return f"{_listed(counts, word)} GPU{'' if list(counts) == [1] else 's'}"
 
 
 def _listed(values: Iterable[float], word: str = "and") -> str:
