@@ -62,7 +62,7 @@ def test_command__refuses_what_it_cannot_use(tmp_path):
         "step2 --batch-size 4": "--batch-size does nothing in step2; leave it out, or run step1",
         "step3 --gpu-counts 1,2": "--gpu-counts does nothing in step3",
         "all --volumes 5,x": "must be increasing whole numbers > 0 between commas, got '5,x'",
-        "all --loads 2,1": "loads must be increasing numbers > 0, got 2, 1",
+        "all --loads 2,1": "'--loads': must be increasing numbers > 0 between commas, got '2,1'",
         "all --address x:1": "--address is that of a Ray cluster; give --backend ray as well",
     }
     for line, message in cases.items():

@@ -68,7 +68,7 @@ def test_plan__replicates_only_what_is_random(tmp_path):
         ({"loads": (0.5, math.inf)}, "got 0.5, inf"),
         ({"bins": (1, 65)}, "bins must be at most 64, got 65"),
         ({"best_gpu_count": 0}, "best_gpu_count must be a whole number from 1 to 1000000, got 0"),
-        ({"target_violations": 0.0}, "target_violations must be .* > 0 and <= 1, got 0"),
+        ({"target_violations": 0.0}, "target_violations must be .* > 0 and <= 0.99, got 0"),
         ({"replications": 0}, "replications must be >= 1, got 0"),
         ({"base": Scenario(workload=Workload(requests=5))}, "set by volumes, got 5"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,21 +20,23 @@ MOST = {"volumes": 1_000_000_000, "gpu_counts": 1_000_000, "bins": MAX_BINS, "lo
 N_COMPARED = 3  # step 1 compares on so many of the plan's GPU counts, the smallest
 
 
-def _numbers(kind: Callable[[str], float], text: str) -> tuple[float, ...]:
-    """Numbers between commas; ValueError if there are others."""
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
-        raise ValueError(f"must be increasing {what} > 0 between commas, got {text!r}") from None
-
-
-def _list(default: tuple[float, ...], about: str, kind: type = int, also: str = "") -> Any:
+def _numbers(
+    default: tuple[float, ...], about: str, kind: Callable[[str], float] = int, also: str = ""
+) -> Any:
     """A field of increasing numbers, which is an option of the command line, too."""
+
+    def parse(text: str) -> tuple[float, ...]:
+        try:
+            values = tuple(kind(part) for part in text.split(","))
+            _check_increasing("they", values, most=math.inf)
+        except ValueError:
+            what = "whole numbers" if kind is int else "numbers"
+            message = f"must be increasing {what} > 0 between commas, got {text!r}"
+            raise ValueError(message) from None
+        return values
+
     text = ",".join(f"{value:.15g}" for value in default) + also
-    return option(
-        default, about, metavar="A,B,...", parse=partial(_numbers, kind), default_text=text
-    )
+    return option(default, about, metavar="A,B,...", parse=parse, default_text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,20 +73,20 @@ class Plan:
     """
 
     base: Scenario = field(default_factory=Scenario)
-    volumes: tuple[int, ...] = _list(
+    volumes: tuple[int, ...] = _numbers(
         (1_000, 10_000, 100_000, 1_000_000),
         "Requests of step 1's runs; the other steps take the largest.",
     )
-    gpu_counts: tuple[int, ...] = _list(
+    gpu_counts: tuple[int, ...] = _numbers(
         (1, 2, 4, 8, 16, 32, 64, 100),
         "GPUs of steps 2 and 2b; step 1 compares on these, or within `all` on the three smallest.",
         also="; 1,2,4 for step1",
     )
     compared_gpu_counts: tuple[int, ...] | None = None
-    loads: tuple[float, ...] = _list(
+    loads: tuple[float, ...] = _numbers(
         (0.7, 0.9, 1.0), "Offered loads that step 2b holds, by the arrival rate.", float
     )
-    bins: tuple[int, ...] = _list(
+    bins: tuple[int, ...] = _numbers(
         (1, 2, 4, 8, 16, 32), "Numbers of bins of step 3; the others have 4."
     )
     best_gpu_count: int | None = option(
@@ -101,7 +102,7 @@ class Plan:
         "Step 2 looks for the fewest GPUs with at most this share of violations.",
         metavar="SHARE",
         above=0,
-        most=1,
+        most=0.99,
     )
     replications: int = 4
 
