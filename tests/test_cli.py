@@ -290,7 +290,7 @@ def test_table__has_the_figures_the_bins_and_the_latency_model(trace):
     assert len(per_bin.splitlines()) == 2 + 4
     assert "reference (formula)" in legend
     assert "overloaded: ρ >= 1" in legend
-    assert max(map(len, result.stdout.splitlines())) <= 130
+    assert max(map(len, result.stdout.splitlines())) <= 140
 
 
 def test_notes__are_lines_on_stderr_and_nothing_else_is(trace):

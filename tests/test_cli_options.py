@@ -341,6 +341,7 @@ TABLE: dict[str, dict[str, Case]] = {
         **_on("--schedulers multi-bin-only", FORMING),
         **CAPACITY,
     },
+    "list": {"--json": Case("--json", plain=True)},
     "trace info": {
         **TRACE_OPTIONS,
         "--trace-format": replace(TRACE_OPTIONS["--trace-format"], base="", file="{two_formats}"),
@@ -435,6 +436,7 @@ BASE = {
     "capacity": "--trace {trace} --seeds 1 --jobs 1 --tolerance 0.1 --sla 0.5 "
     "--schedulers multi-bin-dynamic",
     "stress": "--trace {trace} --volumes 200 --seeds 1 --jobs 1 --out {out}/stress",
+    "list": "profiles",
     "trace info": "{file}",
     "trace convert": "{file} {out}/converted",
     "trace fetch": "burstgpt --url {url}/right --sha256 {sha}",
@@ -451,6 +453,7 @@ IN_FULL = {
     "compare": "--json",
     "capacity": "--json",
     "stress": "--json --tables-only",
+    "list": "",
     "trace info": "--json",
     "trace convert": "",
     "trace fetch": "",

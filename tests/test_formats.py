@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
 import math
 import os
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import llmsched.workload.trace
+from installed_package import put_package
 from llmsched.workload.formats import registry as formats
 from llmsched.workload.formats.columns import buffer_of
 from llmsched.workload.formats.registry import read_trace, recognise, write_trace
@@ -122,6 +122,49 @@ def test_mooncake__is_milliseconds_and_skips_other_keys(tmp_path):
     )
     path = put(tmp_path, text, "m.jsonl")
     assert rows(read_trace(path)) == [(0.0, 6758, 500), (3.053, 7322, 490)]
+
+
+def test_mooncake__keeps_the_prefix_ids_in_order_of_arrival(tmp_path):
+    text = (
+        '{"timestamp": 9, "input_length": 600, "output_length": 5, "hash_ids": [4, 8]}\n'
+        '{"timestamp": 10, "input_length": 500, "output_length": 4}\n'
+        '{"timestamp": 3, "input_length": 1024, "output_length": 6, "hash_ids": [4, 9]}\n'
+    )
+    trace = read_trace(put(tmp_path, text, "m.jsonl"))
+    assert [trace.prefix_ids.row(row).tolist() for row in range(3)] == [[4, 9], [4, 8], []]
+    assert trace.prefix_ids.tokens_per_id == 512
+    write_trace(trace, tmp_path / "again.jsonl")
+    again = read_trace(tmp_path / "again.jsonl")
+    assert rows(again) == rows(trace)
+    assert again.prefix_ids.ids.tolist() == trace.prefix_ids.ids.tolist()
+    with pytest.warns(UserWarning, match="csv has no column for prefix ids"):
+        write_trace(trace, tmp_path / "o.csv")
+
+
+def test_mooncake__ids_of_16_tokens_are_told_by_their_number(tmp_path):
+    line = '{"timestamp": 0, "input_length": 40, "output_length": 5, "hash_ids": [1, 2, 3]}\n'
+    trace = read_trace(put(tmp_path, line, "m.jsonl"))
+    assert trace.prefix_ids.tokens_per_id == 16
+    assert trace.notes == ("prefix ids were taken to stand for 16 tokens",)
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ("[1, 2, 3, 4]", "hash_ids must have at most an id per 16 prompt tokens, 3 here, got 4"),
+        ("[1, -2]", "must be a list of whole numbers >= 0, got"),
+        ('["a"]', "must be a list of whole numbers >= 0, got"),
+        ("[1.5]", "must be a list of whole numbers >= 0, got"),
+        ("[null]", "must be a list of whole numbers >= 0, got"),
+        ("7", "must be a list of whole numbers >= 0, got 7"),
+    ],
+)
+def test_mooncake__bad_prefix_ids_are_refused_with_their_line(tmp_path, ids, told):
+    good = '{"timestamp": 0, "input_length": 40, "output_length": 5}\n'
+    bad = good.replace("}", f', "hash_ids": {ids}}}')
+    message = refusal(put(tmp_path, good + bad, "m.jsonl"))
+    assert "line 2, column 'hash_ids'" in message
+    assert told in message
 
 
 def test_csv__accepts_input_tokens_and_optional_labels(tmp_path):
@@ -736,20 +779,54 @@ class Lines:
 
 
 def test_plugin__is_recognised_read_and_written(tmp_path, monkeypatch):
-    group = formats.ENTRY_POINTS
-    entry = importlib.metadata.EntryPoint("lines", f"{__name__}:LINES", group)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [entry])
-    monkeypatch.setattr(sys.modules[__name__], "LINES", Lines(), raising=False)
+    code = f"from {__name__} import Lines\nmake = Lines()\n"
+    site = put_package(tmp_path, "liner", code, group=formats.ENTRY_POINTS, entry="lines")
+    monkeypatch.syspath_prepend(site)
     trace = made(np.arange(3.0))
     write_trace(trace, tmp_path / "o.gz", trace_format="lines")
     assert recognise(tmp_path / "o.gz") == "lines"
     assert read_trace(tmp_path / "o.gz").arrival_s.tolist() == [0.0, 1.0, 2.0]
 
 
-def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
-    entry = importlib.metadata.EntryPoint("ghost", "no_such_package:X", formats.ENTRY_POINTS)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [entry])
-    with pytest.raises(TraceError, match=r"'ghost' must be loadable.*uninstall"):
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("def make(:", "SyntaxError"),
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("raise SystemExit(7)", "SystemExit: 7"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("make = 42", "recognises, read, write; got haunted:make, which lacks recognises"),
+    ],
+)
+def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch, code, said):
+    site = put_package(tmp_path, "haunted", code, group=formats.ENTRY_POINTS, entry="ghost")
+    monkeypatch.syspath_prepend(site)
+    with pytest.raises(TraceError, match=said) as caught:
+        read_trace(put(tmp_path, "what\n"))
+    assert "trace format 'ghost' of package haunted must" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # and files that others recognise are read as ever
+    assert len(read_trace(put(tmp_path, BURSTGPT + "5,ChatGPT,472,18,490,Conversation log\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("recognises=lambda head: 1 / 0", r"recognises must not fail.*ZeroDivisionError"),
+        ("read=lambda file: 1 / 0", r"read must not fail.*ZeroDivisionError"),
+        ("read=lambda file: [1, 2]", r"read must give a Trace, got \[1, 2\]"),
+    ],
+)
+def test_plugin__whose_calls_fail_is_named(tmp_path, monkeypatch, broken, said):
+    code = (
+        "from types import SimpleNamespace\n"
+        "verbs = dict(name='ghost', recognises=lambda head: True, read=len, write=len)\n"
+        f"make = SimpleNamespace(**{{**verbs, **dict({broken})}})\n"
+    )
+    site = put_package(tmp_path, "haunted", code, group=formats.ENTRY_POINTS, entry="ghost")
+    monkeypatch.syspath_prepend(site)
+    with pytest.raises(ValueError, match=said):
         read_trace(put(tmp_path, "what\n"))
 
 
@@ -805,6 +882,7 @@ def test_real__files_read_as_documented(file, name, n, span_s, prompt, output):
 @needs_data
 @pytest.mark.parametrize("file", [file for file, *_ in REAL])
 @pytest.mark.parametrize("as_format", ["csv", "parquet"])
+@pytest.mark.filterwarnings("ignore:.* has no column for prefix ids")
 def test_real__files_survive_a_round_trip(tmp_path, file, as_format):
     trace = read_trace(DATA / file)
     write_trace(trace, tmp_path / "o.zst", trace_format=as_format)
@@ -826,6 +904,10 @@ def test_real__the_exact_pass_agrees_with_the_fast_one(
     monkeypatch.setattr("llmsched.workload.formats.jsonlines._read_blocks", refuse)
     exact = read_trace(DATA / file)
     assert rows(exact) == rows(fast)
+    assert (exact.prefix_ids is None) == (fast.prefix_ids is None)
+    if fast.prefix_ids is not None:
+        assert (exact.prefix_ids.ids == fast.prefix_ids.ids).all()
+        assert (exact.prefix_ids.offsets == fast.prefix_ids.offsets).all()
     for column in ("model", "log_type"):
         if getattr(fast, column) is not None:
             assert getattr(exact, column).names == getattr(fast, column).names

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from installed_package import put_package
 from llmsched._util.registry import Registry
 from llmsched.cli.main import main
 from llmsched.schedulers.registry import SCHEDULERS, make_scheduler, static_fifo
@@ -86,7 +87,7 @@ def test_example__is_gone_when_it_is_not_installed():
     assert run("shortest-bin-first").exit_code == 2
 
 
-# packages that are not in order; made by hand, to install one such takes pip a second each
+# packages that are not in order
 
 Installer = Callable[..., None]
 
@@ -96,13 +97,9 @@ def install(tmp_path, monkeypatch) -> Installer:
     """Puts a package of one module and one entry point where Python finds it."""
 
     def write(name: str, code: str, *, scheduler: str, attribute: str = "make") -> None:
-        site = tmp_path / name
-        info = site / f"{name}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (site / f"{name}.py").write_text(code)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        entry = f"[llmsched.schedulers]\n{scheduler} = {name}:{attribute}\n"
-        (info / "entry_points.txt").write_text(entry)
+        site = put_package(
+            tmp_path, name, code, group=SCHEDULERS.group, entry=scheduler, attribute=attribute
+        )
         monkeypatch.syspath_prepend(site)
 
     return write

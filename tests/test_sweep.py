@@ -6,24 +6,26 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from llmsched import Binning, Settings, Workload, simulate
 from llmsched.cli.progress import run_line, sweep_progress
 from llmsched.prediction.predictors import predictor_from_spec
 from llmsched.simulation.beliefs import predict_bins
-from llmsched.simulation.scenario import as_scenario
-from llmsched.simulation.sweep import sweep as public
-from llmsched.simulation.sweep.store import latency_quantiles_frame, per_bin_frame
+from llmsched.simulation.scenario import Scenario, as_scenario
+from llmsched.simulation.sweep.store import RunStore, latency_quantiles_frame, per_bin_frame
 from llmsched.simulation.sweep.sweep import (
     TIMING_COLUMNS,
     RunConfig,
@@ -32,6 +34,7 @@ from llmsched.simulation.sweep.sweep import (
     pending,
     sweep,
 )
+from llmsched.simulation.workers import WorkerDiedError
 
 SMALL = Workload(requests=60)
 IMPOSSIBLE = RunConfig(  # a predictor of bins of output tokens cannot bin by anything else
@@ -63,8 +66,9 @@ def in_bytes(results) -> bytes:
     return f"{table.schema}\n{json.dumps(table.to_pylist())}".encode()
 
 
-def run_files(out: Path) -> list[Path]:
-    return sorted((out / "runs").glob("*.parquet"))
+def run_lines(out: Path) -> list[bytes]:
+    """The kept runs of a folder, a line each."""
+    return (out / "runs.jsonl").read_bytes().splitlines(keepends=True)
 
 
 def write_trace(path: Path, first_output: int = 5) -> Path:
@@ -241,18 +245,17 @@ def test_results__keep_edges_windows_and_warnings(tmp_path):
 
 def test_second_start__starts_nothing(tmp_path, monkeypatch):
     first = sweep(grid(), tmp_path, jobs=1)
-    stamps = [path.stat().st_mtime_ns for path in run_files(tmp_path)]
+    before = run_lines(tmp_path)
 
     def never(*_args: object, **_options: object) -> None:
         raise AssertionError("a backend was started")
 
-    monkeypatch.setattr(public, "run_local", never)
-    monkeypatch.setattr(public, "run_ray", never)
+    monkeypatch.setattr("llmsched.simulation.sweep.runner.pool", never)
     assert pending(grid(), tmp_path) == []
     for backend in ("local", "ray"):
         again = sweep(grid(), tmp_path, backend=backend, on_done=never)
         assert again.equals(first)
-    assert [path.stat().st_mtime_ns for path in run_files(tmp_path)] == stamps
+    assert run_lines(tmp_path) == before
 
 
 def test_steps__run_apart_add_up(tmp_path):
@@ -275,12 +278,12 @@ def test_interrupted_sweep__keeps_what_was_finished(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         sweep(grid(), tmp_path, jobs=1, on_done=stop)
-    assert len(run_files(tmp_path)) == 2
+    assert len(run_lines(tmp_path)) == 2
     assert len(pending(grid(), tmp_path)) == len(grid()) - 2
 
 
 def test_other_version__is_kept_with_a_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr(public, "_version", lambda: "0.0.1")
+    monkeypatch.setattr("llmsched.simulation.sweep.runner.__version__", "0.0.1")
     sweep(grid(), tmp_path, jobs=1)
     monkeypatch.undo()
     with pytest.warns(UserWarning, match=r"are of version 0\.0\.1"):
@@ -297,7 +300,7 @@ def test_failed_run__is_recorded_and_done_again_only_when_asked(tmp_path, monkey
     # recorded, with its error, and the others are done
     assert results["status"].tolist() == ["failed", *["done"] * (len(configs) - 1)]
     assert "bins must be by output" in results["error"][0]
-    failure = json.loads((tmp_path / "failed" / f"{IMPOSSIBLE.key()}.json").read_text())
+    failure = RunStore.read(tmp_path).rows[IMPOSSIBLE.key()]
     assert failure["scheduler"] == "multi_bin_dynamic"
     assert "Traceback" in failure["traceback"]
     assert [record.status for record in seen].count("failed") == 1
@@ -306,13 +309,13 @@ def test_failed_run__is_recorded_and_done_again_only_when_asked(tmp_path, monkey
     # unless asked for: with its cause gone, it succeeds and the failure is forgotten
     seen.clear()
     monkeypatch.setattr(
-        "llmsched.simulation.sweep.workers.predict_bins",
+        "llmsched.simulation.sweep.runs.predict_bins",
         lambda trace, policy, _predictor, *rest: predict_bins(trace, policy, ORACLE, *rest),
     )
     results = sweep(configs, tmp_path, jobs=1, retry_failed=True, on_done=seen.append)
     assert [record.key for record in seen] == [IMPOSSIBLE.key()]
     assert results["status"].tolist() == ["done"] * len(configs)
-    assert not list((tmp_path / "failed").glob("*.json"))
+    assert pending(configs, tmp_path, retry_failed=True) == []
 
 
 def workers() -> list[int]:
@@ -334,9 +337,9 @@ def test_killed_worker__ends_the_sweep_with_advice_and_keeps_finished_runs(tmp_p
             os.kill(pid, signal.SIGKILL)
 
     configs = grid(20)
-    with pytest.raises(ChildProcessError, match="finished runs are kept: go on with fewer jobs"):
+    with pytest.raises(WorkerDiedError, match="finished runs are kept: go on with fewer jobs"):
         sweep(configs, tmp_path, jobs=2, on_done=kill)
-    assert 0 < len(run_files(tmp_path)) < len(configs)
+    assert 0 < len(run_lines(tmp_path)) < len(configs)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the workers in /proc")
@@ -405,111 +408,148 @@ def test_wrong_option__is_refused(tmp_path, options, message):
 # Damaged files
 
 
-def half(data: bytes) -> bytes:
-    return data[: len(data) // 2]
+def half(line: bytes) -> bytes:
+    return line[: len(line) // 2] + b"\n"
 
 
-def without_footer(data: bytes) -> bytes:
-    return data[:-8]
+def flipped(line: bytes) -> bytes:
+    """One byte of the values changed: JSON itself would not notice."""
+    place = line.index(b"stable") if b"stable" in line else line.index(b"overloaded")
+    return line[:place] + b"X" + line[place + 1 :]
 
 
-def flipped(data: bytes) -> bytes:
-    """One byte of the values changed: Parquet itself would not notice."""
-    place = data.index(b"stable") if b"stable" in data else data.index(b"overloaded")
-    return data[:place] + b"X" + data[place + 1 :]
+def under_another_key(line: bytes) -> bytes:
+    return line.replace(line[8:72], b"0" * 64)
 
 
 @pytest.mark.parametrize(
-    "damage", [half, without_footer, flipped, lambda _data: b"", lambda _data: b"PAR1garbagePAR1"]
+    "damage",
+    [
+        half,
+        flipped,
+        under_another_key,
+        lambda _line: b"{}\n",
+        lambda _line: b"[" * 100_000 + b"\n",
+        lambda _line: b"\xff\x00garbage\n",
+        lambda line: line[:156] + b"[]}\n",
+    ],
 )
-def test_damaged_run_file__is_detected_and_redone(tmp_path, damage):
+def test_damaged_line__is_detected_and_its_run_done_again(tmp_path, damage):
     sweep(grid(), tmp_path, jobs=1)
     before = in_bytes(load_results(tmp_path))
-    victim = run_files(tmp_path)[2]
-    victim.write_bytes(damage(victim.read_bytes()))
-    with pytest.warns(UserWarning, match="1 run files are damaged and left out"):
+    lines = run_lines(tmp_path)
+    victim = lines[2][8:72].decode()
+    lines[2] = damage(lines[2])
+    (tmp_path / "runs.jsonl").write_bytes(b"".join(lines))
+    with pytest.warns(UserWarning, match="1 kept runs are damaged and left out"):
         assert len(load_results(tmp_path)) == len(grid()) - 1
-    assert [config.key() for config in pending(grid(), tmp_path)] == [victim.stem]
+    assert [config.key() for config in pending(grid(), tmp_path)] == [victim]
     seen: list[RunRecord] = []
-    with pytest.warns(
-        UserWarning, match=f"damaged and their runs are done again: {victim.stem[:12]}"
-    ):
+    with pytest.warns(UserWarning, match="1 kept runs are damaged"):
         sweep(grid(), tmp_path, jobs=1, on_done=seen.append)
-    assert [record.key for record in seen] == [victim.stem]
-    assert in_bytes(load_results(tmp_path)) == before
+    assert [record.key for record in seen] == [victim]
+    with pytest.warns(UserWarning, match="1 kept runs are damaged"):
+        assert in_bytes(load_results(tmp_path)) == before
 
 
-def test_run_file__under_another_key_is_damaged(tmp_path):
-    sweep(grid(), tmp_path, jobs=1)
-    one, other = run_files(tmp_path)[:2]
-    one.write_bytes(other.read_bytes())
-    with pytest.warns(UserWarning, match="1 run files are damaged"):
+def test_last_words__of_a_killed_writer_are_no_run_and_spoil_none(tmp_path):
+    sweep(grid()[:2], tmp_path, jobs=1)
+    with (tmp_path / "runs.jsonl").open("ab") as file:
+        file.write(b'{"key":"0123')
+    assert len(sweep(grid(), tmp_path, jobs=1)) == len(grid())
+    with pytest.warns(UserWarning, match="1 kept runs are damaged"):
+        assert len(load_results(tmp_path)) == len(grid())
+
+
+def test_folder__in_the_place_of_the_file_is_named(tmp_path):
+    (tmp_path / "runs.jsonl").mkdir()
+    with pytest.raises(OSError, match=r"runs\.jsonl: must be a file of runs, got a folder"):
         sweep(grid(), tmp_path, jobs=1)
 
 
-def test_leftovers__of_killed_writers_are_no_results_and_go_when_old(tmp_path):
-    sweep(grid(), tmp_path, jobs=1)
-    old, young = (tmp_path / "runs" / f".{age}.parquet.1.partial" for age in ("old", "young"))
-    for path in (old, young):
-        path.write_bytes(b"PAR1")
-    os.utime(old, (0, 0))
-    assert len(sweep(grid(), tmp_path)) == len(load_results(tmp_path)) == len(grid())
-    assert not old.exists()
-    assert young.exists()
+def test_folder__has_one_owner_at_a_time(tmp_path):
+    def second(_record: RunRecord) -> None:
+        with pytest.raises(OSError, match="another sweep works in this folder"):
+            sweep(grid(), tmp_path, jobs=1)
+        assert isinstance(load_results(tmp_path), pd.DataFrame)  # reading is free
+
+    sweep(grid()[:1], tmp_path, jobs=1, on_done=second)
+    assert len(sweep(grid()[:1], tmp_path)) == 1
+
+
+def test_machine_fault__ends_the_sweep_and_is_no_result(tmp_path, monkeypatch):
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("llmsched.simulation.sweep.runs.serve", full)
+    with pytest.raises(OSError, match="No space left"):
+        sweep(grid(), tmp_path, jobs=1)
+    monkeypatch.undo()
+    assert len(pending(grid(), tmp_path)) == len(grid())
 
 
 # What runs share
+
+
+BIG = Workload(source="poisson", requests=25_000)
+
+
+def big(n_seeds: int = 1) -> list[Scenario]:
+    return [
+        RunConfig(workload=BIG, scheduler="multi_bin_dynamic", n_gpus=n, seed=seed)
+        for n in (4, 8)
+        for seed in range(n_seeds)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch) -> None:
+    """Nothing that this process prepared for another test."""
+    monkeypatch.setattr("llmsched.simulation.sweep.cache._open", OrderedDict())
 
 
 def entries(out: Path, kind: str) -> list[Path]:
     return sorted((out / "cache").glob(f"{kind}-*"))
 
 
-def test_cache__has_each_workload_once_and_each_prediction_once(tmp_path):
-    configs = [*grid(), *(as_scenario(config, n_gpus=8) for config in grid())]
-    sweep(configs, tmp_path, jobs=1)
-    assert len(entries(tmp_path, "trace")) == 2  # one per seed
-    assert len(entries(tmp_path, "bins")) == 4  # with and without bins
+def test_cache__has_each_large_workload_once_and_each_prediction_once(tmp_path):
+    sweep([*big(2), *grid()], tmp_path, jobs=1)
+    assert len(entries(tmp_path, "trace")) == 2  # one per seed; small ones are not worth a file
+    assert len(entries(tmp_path, "bins")) == 2
 
 
-def test_cache__of_a_trace_file_is_one_for_all_seeds(tmp_path):
-    workload = Workload(source=str(write_trace(tmp_path / "burst.csv")), rps_scale=1)
-    configs = [
-        RunConfig(workload=workload, scheduler="static_fifo", seed=seed, predictor=predictor)
-        for seed in (0, 1)
-        for predictor in ("noisy", "oracle")
-    ]
-    results = sweep(configs, tmp_path / "out", jobs=1)
-    assert len(entries(tmp_path / "out", "trace")) == 1
-    assert len(entries(tmp_path / "out", "bins")) == 3  # noisy ones differ by seed
-    assert results["trace_sha256"].nunique() == 1
-    assert (results["completed"] == 20).all()
-
-
-@pytest.mark.parametrize("damage", [half, lambda data: data[:-1] + bytes([data[-1] ^ 1])])
-def test_cache__that_is_damaged_is_made_again(tmp_path, monkeypatch, damage):
-    before = sweep(grid(), tmp_path / "whole", jobs=1)
-    sweep(grid()[:1], tmp_path / "out", jobs=1)
-    (trace,) = entries(tmp_path / "out", "trace")
-    column = trace / "output_tokens.npy"
-    column.write_bytes(damage(column.read_bytes()))
-    monkeypatch.setattr("llmsched.simulation.sweep.cache._open", type(public_open())())
-    assert in_bytes(sweep(grid(), tmp_path / "out", jobs=1)) == in_bytes(before)
-
-
-def public_open():
-    from llmsched.simulation.sweep.cache import _open
-
-    return _open
+@pytest.mark.parametrize("damage", ["half", "flip", "swap", "file", "meta"])
+def test_cache__that_is_damaged_or_another_entrys_is_made_again(tmp_path, monkeypatch, damage):
+    before = sweep(big(2), tmp_path / "whole", jobs=1)
+    monkeypatch.setattr("llmsched.simulation.sweep.cache._open", OrderedDict())
+    sweep(big(2), tmp_path / "out", jobs=1)
+    (tmp_path / "out" / "runs.jsonl").unlink()
+    one, other = entries(tmp_path / "out", "trace")
+    column = one / "output_tokens.npy"
+    if damage == "half":
+        column.write_bytes(column.read_bytes()[:1000])
+    elif damage == "flip":
+        data = column.read_bytes()
+        column.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "swap":
+        aside = one.with_name("aside")
+        one.rename(aside)
+        other.rename(one)
+        aside.rename(other)
+    elif damage == "file":
+        shutil.rmtree(one)
+        one.write_text("not a folder")
+    else:
+        (one / "meta.json").write_text("[" * 100_000)
+    monkeypatch.setattr("llmsched.simulation.sweep.cache._open", OrderedDict())
+    assert in_bytes(sweep(big(2), tmp_path / "out", jobs=1)) == in_bytes(before)
 
 
 def test_cache__may_be_deleted(tmp_path, monkeypatch):
-    import shutil
-
-    sweep(grid()[:2], tmp_path, jobs=1)
+    sweep(big()[:1], tmp_path, jobs=1)
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr("llmsched.simulation.sweep.cache._open", type(public_open())())
-    assert len(sweep(grid(), tmp_path, jobs=1)) == len(grid())
+    monkeypatch.setattr("llmsched.simulation.sweep.cache._open", OrderedDict())
+    assert len(sweep(big(), tmp_path, jobs=1)) == 2
 
 
 def test_cached_trace__is_a_read_only_map(tmp_path):
@@ -522,17 +562,28 @@ def test_cached_trace__is_a_read_only_map(tmp_path):
         assert type(column) is np.ndarray
 
 
+def test_cached_trace__keeps_priorities_and_prefix_ids(tmp_path):
+    from llmsched.simulation.sweep.cache import cached_trace
+    from llmsched.workload.prefix_ids import PrefixIds
+
+    def load():
+        trace = SMALL.load(0).take(slice(3))
+        ids = PrefixIds.of([[7], [], [7]], tokens_per_id=4)
+        return replace(trace, priority=np.array([2, 0, 1], np.int32), prefix_ids=ids)
+
+    for name in ("made", "made"):  # then found
+        kept = cached_trace(tmp_path, name, load).value
+        assert kept.priority.tolist() == [2, 0, 1]
+        assert [kept.prefix_ids.row(row).tolist() for row in range(3)] == [[7], [], [7]]
+        assert kept.prefix_ids.tokens_per_id == 4
+
+
 def test_trace_file__that_changes_under_a_running_sweep_is_a_failure(tmp_path, monkeypatch):
     path = write_trace(tmp_path / "burst.csv")
     config = RunConfig(workload=Workload(source=str(path), rps_scale=1), scheduler="static_fifo")
-    todo = public._todo
-
-    def then_change(*args, **options):
-        keys = todo(*args, **options)
-        monkeypatch.setattr(public, "source_sha256", lambda _workload: "0" * 64)
-        return keys
-
-    monkeypatch.setattr(public, "_todo", then_change)
+    monkeypatch.setattr(
+        "llmsched.simulation.sweep.runner.source_sha256", lambda _workload: "0" * 64
+    )
     results = sweep([config], tmp_path / "out", jobs=1)
     assert "must be the file that the sweep was started with" in results["error"][0]
 

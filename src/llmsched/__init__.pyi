@@ -4,8 +4,8 @@ from .latency.registry import load_latency as load_latency
 from .metrics.run import Metrics as Metrics
 from .prediction.binning import Binning as Binning
 from .prediction.predictors import predictor_from_spec as predictor_from_spec
-from .schedulers.base import Scheduler as Scheduler
 from .schedulers.registry import SCHEDULERS as SCHEDULERS, make_scheduler as make_scheduler
+from .schedulers.scheduler import Scheduler as Scheduler
 from .schedulers.settings import Settings as Settings
 from .simulation.capacity.capacity import capacity as capacity
 from .simulation.comparison import compare as compare

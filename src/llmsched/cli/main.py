@@ -6,11 +6,11 @@ import importlib
 
 import click
 
-from llmsched.cli.errors import OneLineErrors
+from llmsched.cli.errors import OneLineGroup
 from llmsched.cli.values import COMMANDS, SCHEDULER_HELP
 
 
-class _LazyGroup(OneLineErrors, click.Group):
+class _LazyGroup(OneLineGroup):
     """Commands by name: ours, and one per registered scheduler, users' own included."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

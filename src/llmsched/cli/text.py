@@ -13,6 +13,7 @@ import click
 from llmsched._util.files import check_output, whole_file
 from llmsched.cli.errors import keep_inputs
 from llmsched.metrics.load import LABEL_RULE
+from llmsched.metrics.registry import column_of
 
 if TYPE_CHECKING:
     from llmsched.latency.base import LatencyModel
@@ -23,34 +24,18 @@ if TYPE_CHECKING:
     from llmsched.workload.trace import Trace
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
-COLUMNS = {
-    "sla_violation_rate": "violations",
-    "latency_mean_s": "mean latency [s]",
-    "latency_p50_s": "p50 [s]",
-    "latency_p95_s": "p95 [s]",
-    "latency_p99_s": "p99 [s]",
-    "throughput_rps": "requests/s",
-    "goodput_rps": "goodput/s",
-    "gpu_utilization": "utilization",
-    "batch_size_mean": "batch",
-    "offered_load": "load ρ",
-}
+COLUMNS = (
+    *("sla_violation_rate", "latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_p99_s"),
+    *("throughput_rps", "goodput_rps", "gpu_utilization", "batch_size_mean", "offered_load"),
+)
 WITH_CALIBRATION = "  with calibration error"
 DIFFERENCE_COLUMNS = ("difference", "verdict")
 CALIBRATED_COLUMNS = ("with calibration error", "verdict")
-BIN_COLUMNS = {
-    "bin": "bin",
-    "requests": "requests",
-    "batch_size_mean": "batch",
-    "latency_mean_s": "mean latency [s]",
-    "latency_p99_s": "p99 [s]",
-    "sla_violation_rate": "violations",
-    "wait_max_s": "longest wait [s]",
-    "backlog_mean": "waiting",
-    "backlog_peak": "peak",
-    "gpu_time_share": "GPU time",
-    "output_max_over_mean": "max/mean output",
-}
+BIN_COLUMNS = (
+    *("bin", "requests", "batch_size_mean", "latency_mean_s", "latency_p99_s"),
+    *("sla_violation_rate", "wait_max_s", "backlog_mean", "backlog_peak", "gpu_time_share"),
+    "output_max_over_mean",
+)
 
 
 def left_out_notes(trace: Trace) -> None:
@@ -79,7 +64,7 @@ def run_table(run: Run, uncertainty: RunUncertainty | None = None) -> str:
         (
             aligned(rows),
             *(_calibration_lines(uncertainty) if uncertainty else ()),
-            f"Per bin; edges: {edges}\n" + aligned([list(BIN_COLUMNS.values()), *per_bin]),
+            f"Per bin; edges: {edges}\n" + aligned([list(map(column_of, BIN_COLUMNS)), *per_bin]),
             _legend(run.latency),
         )
     )
@@ -90,9 +75,9 @@ def _calibration_lines(uncertainty: RunUncertainty) -> list[str]:
     from llmsched.simulation.uncertainty import reached_confidence
 
     rows = [["", "fitted", "low", "high"]]
-    for metric, title in COLUMNS.items():
+    for metric in COLUMNS:
         interval = uncertainty.interval(metric)
-        rows.append([title, *map(number, (interval.mean, interval.low, interval.high))])
+        rows.append([column_of(metric), *map(number, (interval.mean, interval.low, interval.high))])
     n_draws = len(uncertainty.drawn)
     head = (
         f"Calibration error: {percent(reached_confidence(n_draws))} over {n_draws} draws of the "
@@ -110,8 +95,8 @@ def comparison_table(result: Comparison) -> str:
     """All schedulers side by side, then what differs by more than the noise."""
     header = ["", *(row.scheduler for row in result.results)]
     rows = [header, ["load label", *(row.load_label for row in result.results)]]
-    for metric, title in {**COLUMNS, "completed": "completed", "rejected": "rejected"}.items():
-        rows.append([title, *(_cell(row, metric) for row in result.results)])
+    for metric in (*COLUMNS, "completed", "rejected"):
+        rows.append([column_of(metric), *(_cell(row, metric) for row in result.results)])
         if result.n_draws and metric in COLUMNS:
             rows.append([WITH_CALIBRATION, *(_range(row, metric) for row in result.results)])
     lines = [

@@ -28,6 +28,7 @@ COMMANDS = {
         "compare",
         "Compare schedulers on the same requests.",
     ),
+    "list": ("llmsched.cli.commands.list", "list_", "Print the names that an option takes."),
     "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),
     "stress": ("llmsched.cli.commands.stress", "stress", "Run the three-step stress plan."),
     "trace": (

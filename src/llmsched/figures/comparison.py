@@ -8,15 +8,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from plotnine import ggplot
 from llmsched.figures.style import plotnine_module, scheduler_colours, theme
+from llmsched.metrics.registry import title_of
 
-PANELS = {
-    "sla_violation_rate": "SLA violations [share]",
-    "goodput_rps": "Goodput [requests/s]",
-    "throughput_rps": "Throughput [requests/s]",
-    "latency_p50_s": "Latency, median [s]",
-    "latency_p99_s": "Latency, 99th percentile [s]",
-    "batch_size_mean": "Batch size, mean [requests]",
-}
+PANELS = (
+    *("sla_violation_rate", "goodput_rps", "throughput_rps"),
+    *("latency_p50_s", "latency_p99_s", "batch_size_mean"),
+)
 
 
 def scheduler_comparison(frame: pd.DataFrame, *, title: str, caption: str) -> ggplot:
@@ -35,7 +32,7 @@ def scheduler_comparison(frame: pd.DataFrame, *, title: str, caption: str) -> gg
     p9 = plotnine_module()
     schedulers = list(dict.fromkeys(frame["scheduler"]))
     data = frame[frame["metric"].isin(list(PANELS))].copy()
-    data["panel"] = pd.Categorical(data["metric"].map(PANELS), list(PANELS.values()))
+    data["panel"] = pd.Categorical(data["metric"].map(title_of), list(map(title_of, PANELS)))
     data["scheduler"] = pd.Categorical(data["scheduler"], schedulers[::-1])
     data["low"] = data["low"].fillna(data["mean"])
     data["high"] = data["high"].fillna(data["mean"])

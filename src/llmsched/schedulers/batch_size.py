@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from llmsched.schedulers.memory_limit import FinishedBatch, MemoryLimit
+from llmsched.schedulers.base import FinishedBatch
+from llmsched.schedulers.memory_limit import MemoryLimit
 from llmsched.schedulers.sla_control import SlaController
 
 
@@ -57,7 +58,11 @@ class DynamicBatcher:
 
     def limit(self) -> int:
         """b_target of the next batch [requests]."""
-        return max(1, min(self.memory.limit(), self.controller.limit(), self.batch_max))
+        memory, sla = self.memory.limit(), self.controller.limit()
+        limit = memory if memory < sla else sla
+        if limit > self.batch_max:
+            limit = self.batch_max
+        return limit if limit > 1 else 1
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Pass the batch's token counts to the memory limit, its time to the SLA controller."""

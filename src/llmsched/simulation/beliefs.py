@@ -11,8 +11,8 @@ from llmsched._util.types import FloatArray, IntArray
 from llmsched.latency.base import LatencyModel
 from llmsched.prediction.binning import DYNAMIC_BATCH_SIZE, Binning
 from llmsched.prediction.edges import assign_bins
-from llmsched.prediction.predictors import Predictor
-from llmsched.schedulers.base import Scheduler
+from llmsched.prediction.predictors import Predictor, predict
+from llmsched.schedulers.scheduler import Scheduler
 from llmsched.workload.trace import Trace
 
 
@@ -23,6 +23,7 @@ class BinnedPrediction:
     tokens: IntArray  # (n,) predicted output length
     bins: IntArray  # (n,) in [0, len(edges)]
     edges: FloatArray  # between the bins, in the unit of what was binned
+    alone_s: FloatArray | None = None  # (n,) predicted time alone, where the workload draws it
 
 
 def scheduler_binning(policy: Scheduler, binning: Binning) -> Binning:
@@ -45,10 +46,12 @@ def predict_bins(
 ) -> BinnedPrediction:
     """Predicted tokens and bin of every request, and the edges between the bins."""
     binning = scheduler_binning(policy, binning)
-    prediction = predictor.predict(trace, binning, Streams.of_seed(seed).prediction)
+    prediction = predict(predictor, trace, binning, Streams.of_seed(seed).prediction)
     if not policy.binned:
         one_bin = np.zeros(len(trace), dtype=np.int32)
-        return BinnedPrediction(tokens=prediction.tokens, bins=one_bin, edges=np.empty(0))
+        return BinnedPrediction(
+            tokens=prediction.tokens, bins=one_bin, edges=np.empty(0), alone_s=prediction.service_s
+        )
     if binning.by == "service" and trace.service_s is not None:
         if prediction.service_s is None:
             raise ValueError(
@@ -62,4 +65,6 @@ def predict_bins(
         bins, edges = binning.bins_of(values)
     else:
         bins, edges = assign_bins(values, prediction.edges), prediction.edges
-    return BinnedPrediction(tokens=prediction.tokens, bins=bins, edges=edges)
+    return BinnedPrediction(
+        tokens=prediction.tokens, bins=bins, edges=edges, alone_s=prediction.service_s
+    )

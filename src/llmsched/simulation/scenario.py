@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from llmsched.hardware import GpuSpec, ModelSpec
     from llmsched.latency.base import LatencyModel
     from llmsched.prediction.predictors import Predictor
-    from llmsched.schedulers.base import Scheduler
-    from llmsched.schedulers.registry import SchedulerFactory
+    from llmsched.schedulers.registry import SchedulerSpec
+    from llmsched.schedulers.scheduler import Scheduler
     from llmsched.workload.trace import Trace
 
 SECTIONS: dict[str, type] = {
@@ -73,8 +73,9 @@ class Scenario:
     ----------
     workload : Workload or Trace
         Which requests come, and how fast.
-    scheduler : str, function or Scheduler
-        A registered name, a function from `Settings` to a `Scheduler`, or the latter.
+    scheduler : str, callable, Scheduler or BatchPolicy
+        A registered name, or what else `make_scheduler` takes: a function of the settings, a
+        policy, a scheduler.
     settings : Settings
         What the scheduler is told beside what follows from `slo` and `hardware`.
     hardware : Hardware
@@ -103,7 +104,7 @@ class Scenario:
     """
 
     workload: Workload | Trace = field(default_factory=Workload)
-    scheduler: str | SchedulerFactory | Scheduler = "multi_bin_dynamic"
+    scheduler: SchedulerSpec = "multi_bin_dynamic"
     settings: Settings = field(default_factory=Settings)
     hardware: Hardware = field(default_factory=Hardware)
     predictor: str | Predictor = option(
@@ -143,9 +144,9 @@ class Scenario:
     @property
     def scheduler_name(self) -> str:
         """What results call the scheduler."""
-        if isinstance(self.scheduler, str):
-            return self.scheduler
-        return getattr(self.scheduler, "__name__", type(self.scheduler).__name__)
+        from llmsched.schedulers.registry import scheduler_name
+
+        return scheduler_name(self.scheduler)
 
     @property
     def sla_s(self) -> float:
@@ -157,7 +158,7 @@ class Scenario:
         """Whether another seed gives another run."""
         if isinstance(self.workload, Workload) and self.workload.random:
             return True
-        return self.policy().binned and self.predictor_object().random
+        return self.policy().uses_predictions and self.predictor_object().random
 
     def policy(self) -> Scheduler:
         """The scheduler's policy objects, fresh for one run."""

@@ -17,8 +17,8 @@ from llmsched.latency.base import LatencyModel, Shape
 from llmsched.latency.registry import warn_outside
 from llmsched.metrics.load import LoadLabel, load_label, memory_best_batch, offered_load
 from llmsched.metrics.run import Metrics, metrics
-from llmsched.schedulers.base import Scheduler
-from llmsched.schedulers.registry import SchedulerFactory
+from llmsched.schedulers.registry import SchedulerSpec
+from llmsched.schedulers.scheduler import Scheduler
 from llmsched.simulation.beliefs import BinnedPrediction, predict_bins, scheduler_binning
 from llmsched.simulation.hardware import ResolvedHardware
 from llmsched.simulation.scenario import Parts, Scenario, as_scenario
@@ -64,7 +64,7 @@ class Run:
 
 def simulate(
     scenario: Scenario | Workload | Trace | str,
-    scheduler: str | SchedulerFactory | Scheduler | None = None,
+    scheduler: SchedulerSpec | None = None,
     *,
     prediction: BinnedPrediction | None = None,
     progress: Callable[[int], None] | None = None,
@@ -76,8 +76,8 @@ def simulate(
     ----------
     scenario : Scenario, Workload, Trace or str
         What is run; of a workload, or the name of one, the rest is as `Scenario` has it.
-    scheduler : str, function or Scheduler, optional
-        In place of the scenario's: a registered name, or your own.
+    scheduler : str, callable, Scheduler or BatchPolicy, optional
+        In place of the scenario's: a registered name, or what else `make_scheduler` takes.
     prediction : BinnedPrediction, optional
         What `predict_bins` gave for this scenario, so that many runs can share it; by default it
         is made here.
@@ -153,6 +153,7 @@ def serve(
         latency=model,
         admission=scenario.admission,
         predicted_tokens=prediction.tokens,
+        predicted_alone_s=prediction.alone_s,
         progress=progress,
     )
     warn_outside(model, _shapes(batches), stacklevel=4)

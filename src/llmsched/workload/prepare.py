@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up
 from llmsched._util.limits import DEFAULT_RPS_SCALE, LONGEST_JITTER_S, RPS_SCALES
 from llmsched.workload.trace import Labels, Trace, TraceError
 
@@ -99,7 +100,7 @@ def prepare(
     first_s = trace.arrival_s[0]
     if first_s == 0 and rps_scale == 1:
         return trace
-    return replace(trace, arrival_s=(trace.arrival_s - first_s) / rps_scale)
+    return replace(trace, arrival_s=given_up((trace.arrival_s - first_s) / rps_scale))
 
 
 def _check(

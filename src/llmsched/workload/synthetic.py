@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up
 from llmsched._util.types import FloatArray, IntArray
 from llmsched.workload.profiles import (
     HOURS_PER_DAY,
@@ -106,11 +107,11 @@ def generate(profile: Profile, n_requests: int, rng: np.random.Generator) -> Tra
             break
     arrival_s -= arrival_s[0]
     return Trace(
-        arrival_s=arrival_s,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        model=Labels(codes=model, names=MODELS) if labelled else None,
-        log_type=Labels(codes=log_type, names=LOG_TYPES) if labelled else None,
+        arrival_s=given_up(arrival_s),
+        prompt_tokens=given_up(prompt),
+        output_tokens=given_up(output),
+        model=Labels(codes=given_up(model), names=MODELS) if labelled else None,
+        log_type=Labels(codes=given_up(log_type), names=LOG_TYPES) if labelled else None,
         name=profile.name,
     )
 

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up, read_only
 from llmsched._util.types import FloatArray, IntArray
+from llmsched.workload.prefix_ids import PrefixIds
 
 _MOST_TOKENS = 2**31 - 1
 LONGEST_S = 1e9  # 30 years; a double still resolves 0.1 us there
@@ -30,8 +32,11 @@ class Labels:
     codes: NDArray[np.int16]  # (n,) index into `names`
     names: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codes", read_only(self.codes))
+
     def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Labels:
-        return Labels(codes=self.codes[rows], names=self.names)
+        return Labels(codes=given_up(self.codes[rows]), names=self.names)
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Which requests carry `name`."""
@@ -45,11 +50,13 @@ class Labels:
 class Trace:
     """Requests in order of arrival, one array per column; a policy never sees `output_tokens`.
 
+    Columns are read-only: an array that somebody could still write to is copied.
+
     Raises
     ------
     TraceError
-        If the columns differ in length, an arrival is not finite or goes back in time, or a
-        token count or a service time is negative.
+        If the columns differ in length, an arrival is not finite or goes back in time, a token
+        count or a service time is negative, or a prompt has more prefix ids than pieces.
     """
 
     arrival_s: FloatArray  # (n,) seconds since the first arrival, non-decreasing
@@ -58,6 +65,8 @@ class Trace:
     model: Labels | None = None
     log_type: Labels | None = None
     service_s: FloatArray | None = None  # (n,) drawn time of each request alone, latency "drawn"
+    priority: IntArray | None = None  # (n,) smaller is more urgent
+    prefix_ids: PrefixIds | None = None  # which prompts begin alike, for a prefix cache
     name: str = "trace"
     left_out: tuple[tuple[str, int], ...] = ()  # (rule, requests it left out)
     notes: tuple[str, ...] = ()  # what a reader had to put right, for the user to see
@@ -72,6 +81,12 @@ class Trace:
             )
         if self.service_s is not None:
             _check_service(self.service_s, n, self.name)
+        if self.priority is not None and len(self.priority) != n:
+            raise TraceError(
+                f"priority must have {n} entries in trace {self.name!r}, got {len(self.priority)}"
+            )
+        if self.prefix_ids is not None:
+            _check_prefixes(self.prefix_ids, self.prompt_tokens, self.name)
         if not np.isfinite(self.arrival_s).all():
             raise TraceError(f"arrival_s must be finite in trace {self.name!r}")
         if n and np.diff(self.arrival_s).min(initial=0.0) < 0:
@@ -85,6 +100,10 @@ class Trace:
             raise TraceError(f"token counts must be >= 0 in trace {self.name!r}")
         if n and int(self.prompt_tokens.max()) + int(self.output_tokens.max()) > _MOST_TOKENS:
             raise TraceError(f"prompt + output must be < 2**31 tokens in trace {self.name!r}")
+        for column in ("arrival_s", "prompt_tokens", "output_tokens", "service_s"):
+            values = getattr(self, column)
+            if values is not None:
+                object.__setattr__(self, column, read_only(values))
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -93,12 +112,14 @@ class Trace:
         """The given rows of every column: a slice, a mask, or indices in order of arrival."""
         return replace(
             self,
-            arrival_s=self.arrival_s[rows],
-            prompt_tokens=self.prompt_tokens[rows],
-            output_tokens=self.output_tokens[rows],
+            arrival_s=given_up(self.arrival_s[rows]),
+            prompt_tokens=given_up(self.prompt_tokens[rows]),
+            output_tokens=given_up(self.output_tokens[rows]),
             model=None if self.model is None else self.model[rows],
             log_type=None if self.log_type is None else self.log_type[rows],
-            service_s=None if self.service_s is None else self.service_s[rows],
+            service_s=None if self.service_s is None else given_up(self.service_s[rows]),
+            priority=None if self.priority is None else self.priority[rows],
+            prefix_ids=None if self.prefix_ids is None else self.prefix_ids.take(rows),
         )
 
     @property
@@ -117,3 +138,21 @@ def _check_service(service_s: FloatArray, n: int, name: str) -> None:
         raise TraceError(f"service_s must have {n} entries in trace {name!r}, got {len(service_s)}")
     if n and not (np.isfinite(service_s).all() and service_s.min() >= 0):
         raise TraceError(f"service_s must be finite and >= 0 in trace {name!r}")
+
+
+def _check_prefixes(prefix_ids: PrefixIds, prompt_tokens: IntArray, name: str) -> None:
+    n = len(prompt_tokens)
+    if len(prefix_ids) != n:
+        raise TraceError(
+            f"prefix ids must have {n} rows in trace {name!r}, got {len(prefix_ids)}; "
+            "give one per request, empty where nothing is known"
+        )
+    pieces = -(-prompt_tokens.astype(np.int64) // prefix_ids.tokens_per_id)
+    too_many = prefix_ids.lengths > pieces
+    if too_many.any():
+        row = int(np.argmax(too_many))
+        raise TraceError(
+            f"a prompt must have at most one prefix id per {prefix_ids.tokens_per_id} tokens, got "
+            f"{int(prefix_ids.lengths[row])} for {int(prompt_tokens[row])} tokens in request {row} "
+            f"of trace {name!r}; check tokens_per_id"
+        )

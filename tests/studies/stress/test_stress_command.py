@@ -82,12 +82,13 @@ def test_command__keeps_its_input(tmp_path):
     assert trace.read_bytes() == before
 
 
-def test_command__where_no_request_fits_says_so_and_has_every_table(tmp_path):
+def test_command__where_no_request_fits_says_so_and_has_every_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmsched.studies.stress.report.png", lambda figure: b"a picture")
     # given requests that are all larger than the memory
     trace = write_trace(tmp_path / "big.csv", 20, tokens=500_000)
     # when the whole plan runs, report included
     result = invoke(
-        *("all", "--trace", str(trace), "--volumes", "20", "--gpu-counts", "1,2"),
+        *("all", "--trace", str(trace), "--volumes", "20", "--gpu-counts", "1"),
         *("--bins", "1,2", "--seeds", "1", "--jobs", "1", "--out", str(tmp_path / "out")),
     )
     # then it ends well, tells it, and nothing is missing
@@ -98,7 +99,10 @@ def test_command__where_no_request_fits_says_so_and_has_every_table(tmp_path):
     assert "too large for the KV memory" in page
 
 
-def test_command__started_again_leaves_the_report_alone_and_says_what_it_replaces(tmp_path):
+def test_command__started_again_leaves_the_report_alone_and_says_what_it_replaces(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("llmsched.studies.stress.report.png", lambda figure: b"a picture")
     given = ("step3", "--best-gpu-count", "1", "--bins", "1,2", "--volumes", "60", "--seeds", "1")
     options = (*given, "--jobs", "1", "--out", str(tmp_path))
     assert invoke(*options).exit_code == 0

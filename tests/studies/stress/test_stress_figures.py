@@ -52,7 +52,7 @@ def test_figures__are_those_of_each_step_and_say_what_they_show(done, one_point)
     assert (
         sum("Means of 2 replications, bars: 95 % inter" in d.caption for d in drawn.values()) == 15
     )
-    assert drawn["step1_latency"].caption.startswith("Mean latency, p99 latency. ")
+    assert drawn["step1_latency"].caption.startswith("Mean latency, latency p99. ")
     lone = one_point.steps[0].figures["step1_violations"]
     assert lone.caption.startswith("Violations. One replication, so no interval;")
 
@@ -61,6 +61,11 @@ def test_figures__are_those_of_each_step_and_say_what_they_show(done, one_point)
 def test_figure__draws_something_in_every_panel_without_a_warning(name, done):
     (figure,) = (one.figures[name] for one in done[1].steps if name in one.figures)
     assert all(marks := marks_in(figure.draw())), marks
+
+
+def test_png__of_the_same_numbers_is_the_same_bytes(done):
+    figure = done[1].steps[2].figures["step2b_violations"]
+    assert figures.png(figure) == figures.png(figure)
 
 
 @pytest.mark.slow
@@ -91,7 +96,7 @@ def test_drawn__cuts_bars_at_what_can_be_and_has_none_without_an_interval():
     rates = figures.drawn(summary, ["goodput_rps"])
     assert rates["low"].tolist() == [2.0, 8.0]  # half the lowest point: a log axis has no -2
     assert rates["high"].tolist() == [12.0, 8.0]
-    assert list(rates["panel"].cat.categories) == ["goodput [req/s]"]
+    assert list(rates["panel"].cat.categories) == ["goodput [requests/s]"]
     assert not len(figures.drawn(summary.assign(mean=math.nan), ["goodput_rps"]))
 
 

@@ -165,7 +165,7 @@ def test_report__states_load_and_label_at_every_point(page, result):
     assert row["ρ"] == f"{first['offered_load']:.3g}"
     assert row["load"].startswith(first["load_label"])
     assert (row["violations [%]"], row["mean latency [s]"]) == ("90.0 ± 2.0", "1,234.5 ± 4.5")
-    assert Page(page).table("padding waste")[0]["padding waste"] == "0.5"  # by its name
+    assert Page(page).table("padding waste [%]")[0]["padding waste [%]"] == "50"
     assert "All points: multi_bin_dynamic, 120 requests, 2 bins." in page  # of step 2
 
 

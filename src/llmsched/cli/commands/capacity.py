@@ -24,6 +24,7 @@ from llmsched.cli.options import (
     with_options,
 )
 from llmsched.cli.progress import progress_bar
+from llmsched.metrics.registry import title_of
 
 if TYPE_CHECKING:
     from llmsched.simulation.capacity.results import Capacity, Target
@@ -33,11 +34,6 @@ TARGETS = {
     "target_violations": "sla_violation_rate",
     "target_p95": "latency_p95_s",
     "target_p99": "latency_p99_s",
-}
-METRIC_TITLES = {
-    "sla_violation_rate": "SLA violations [share]",
-    "latency_p95_s": "Latency, 95th percentile [s]",
-    "latency_p99_s": "Latency, 99th percentile [s]",
 }
 CALIBRATED = ("calibrated low", "high")
 AXIS_TITLES = {"rate": "Arrival rate [requests/s]", "gpus": "GPUs"}
@@ -270,7 +266,7 @@ def _save_curve(found: tuple[Capacity, ...], path: Path) -> None:
         pd.concat([one.to_frame() for one in found], ignore_index=True),
         dashed,
         axis=AXIS_TITLES[first.search],
-        metric=METRIC_TITLES[first.target.metric],
+        metric=title_of(first.target.metric),
         target=first.target.at_most,
         title=title,
         caption=(

@@ -7,18 +7,19 @@ from collections.abc import Callable
 
 from simpy.events import ProcessGenerator
 
-from llmsched._util.types import IntArray
+from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.admission import Admission
 from llmsched.engine.batch.bins import BinStore, Pull
 from llmsched.engine.batch.gpu import gpu
 from llmsched.engine.batch.log import BatchLog
-from llmsched.engine.batch.queues import FormedBatches, WaitingBins
+from llmsched.engine.batch.queues import FormedBatches, Queue, WaitingBins
 from llmsched.engine.batch.replay import replay
+from llmsched.engine.batch.requests import WaitingRequests
 from llmsched.engine.clock import Clock
-from llmsched.engine.columns import Columns
+from llmsched.engine.columns import Accepted
 from llmsched.engine.records import BatchTable, RequestTable
-from llmsched.latency.base import LatencyModel
-from llmsched.schedulers.base import Scheduler
+from llmsched.latency.base import LatencyModel, alone_s
+from llmsched.schedulers.scheduler import Scheduler
 from llmsched.workload.trace import Trace
 
 
@@ -32,6 +33,7 @@ def run_engine(
     latency: LatencyModel,
     admission: Admission = "together",
     predicted_tokens: IntArray | None = None,
+    predicted_alone_s: FloatArray | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[RequestTable, BatchTable]:
     """Serve a trace on simulated GPUs, batch by batch, until nothing is left.
@@ -53,7 +55,11 @@ def run_engine(
     admission : {"together", "one-by-one"}
         Whether a waiting GPU sees all arrivals of an instant at once, or each alone.
     predicted_tokens : ndarray of shape (n,), optional
-        Predicted output tokens, copied to the table; the true ones when not given.
+        Predicted output tokens, for the table and for a scheduler that sees requests; the true
+        ones when not given.
+    predicted_alone_s : ndarray of shape (n,), optional
+        Predicted service time of each request alone [s]; by default what `latency` says of the
+        predicted tokens.
     progress : callable, optional
         Called now and then with the number of requests whose service has begun.
 
@@ -66,25 +72,36 @@ def run_engine(
         raise ValueError(f"n_gpus must be a whole number >= 1 or infinity, got {n_gpus}")
     if admission not in ("together", "one-by-one"):
         raise ValueError(f"admission must be 'together' or 'one-by-one', got {admission!r}")
-    columns = Columns(trace, bins, n_bins, scheduler.capacity_tokens)
-    queue_type = WaitingBins if scheduler.release is None else FormedBatches
-    queue = queue_type(columns, n_bins, scheduler)
+    predicted = trace.output_tokens if predicted_tokens is None else predicted_tokens
+    accepted = Accepted(trace, bins, scheduler.capacity_tokens)
+    queue: Queue
+    if scheduler.release is not None:
+        queue = FormedBatches(trace, accepted, n_bins, scheduler, scheduler.release)
+    elif scheduler.sees == "requests":
+        if predicted_alone_s is None:
+            predicted_alone_s = alone_s(latency, trace.prompt_tokens, predicted)
+        queue = WaitingRequests(trace, accepted, n_bins, scheduler, predicted, predicted_alone_s)
+    else:
+        queue = WaitingBins(trace, accepted, n_bins, scheduler)
     clock = Clock(-math.inf)  # GPUs wait already when the first request arrives, at 0
     log = BatchLog(progress)
     lives: list[ProcessGenerator] = []
-
-    batchers = queue.batchers  # not the queue itself, which a closure would keep alive
+    policy = queue.policy  # not the queue itself, which a closure would keep alive
 
     def live(pull: Pull) -> None:
-        lives.append(gpu(clock, pull.gpu_id, store, latency, batchers, log, pull))
+        lives.append(gpu(clock, pull.gpu_id, store, latency, policy, log, pull))
         clock.process(lives[-1])
 
-    store = BinStore(clock, queue, n_gpus, hire=live)
-    clock.process(replay(clock, store, one_by_one=admission == "one-by-one"))
+    store = BinStore(clock, queue, n_gpus, hire=live, one_by_one=admission == "one-by-one")
+    clock.process(replay(clock, store))
     clock.run()
     # GPUs wait for ever, in reference cycles: let go of the columns now, not at a collection.
     for life in lives:
         life.close()
     del store.queue
-    predicted = trace.output_tokens if predicted_tokens is None else predicted_tokens
-    return log.tables(trace, bins, predicted, columns)
+    if queue.n_waiting:
+        raise ValueError(
+            f"{scheduler.label} must serve every request it takes, got {queue.n_waiting} left "
+            "waiting; it must not go on planning nothing"
+        )
+    return log.tables(trace, bins, predicted, queue.served())

@@ -1,9 +1,9 @@
-"""Workloads and predictions prepared once per machine, and shared by its processes as memory maps.
+"""Workloads and predictions prepared once, and large ones shared by processes as memory maps.
 
-Each entry is a folder of `.npy` columns and a `meta.json` with their checksum, renamed into place
-when it is complete. Whoever needs an entry first makes it, under a file lock; a kill leaves
-nothing half made, and an entry that does not match its checksum is made again. The folder may be
-deleted at any time.
+A process keeps the last few. Those worth it lie in a folder as well: each entry is a folder of
+`.npy` columns and a `meta.json` with its key and their checksum, renamed into place when it is
+complete. Whoever needs an entry first makes it, under a file lock; a kill leaves nothing half made,
+and an entry that is damaged, or another's, is made again. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched.simulation.beliefs import BinnedPrediction
+from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.trace import Trace
 
 T = TypeVar("T")
@@ -48,17 +48,27 @@ class Prepared(Generic[T]):
     notes: tuple[str, ...]
 
 
-_open: OrderedDict[Path, Prepared[Any]] = OrderedDict()  # this process's
+_open: OrderedDict[str, Prepared[Any]] = OrderedDict()  # this process's
 
 
-def cached_trace(folder: Path, key: str, make: Callable[[], Trace]) -> Prepared[Trace]:
-    """The trace under this key, over read-only maps; `make` is called if it is not there."""
+def cached_trace(folder: Path | None, key: str, make: Callable[[], Trace]) -> Prepared[Trace]:
+    """The trace under this key; `make` is called if it is not there.
 
-    def columns() -> Columns:
-        trace = make()
-        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s")
+    With a folder it is kept there for other processes, too, and comes over read-only maps.
+    """
+
+    def columns(trace: Trace) -> Columns:
+        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s", "priority")
         arrays = {name: getattr(trace, name) for name in names}
-        meta = {"name": trace.name, "left_out": trace.left_out, "notes": trace.notes}
+        meta: dict[str, Any] = {
+            "name": trace.name,
+            "left_out": trace.left_out,
+            "notes": trace.notes,
+        }
+        if trace.prefix_ids is not None:
+            arrays["prefix_ids"] = trace.prefix_ids.ids
+            arrays["prefix_offsets"] = trace.prefix_ids.offsets
+            meta["tokens_per_id"] = trace.prefix_ids.tokens_per_id
         return Columns(
             arrays={name: array for name, array in arrays.items() if array is not None}, meta=meta
         )
@@ -69,59 +79,98 @@ def cached_trace(folder: Path, key: str, make: Callable[[], Trace]) -> Prepared[
             prompt_tokens=entry.arrays["prompt_tokens"],
             output_tokens=entry.arrays["output_tokens"],
             service_s=entry.arrays.get("service_s"),
+            priority=entry.arrays.get("priority"),
+            prefix_ids=_prefix_ids(entry),
             name=entry.meta["name"],
             left_out=tuple((rule, count) for rule, count in entry.meta["left_out"]),
             notes=tuple(entry.meta["notes"]),
         )
 
-    return _cached(folder / f"trace-{key}", columns, trace_of)
+    key = f"trace-2-{key}"  # 2: with prefix ids
+    return _cached(folder, key, make, columns, trace_of)
+
+
+def _prefix_ids(entry: Columns) -> PrefixIds | None:
+    if "prefix_ids" not in entry.arrays:
+        return None
+    return PrefixIds(
+        ids=entry.arrays["prefix_ids"],
+        offsets=entry.arrays["prefix_offsets"],
+        tokens_per_id=entry.meta["tokens_per_id"],
+    )
 
 
 def cached_prediction(
-    folder: Path, key: str, make: Callable[[], BinnedPrediction]
+    folder: Path | None, key: str, make: Callable[[], BinnedPrediction]
 ) -> Prepared[BinnedPrediction]:
     """The predicted lengths and bins under this key; `make` is called if they are not there."""
 
-    def columns() -> Columns:
-        made = make()
-        return Columns(
-            arrays={"tokens": made.tokens, "bins": made.bins, "edges": made.edges}, meta={}
-        )
+    def columns(made: BinnedPrediction) -> Columns:
+        arrays: dict[str, NDArray[Any]] = {
+            "tokens": made.tokens,
+            "bins": made.bins,
+            "edges": made.edges,
+        }
+        if made.alone_s is not None:
+            arrays["alone_s"] = made.alone_s
+        return Columns(arrays=arrays, meta={})
 
-    return _cached(folder / f"bins-{key}", columns, lambda entry: BinnedPrediction(**entry.arrays))
-
-
-def _cached(path: Path, make: Callable[[], Columns], build: Callable[[Columns], T]) -> Prepared[T]:
-    if path in _open:
-        _open.move_to_end(path)
-        return _open[path]
-    entry = _load(path)
-    if entry is None:
-        with _locked(path):
-            entry = _load(path)  # another process may have made it while this one waited
-            if entry is None:
-                _make(path, make)
-                entry = _load(path)
-    if entry is None:
-        raise OSError(f"{path}: must keep what was just written there; is the disk full?")
-    prepared = Prepared(
-        value=build(entry), sha256=entry.meta["sha256"], notes=tuple(entry.meta["warnings"])
+    return _cached(
+        folder, f"bins-{key}", make, columns, lambda entry: BinnedPrediction(**entry.arrays)
     )
-    _open[path] = prepared
+
+
+def _cached(
+    folder: Path | None,
+    name: str,
+    make: Callable[[], T],
+    columns: Callable[[T], Columns],
+    build: Callable[[Columns], T],
+) -> Prepared[T]:
+    if name in _open:
+        _open.move_to_end(name)
+        return _open[name]
+    if folder is None:
+        with recorded_warnings() as notes:
+            made = make()
+        prepared = Prepared(value=made, sha256=_sha256(columns(made).arrays), notes=tuple(notes))
+    else:
+        entry = _load(folder / name) or _made(folder / name, make, columns)
+        prepared = Prepared(
+            value=build(entry), sha256=entry.meta["sha256"], notes=tuple(entry.meta["warnings"])
+        )
+    _open[name] = prepared
     while len(_open) > _OPEN_ENTRIES:
         _open.popitem(last=False)
     return prepared
 
 
+def _made(path: Path, make: Callable[[], T], columns: Callable[[T], Columns]) -> Columns:
+    """The entry, made by whoever comes first."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        entry = _load(path)  # another process may have made it while this one waited
+        if entry is None:
+            _make(path, make, columns)
+            entry = _load(path)
+    if entry is None:
+        raise OSError(f"{path}: must keep what was just written there; is the disk full?")
+    return entry
+
+
 def _load(path: Path) -> Columns | None:
-    """The entry, or None where there is none or it is not what was written."""
+    """The entry, or None where there is none or it is not what was written under this name."""
     try:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         lengths = meta["lengths"].items()
         arrays = {name: _mapped(path / f"{name}.npy", length) for name, length in lengths}
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        if meta["name_of_entry"] != path.name or _sha256(arrays) != meta["sha256"]:
+            return None
+        return Columns(arrays=arrays, meta=meta)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return Columns(arrays=arrays, meta=meta) if _sha256(arrays) == meta["sha256"] else None
 
 
 def _mapped(path: Path, length: int) -> NDArray[Any]:
@@ -131,18 +180,22 @@ def _mapped(path: Path, length: int) -> NDArray[Any]:
     return np.asarray(array)  # a plain view of the map: the engine's indexing stays as fast
 
 
-def _make(path: Path, make: Callable[[], Columns]) -> None:
+def _make(path: Path, make: Callable[[], T], columns: Callable[[T], Columns]) -> None:
     """Write the entry beside its place, then rename it; the lock is held."""
     partial = path.with_name(f".{path.name}.partial")
-    for stale in (partial, path):  # left by a kill, or damaged
-        shutil.rmtree(stale, ignore_errors=True)
+    for stale in (partial, path):  # left by a kill, or damaged, whatever it is
+        if stale.is_dir() and not stale.is_symlink():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink(missing_ok=True)
     with recorded_warnings() as notes:
-        made = make()
+        made = columns(make())
     partial.mkdir()
     for name, array in made.arrays.items():
         np.save(partial / f"{name}.npy", array, allow_pickle=False)
     meta = {
         **made.meta,
+        "name_of_entry": path.name,
         "lengths": {name: len(array) for name, array in made.arrays.items()},
         "warnings": notes,
         "sha256": _sha256(made.arrays),
@@ -169,21 +222,3 @@ def recorded_warnings() -> Iterator[list[str]]:
         warnings.simplefilter("always", UserWarning)
         yield texts
         texts.extend(dict.fromkeys(str(warning.message) for warning in caught))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process of this machine at a time; a killed one lets go of its lock."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("a+b") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            with suppress(OSError):  # after 10 s of waiting: work done twice, nothing worse
-                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,7 +1,8 @@
-"""The files of a sweep: one Parquet per finished run, one JSON per failed one, and reading both.
+"""What a sweep keeps: finished and failed runs in one file, a line each, read back and checked.
 
-A run file appears all at once, under its key, and carries a checksum of its values: one that was
-cut short or overwritten is known as such and the run is done again.
+A run is appended at once, so a killed sweep loses nothing that was finished. Each line carries the
+run's key and a checksum of both: a line that was cut short, changed or moved from another folder's
+run is known as such, and its run is done again. A folder has one owner at a time.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import types
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import IO, TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from llmsched._util.options import field_types, options_of
 from llmsched.metrics.bins import BinMetrics
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-_METADATA = b"llmsched_sha256"
+FILE = "runs.jsonl"
+_HEAD = '{"key":"%s","sha256":"%s","row":'
+_KEY, _SUM, _ROW = slice(8, 72), slice(84, 148), slice(156, -1)  # where they stand in a line
+_SYNC_EVERY_S = 1.0
 _LOAD = {
     "offered_load": float,
     "load_label": str,
@@ -49,73 +54,128 @@ _RUN = {
 }
 
 
+class FolderInUseError(OSError):
+    """Another sweep works in the folder."""
+
+
+@dataclass(slots=True)
 class RunStore:
-    """The folder of a sweep: `runs/<key>.parquet` and `failed/<key>.json`."""
+    """The runs of a folder, as rows by key; `opened` gives one that can be written to."""
 
-    def __init__(self, out: Path) -> None:
-        self.runs = out / "runs"
-        self.failed = out / "failed"
+    rows: dict[str, dict[str, Any]]
+    damaged: int  # lines that are not what was written
+    _file: IO[bytes] | None = None
+    _synced_s: float = 0.0
 
-    def write(self, key: str, row: Mapping[str, Any]) -> None:
-        """Keep a finished run; an earlier failure is forgotten."""
-        import pyarrow.parquet as pq
-
-        table = _table([row])
-        checksum = _checksum(table.to_pylist()[0])
-        table = table.replace_schema_metadata({_METADATA: checksum.encode()})
-        _replace(self.runs / f"{key}.parquet", lambda path: pq.write_table(table, path))
-        (self.failed / f"{key}.json").unlink(missing_ok=True)
-
-    def write_failed(self, key: str, row: Mapping[str, Any]) -> None:
-        """Keep a failed run with its error."""
-        text = json.dumps(row, indent=2) + "\n"
-        _replace(self.failed / f"{key}.json", lambda path: path.write_text(text, encoding="utf-8"))
-
-    def keys(self) -> list[str]:
-        """Keys of all runs that have a file, finished or failed, sorted."""
-        files = [*self.runs.glob("*.parquet"), *self.failed.glob("*.json")]
-        return sorted({file.stem for file in files if not file.name.startswith(".")})
-
-    def read(self, key: str) -> Stored | None:
-        """The run under this key; None where there is none."""
-        path = self.runs / f"{key}.parquet"
+    @classmethod
+    def read(cls, out: Path) -> RunStore:
+        """What the folder has; nothing where there is no such folder."""
+        rows: dict[str, dict[str, Any]] = {}
+        damaged = 0
+        path = out / FILE
+        if path.is_dir():
+            raise OSError(f"{path}: must be a file of runs, got a folder; remove it")
         if path.exists():
-            table = _read_run(path, key)
-            return Stored(status="damaged" if table is None else "done", table=table)
-        path = self.failed / f"{key}.json"
-        if not path.exists():
-            return None
+            with path.open("rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        continue  # the last words of a killed writer
+                    found = _row(line[:-1])
+                    if found is None:
+                        damaged += bool(line.strip())
+                    else:
+                        rows[found[0]] = found[1]
+        return cls(rows=rows, damaged=damaged)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, out: Path) -> Iterator[RunStore]:
+        """The runs of a folder, which is made if need be and belongs to the caller meanwhile.
+
+        Raises
+        ------
+        FolderInUseError
+            If another process has it.
+        """
+        from filelock import FileLock, Timeout
+
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-            return Stored(status="failed", table=_table([row]))
-        except (ValueError, TypeError, AttributeError):
-            return Stored(status="damaged", table=None)
+            lock.acquire()
+        except Timeout as error:
+            raise FolderInUseError(
+                f"{out}: another sweep works in this folder; wait until it is done, or name "
+                "another folder"
+            ) from error
+        try:
+            store = cls.read(out)
+            with (out / FILE).open("ab") as file:
+                if _cut_short(out / FILE):
+                    file.write(b"\n")
+                store._file = file
+                try:
+                    yield store
+                finally:
+                    store._sync()
+                    store._file = None
+        finally:
+            lock.release()
 
-    def remove_leftovers(self, older_than_s: float = 3600.0) -> None:
-        """Remove what killed writers left behind long ago; a young one may still be written."""
-        import time
+    def keep(self, key: str, row: Mapping[str, Any]) -> None:
+        """Keep a run; what was there under its key is forgotten."""
+        assert self._file is not None, "only a store that was opened can keep runs"
+        text = json.dumps(row, separators=(",", ":"))
+        head = _HEAD % (key, _checksum(key, text.encode()))
+        self._file.write(f"{head}{text}}}\n".encode())
+        self._file.flush()
+        if time.monotonic() - self._synced_s > _SYNC_EVERY_S:
+            self._sync()
+        self.rows[key] = dict(row)
 
-        for folder in (self.runs, self.failed):
-            for partial in folder.glob(".*.partial"):
-                with suppress(OSError):
-                    if time.time() - partial.stat().st_mtime > older_than_s:
-                        partial.unlink()
+    def _sync(self) -> None:
+        """Make what was written survive a loss of power."""
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._synced_s = time.monotonic()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """What a store has under a key."""
+def _cut_short(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if not file.tell():
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
-    status: str  # done, failed or damaged
-    table: pa.Table | None  # one row; None where damaged
+
+def _row(line: bytes) -> tuple[str, dict[str, Any]] | None:
+    """The key and the row of a line; None if it is not what was written."""
+    try:
+        key, checksum, text = line[_KEY].decode(), line[_SUM].decode(), line[_ROW]
+        if line[: _ROW.start] != (_HEAD % (key, checksum)).encode() or line[-1:] != b"}":
+            return None
+        if _checksum(key, text) != checksum:
+            return None
+        row: dict[str, Any] = json.loads(text)
+        return (key, row) if row.get("key") == key else None
+    except (ValueError, AttributeError, RecursionError):
+        return None
 
 
-def frame_of(tables: Sequence[pa.Table]) -> pd.DataFrame:
+def _checksum(key: str, text: bytes) -> str:
+    return hashlib.sha256(key.encode() + text).hexdigest()
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The runs as a DataFrame, one row each, in the order given."""
     import pyarrow as pa
 
     schema = _schema()
-    frame: pd.DataFrame = pa.concat_tables([schema.empty_table(), *tables]).to_pandas()
+    names = schema.names
+    plain = [{name: row.get(name) for name in names} for row in rows]
+    frame: pd.DataFrame = pa.Table.from_pylist(plain, schema=schema).to_pandas()
     return frame
 
 
@@ -184,7 +244,7 @@ def _option_types(kind: type, prefix: str) -> dict[str, type]:
 
 def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return {field.name: hints[field.name] for field in fields(kind) if field.compare}
 
 
 def _arrow_type(hint: Any) -> Any:
@@ -201,42 +261,3 @@ def _arrow_type(hint: Any) -> Any:
     if isinstance(hint, type):
         return pa.struct([(name, _arrow_type(inner)) for name, inner in _hints(hint).items()])
     return pa.string()  # a Literal
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=_schema())
-
-
-def _checksum(row: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
-
-
-def _read_run(path: Path, key: str) -> pa.Table | None:
-    """The table of a run file, or None if it is not what was written under this key."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(path).read()
-        written = (table.schema.metadata or {}).get(_METADATA, b"").decode()
-        rows = table.to_pylist()
-        if len(rows) != 1 or rows[0]["key"] != key or _checksum(rows[0]) != written:
-            return None
-        return _table(rows)
-    except (pa.ArrowException, OSError, ValueError, KeyError):
-        return None
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write a file beside its place, make it durable, and rename it: a reader sees all or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

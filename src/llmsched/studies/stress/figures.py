@@ -15,7 +15,7 @@ import numpy as np
 
 from llmsched._util.number_text import count_text
 from llmsched.figures.style import plotnine_module, scheduler_colours, theme
-from llmsched.studies.titles import shown
+from llmsched.studies.stress.tables import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ class Figure(NamedTuple):
 
 def titles(metrics: Sequence[str]) -> str:
     """The metrics of a figure as the start of its caption."""
-    return ", ".join(shown(metric).title.partition(" [")[0] for metric in metrics).capitalize()
+    return ", ".join(shown(metric)[0].partition(" [")[0] for metric in metrics).capitalize()
 
 
 def about_points(runs: pd.DataFrame) -> str:
@@ -97,7 +97,7 @@ def curves(
         + p9.scale_shape_manual(LABEL_SHAPES)
         + _x_scale(data[x], AXES[x])
         + scale
-        + p9.labs(y="" if len(metrics) > 1 or panels else shown(metrics[0]).title)
+        + p9.labs(y="" if len(metrics) > 1 or panels else shown(metrics[0])[0])
         + p9.labs(colour=LEGENDS.get(colour or "", ""), shape="")
         + _page(rows)
     )
@@ -108,12 +108,12 @@ def curves(
         figure += p9.facet_wrap("panel", ncol=2, scales="free_y")
     if log_y:
         figure += p9.scale_y_log10(labels=plain, minor_breaks=[])
-    elif all(shown(metric).factor == 100 for metric in metrics):
+    elif all(shown(metric)[1] == 100 for metric in metrics):
         figure += p9.expand_limits(y=(0, 100))
     else:
         figure += p9.expand_limits(y=0)
     if line is not None:
-        across = line * shown(metrics[0]).factor
+        across = line * shown(metrics[0])[1]
         figure += p9.geom_hline(yintercept=across, linetype="dashed", colour=GREY)
     if linear:
         fewest = data[x].min()
@@ -223,7 +223,7 @@ def drawn(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     data = table[table["metric"].isin(list(metrics)) & table["mean"].notna()].copy()
-    factor = data["metric"].map({metric: shown(metric).factor for metric in metrics})
+    factor = data["metric"].map({metric: shown(metric)[1] for metric in metrics})
     share = factor == 100
     for end in ("low", "high"):
         data[end] = data[end].fillna(data["mean"])
@@ -232,7 +232,7 @@ def drawn(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     lowest = data["mean"].groupby(data["metric"]).transform("min") / 2
     data["low"] = data["low"].clip(lower=lowest.where(~share, 0.0))
     data["high"] = data["high"].where(~share, data["high"].clip(upper=100.0))
-    names = {metric: shown(metric).title for metric in metrics}
+    names = {metric: shown(metric)[0] for metric in metrics}
     data["panel"] = pd.Categorical(data["metric"].map(names), list(names.values()))
     return data
 

@@ -11,6 +11,7 @@ from typing import Any
 from llmsched._util.limits import MAX_BINS
 from llmsched._util.options import check_options, option
 from llmsched.prediction.binning import Binning
+from llmsched.simulation.replications import check_replications, replicated
 from llmsched.simulation.scenario import Scenario
 from llmsched.workload.workload import Workload
 
@@ -116,8 +117,7 @@ class Plan:
                 f"requests of the workload are set by volumes, got {self.workload.requests}; "
                 "leave them out"
             )
-        if self.replications < 1:
-            raise ValueError(f"replications must be >= 1, got {self.replications}")
+        check_replications(self.replications)
 
     @property
     def workload(self) -> Workload:
@@ -131,8 +131,8 @@ class Plan:
 
     def seeds_of(self, scheduler: str = SCALED) -> tuple[int, ...]:
         """The seeds that this scheduler runs with: one where nothing is random."""
-        n = self.replications if replace(self.base, scheduler=scheduler).random else 1
-        return tuple(range(self.base.seed, self.base.seed + n))
+        one = replace(self.base, scheduler=scheduler)
+        return tuple(each.seed for each in replicated(one, self.replications))
 
     def run(
         self,

@@ -21,8 +21,7 @@ from llmsched._util.number_text import MISSING, interval_text, number_text
 from llmsched.metrics.load import LABEL_RULE
 from llmsched.studies.stress.figures import Pictures, png
 from llmsched.studies.stress.step import StepResult
-from llmsched.studies.stress.tables import CLEAR, GROUP, LABELS, rows_of, value_text
-from llmsched.studies.titles import shown
+from llmsched.studies.stress.tables import CLEAR, GROUP, LABELS, rows_of, shown, value_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,14 +206,14 @@ def _point_table(
                 **{COLUMNS[name]: _plain(first[name]) for name in varying},
                 "ρ": _load(first["offered_load"]),
                 "load": label or first["load_label"],
-                **{shown(name).title: _value(values[name]) for name in metrics if name in values},
+                **{shown(name)[0]: _value(values[name]) for name in metrics if name in values},
             }
         )
     return pd.DataFrame(rows).fillna(MISSING)
 
 
 def _value(row: Any, *, sign: bool = False) -> str:
-    factor = shown(row.metric).factor
+    factor = shown(row.metric)[1]
     return interval_text(row.mean * factor, row.low * factor, row.high * factor, sign=sign)
 
 
@@ -232,7 +231,7 @@ def difference_table(found: StepResult) -> pd.DataFrame:
 
     rows = []
     for (what, against), pair in found.differences.groupby(["what", "against"], sort=False):
-        cells = {shown(row.metric).title: _difference(row) for row in rows_of(pair)}
+        cells = {shown(row.metric)[0]: _difference(row) for row in rows_of(pair)}
         rows.append({"what": what, "less": against, **cells})
     return pd.DataFrame(rows).fillna(MISSING)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from llmsched._util.files import whole_file
 from llmsched.simulation.sweep.sweep import TIMING_COLUMNS, RunRecord, sweep
-from llmsched.simulation.sweep.workers import Backend
+from llmsched.simulation.workers import Backend
 from llmsched.studies.stress.plan import SCALED, Plan
 from llmsched.studies.stress.step import PlannedRun, Step, StepResult
 from llmsched.studies.stress.steps import STEPS, choose_gpus

@@ -16,6 +16,7 @@ from llmsched._util.notes import Notes
 from llmsched._util.number_text import count_text, share_text
 from llmsched._util.types import FloatArray
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
+from llmsched.metrics.registry import METRICS as REGISTERED, title_of
 from llmsched.simulation.comparison_results import COMPARED, Difference
 
 if TYPE_CHECKING:
@@ -37,8 +38,16 @@ PER_BIN_METRICS = (
     *("output_variance_mean", "output_range_mean", "output_max_over_mean"),
 )
 DIFFERENCE_METRICS = (*COMPARED, "latency_mean_s", "latency_p99_s")
+DERIVED = {"throughput_efficiency": "throughput / linear", "goodput_efficiency": "goodput / linear"}
 CLEAR = "larger than the noise"
 LABELS = ("overloaded", "backlogged", "stable")  # the worst first
+
+
+def shown(metric: str) -> tuple[str, float]:
+    """The title of a metric with its unit, and what its values are multiplied by: shares by 100."""
+    if metric in REGISTERED and REGISTERED[metric].scale == "logit":
+        return f"{REGISTERED[metric].title} [%]", 100.0
+    return DERIVED.get(metric, title_of(metric)), 1.0
 
 
 def groups(runs: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llmsched._util.types import IntArray
 from llmsched.workload.formats.files import Place, TraceFile
+from llmsched.workload.prefix_ids import PrefixIds
 from llmsched.workload.trace import LONGEST_S, Labels, Trace
 
 MAX_TOKENS = 1_000_000_000  # prompt + output still fit int32
@@ -87,6 +88,42 @@ class LabelBuilder:
 
 
 @dataclass(slots=True)
+class PrefixBuilder:
+    """Prefix ids of the requests, collected in file order."""
+
+    tokens_per_id: Sequence[int]  # what an id may stand for in this format, the usual first
+    ids: list[NDArray[np.int64]] = field(default_factory=list)
+    lengths: list[NDArray[np.int32]] = field(default_factory=list)
+
+    def add(self, ids: NDArray[np.int64], lengths: NDArray[np.int32]) -> None:
+        """Append rows: flat ids, and how many each request has; `UncleanError` for a bad id."""
+        if len(ids) and ids.min() < 0:
+            raise UncleanError
+        self.ids.append(np.array(ids))  # a copy: a view would keep the whole block alive
+        self.lengths.append(np.array(lengths))
+
+    def prefix_ids(
+        self, prompt: IntArray, file: TraceFile, locate: Callable[[int], Place]
+    ) -> PrefixIds | None:
+        """The ids of all rows; None where no request has any.
+
+        An id stands for the first of `tokens_per_id` with which no prompt of shape (n,) has more
+        ids than pieces.
+        """
+        ids, lengths = _drain(self.ids), _drain(self.lengths)
+        if not len(ids):
+            return None
+        for tokens in self.tokens_per_id:
+            if (lengths <= -(-prompt // tokens)).all():
+                return PrefixIds.from_lengths(ids, lengths, tokens_per_id=tokens)
+        row = int(np.argmax(lengths > -(-prompt // tokens)))
+        most = f"at most an id per {tokens} prompt tokens, {-(-int(prompt[row]) // tokens)} here"
+        raise file.error(
+            f"hash_ids must have {most}, got {int(lengths[row])}", **locate(row), column="hash_ids"
+        )
+
+
+@dataclass(slots=True)
 class ColumnBuilder:
     """The columns of a file, collected block by block in file order."""
 
@@ -94,6 +131,7 @@ class ColumnBuilder:
     prompt: list[IntArray] = field(default_factory=list)
     output: list[IntArray] = field(default_factory=list)
     labels: dict[str, LabelBuilder] = field(default_factory=dict)
+    prefixes: PrefixBuilder | None = None
 
     def add(self, time: NDArray[Any], prompt: NDArray[Any], output: NDArray[Any]) -> None:
         """Append a block of numbers, each of shape (n,); `UncleanError` if one is not allowed."""
@@ -176,12 +214,20 @@ def to_trace(
         raise file.error(message, **locate(stray), column=column)
     del time
     labels = {name: builder.labels() for name, builder in columns.labels.items()}
+    prompt = _drain(columns.prompt)
+    builder = columns.prefixes
+    prefixes = None if builder is None else builder.prefix_ids(prompt, file, locate)
+    if builder is not None and prefixes is not None:
+        if prefixes.tokens_per_id != builder.tokens_per_id[0]:
+            notes = (*notes, f"prefix ids were taken to stand for {prefixes.tokens_per_id} tokens")
+        prefixes = prefixes if order is None else prefixes.take(order)
     return Trace(
         arrival_s=arrival_s,
-        prompt_tokens=_ordered(_drain(columns.prompt), order),
+        prompt_tokens=_ordered(prompt, order),
         output_tokens=_ordered(_drain(columns.output), order),
         model=_ordered_labels(labels.get("model"), order),
         log_type=_ordered_labels(labels.get("log_type"), order),
+        prefix_ids=prefixes,
         name=file.path.name,
         notes=notes,
     )

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from llmsched._util.files import check_output
+from llmsched._util.plugins import CALL_ERRORS, PluginError, name_of, raise_failure
+from llmsched._util.registry import Registry
 from llmsched.workload.formats.clocks import Clock, NumberClock, StampClock
 from llmsched.workload.formats.columns import shown
 from llmsched.workload.formats.csv import CsvFormat, header_of
@@ -75,7 +78,12 @@ CSV = CsvFormat(
     clock=NumberClock(),
 )
 _BUILT_IN = (BURSTGPT, AZURE, JsonLinesFormat(), CSV, ParquetFormat())
-FORMATS: dict[str, TraceFormat] = {known.name: known for known in _BUILT_IN}
+FORMATS: Registry[TraceFormat] = Registry(
+    "trace format",
+    ENTRY_POINTS,
+    {known.name: known for known in _BUILT_IN},
+    methods=("recognises", "read", "write"),
+)
 _BY_SUFFIX = {
     "": "csv",
     ".csv": "csv",
@@ -111,14 +119,14 @@ def read_trace(path: str | os.PathLike[str], *, trace_format: str | None = None)
     """
     file = open_trace_file(path)
     if trace_format is None:
-        return _recognised(file).read(file)
+        return _read(_recognised(file), file)
     chosen = _format_named(trace_format)
     try:
-        return chosen.read(file)
+        return _read(chosen, file)
     except TraceError as error:
         head = file.head()
         likely = next((known for known in _BUILT_IN if known.recognises(head)), chosen)
-        if likely.name == chosen.name or chosen.recognises(head):
+        if likely.name == chosen.name or _recognises(chosen, head):
             raise
         advice = f"the file looks like {likely.name}: ask for that, or for no format"
         raise TraceError(f"{error}; {advice}") from error
@@ -161,7 +169,7 @@ def write_trace(
         raise TraceError(f"{path}: a trace must have at least one request to be written, got none")
     _check_losses(trace, chosen)
     with replacing(path) as out:
-        chosen.write(trace, out)
+        _write(chosen, trace, out)
     return name
 
 
@@ -188,31 +196,16 @@ def recognise(path: str | os.PathLike[str]) -> str:
     return _recognised(open_trace_file(path)).name
 
 
-def all_formats() -> dict[str, TraceFormat]:
+def all_formats() -> Mapping[str, TraceFormat]:
     """Every format by name: the built-in ones and those of installed packages."""
-    from importlib.metadata import entry_points
-
-    known = dict(FORMATS)
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            plugin: TraceFormat = entry.load()
-        except (ImportError, AttributeError) as error:
-            message = f"trace format {entry.name!r} must be loadable from {entry.value}"
-            raise TraceError(f"{message}, got {error}; mend or uninstall its package") from error
-        if plugin.name in known:
-            message = f"trace formats must have different names, got {plugin.name!r} twice"
-            raise TraceError(f"{message}; rename that of {entry.value}")
-        known[plugin.name] = plugin
-    return known
+    return FORMATS
 
 
 def _format_named(name: str) -> TraceFormat:
-    if name in FORMATS:
-        return FORMATS[name]
-    known = all_formats()
-    if name not in known:
-        raise TraceError(f"trace format must be one of {', '.join(known)}; got {name!r}")
-    return known[name]
+    try:
+        return FORMATS.named(name)
+    except ValueError as error:
+        raise TraceError(str(error)) from error
 
 
 def _recognised(file: TraceFile) -> TraceFormat:
@@ -222,10 +215,41 @@ def _recognised(file: TraceFile) -> TraceFormat:
     for known in _BUILT_IN:
         if known.recognises(head):
             return known
-    for known in all_formats().values():
-        if known.recognises(head):
+    for name in all_formats():
+        if _recognises(known := _format_named(name), head):
             return known
     raise _unrecognised(file, head)
+
+
+# Calls into a format, which may be somebody else's; what it says of the file is passed on.
+
+
+def _recognises(known: TraceFormat, head: bytes) -> bool:
+    try:
+        return known.recognises(head)
+    except CALL_ERRORS as error:
+        raise_failure(known, "recognises", error)
+
+
+def _read(known: TraceFormat, file: TraceFile) -> Trace:
+    try:
+        trace = known.read(file)
+    except (TraceError, OSError):
+        raise
+    except CALL_ERRORS as error:
+        raise_failure(known, "read", error)
+    if not isinstance(trace, Trace):
+        raise PluginError(f"{name_of(known)}.read must give a Trace, got {trace!r}")
+    return trace
+
+
+def _write(known: TraceFormat, trace: Trace, out: BinaryIO) -> None:
+    try:
+        known.write(trace, out)
+    except (TraceError, OSError):
+        raise
+    except CALL_ERRORS as error:
+        raise_failure(known, "write", error)
 
 
 def _unrecognised(file: TraceFile, head: bytes) -> TraceError:
@@ -255,6 +279,7 @@ def _check_losses(trace: Trace, chosen: TraceFormat) -> None:
     for known in _BUILT_IN:
         if known is chosen:
             _check_rounding(trace, known.name, known.clock)
+            _check_columns(trace, known.name)
             for role in ("model", "log_type"):
                 place, given = getattr(known, role), getattr(trace, role) is not None
                 if given and place is None:
@@ -263,6 +288,14 @@ def _check_losses(trace: Trace, chosen: TraceFormat) -> None:
                 elif not given and known is BURSTGPT:
                     message = f"the trace has no {role}: the column {place!r} is left out"
                     warnings.warn(message, stacklevel=3)
+
+
+def _check_columns(trace: Trace, name: str) -> None:
+    lost = ["priority"] if trace.priority is not None else []
+    if trace.prefix_ids is not None and name != JsonLinesFormat().name:
+        lost.append("prefix ids")
+    for column in lost:
+        warnings.warn(f"{name} has no column for {column}: they are left out", stacklevel=4)
 
 
 def _check_rounding(trace: Trace, name: str, clock: Clock) -> None:

@@ -1,0 +1,174 @@
+"""One run of many, as a task for any process: a scenario in, the row of a result table out."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmsched.simulation.beliefs import BinnedPrediction, predict_bins, scheduler_binning
+from llmsched.simulation.scenario import (
+    Scenario,
+    content_key,
+    latency_content,
+    source_sha256,
+    workload_content,
+)
+from llmsched.simulation.simulate import Run, serve
+from llmsched.simulation.sweep.cache import (
+    Prepared,
+    cached_prediction,
+    cached_trace,
+    recorded_warnings,
+)
+from llmsched.workload.trace import Trace, TraceError
+from llmsched.workload.workload import DEFAULT_REQUESTS
+
+N_QUANTILES = 201  # of latency: every half per cent, both ends included
+ON_DISK = 20_000  # requests from which on a workload is worth a file that processes share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTask:
+    """One run to do, for a process that may be on another machine."""
+
+    key: str
+    scenario: Scenario  # with absolute paths
+    cache: Path | None  # where processes share large workloads
+    source_sha256: str | None  # of the trace file, where the sweep was started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a task: the columns of a finished run, or why it failed."""
+
+    key: str
+    columns: Mapping[str, Any] | None
+    error: str | None
+    details: str | None  # the traceback
+    wall_s: float
+
+
+def execute(task: RunTask) -> Outcome:
+    """Do one run; what goes wrong in it is its outcome, and the sweep goes on.
+
+    Raises
+    ------
+    OSError, MemoryError
+        A fault of the machine is none of the run: it ends the sweep and is never recorded.
+    """
+    started_s = time.perf_counter()
+    columns: Mapping[str, Any] | None = None
+    error = details = None
+    try:
+        columns = row_of(task)
+    except (OSError, MemoryError):
+        raise
+    except Exception as problem:  # recorded with the run: the other runs still count
+        error = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+        details = traceback.format_exc()
+    wall_s = time.perf_counter() - started_s
+    return Outcome(key=task.key, columns=columns, error=error, details=details, wall_s=wall_s)
+
+
+def row_of(task: RunTask) -> dict[str, Any]:
+    """The figures of one run, with what tells it apart."""
+    scenario = task.scenario
+    trace = _trace(task)
+    prediction = _prediction(task, trace)
+    with recorded_warnings() as notes:
+        run = serve(scenario, trace.value, prediction=prediction.value)
+    return {
+        **run.to_dict(),
+        "latency_quantiles_s": _latency_quantiles_s(run),
+        "batch_size_counts": np.bincount(run.batches.size).tolist(),
+        "notes": list(dict.fromkeys([*trace.notes, *prediction.notes, *notes])),
+        "trace_sha256": trace.sha256,
+    }
+
+
+def about_requests(scenario: Scenario) -> float:
+    """About how many requests a run has: its own number, or a guess from the file's size."""
+    workload = scenario.recipe()
+    if workload.requests is not None:
+        return workload.requests
+    if workload.synthetic:
+        return DEFAULT_REQUESTS
+    return Path(workload.source).stat().st_size / 40  # bytes of a request in a typical CSV
+
+
+def _shared(task: RunTask) -> Path | None:
+    return task.cache if about_requests(task.scenario) >= ON_DISK else None
+
+
+def _trace(task: RunTask) -> Prepared[Trace]:
+    """The requests, kept once for all rates: scaling divides the arrival times, and is done here.
+
+    The checksum is that of the requests and the rate together.
+    """
+    workload, seed = task.scenario.recipe(), task.scenario.seed
+    in_real_time = replace(workload, rps_scale=1.0)
+
+    def load() -> Trace:
+        here = source_sha256(workload)
+        if here != task.source_sha256:
+            raise TraceError(
+                f"{workload.source}: must be the file that the sweep was started with, got "
+                "another content on this machine; copy it there"
+            )
+        return replace(task.scenario, workload=in_real_time).requests(seed)
+
+    content = {
+        "workload": workload_content(in_real_time),
+        "seed": seed if workload.random else None,
+    }
+    kept = cached_trace(_shared(task), content_key(content), load)
+    if workload.rps_scale == 1:
+        return kept
+    return Prepared(
+        value=replace(kept.value, arrival_s=kept.value.arrival_s / workload.rps_scale),
+        sha256=content_key({"requests": kept.sha256, "rps_scale": workload.rps_scale}),
+        notes=kept.notes,
+    )
+
+
+def _prediction(task: RunTask, trace: Prepared[Trace]) -> Prepared[BinnedPrediction]:
+    """What the scheduler believes, kept once for all GPU counts."""
+    scenario = task.scenario
+    policy, predictor = scenario.policy(), scenario.predictor_object()
+    binning = scheduler_binning(policy, scenario.binning)
+    by_service = None
+    if binning.by == "service":
+        by_service = latency_content(str(scenario.hardware.latency))
+    content = {
+        "trace": trace.sha256,
+        "predictor": predictor.name,
+        "seed": scenario.seed if predictor.random else None,
+        "binned": policy.binned,
+        "binning": {name: getattr(binning, name) for name in binning.__slots__},
+        "latency": by_service,
+    }
+    latency = scenario.hardware.resolved().latency
+    return cached_prediction(
+        _shared(task),
+        content_key(content),
+        lambda: predict_bins(
+            trace.value, policy, predictor, scenario.binning, latency, scenario.seed
+        ),
+    )
+
+
+def _latency_quantiles_s(run: Run) -> list[float]:
+    """Latency at the quantiles 0, 0.005, ..., 1 of the completed requests; empty if none."""
+    served = run.requests.completed
+    latency_s = run.requests.finish_s[served] - run.requests.arrival_s[served]
+    if not len(latency_s):
+        return []
+    levels = np.linspace(0.0, 1.0, N_QUANTILES)
+    values: list[float] = np.quantile(latency_s, levels, overwrite_input=True).tolist()
+    return values
