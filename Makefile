@@ -52,8 +52,9 @@ bench: $(CORE)  ## Speed and memory, as ratios on this machine
 	$(BIN)/python experiments/bench/bench.py $(ARGS)
 
 paper: $(ALL)  ## Redo the Multi-Bin paper: figures, REPORT.md, and the tests at its own sizes
-	$(BIN)/python experiments/multibin/reproduce.py $(ARGS)
-	$(BIN)/python -m pytest -m paper tests/test_paper_multibin.py
+	$(BIN)/llmsched paper multibin --out $(OUT)/multibin $(ARGS)
+	$(if $(ARGS),,cp $(OUT)/multibin/*.png $(OUT)/multibin/REPORT.md experiments/multibin)
+	$(BIN)/python -m pytest -m paper tests/studies/multibin
 
 TINY := --random-weights tiny-qwen3 --threads 1 --batch-sizes 1,2,4,8 --seq-lens 16,64,256
 SHORT := --trace calibration/tiny-requests.toml --rps-scale 1 --gpus 2 --batch-max 8 --sla 1
