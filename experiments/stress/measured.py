@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help=f"folder with {AZURE.as_posix()}")
     options = parser.parse_args()
     plan = Plan(
+        base=Scenario(workload=Workload(rps_scale=200.0)),
         volumes=(options.requests,),
         gpu_counts=tuple(options.gpu_counts),
         loads=(0.9,),

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from llmsched import Binning, Hardware, Scenario, Workload
+from llmsched import Binning, Hardware, Scenario, Slo, Workload
 from llmsched._util.number_text import count_text, interval_text, number_text
 from llmsched.metrics.intervals import mean_interval
 from llmsched.simulation.sweep.sweep import sweep
@@ -53,11 +53,11 @@ published | ours, with half the 95 % Student-t interval over {seeds}.
 @lru_cache
 def workload(requests: int, seed: int) -> Workload:
     """The profile's requests at the published arrival rate, which each seed is scaled to."""
-    found = Workload(requests=requests, failures="keep")
+    found = Workload(requests=requests, failures="keep", rps_scale=1.0)
     if requests <= 10_000:
         found = replace(found, window_s=(MIDNIGHT_S, math.inf), log_type="Conversation log")
     trace = found.load(seed)
-    scale = found.rps_scale * RATES_PER_S[requests] * trace.span_s / len(trace)
+    scale = RATES_PER_S[requests] * trace.span_s / len(trace)
     return replace(found, rps_scale=float(f"{scale:.6g}"))
 
 
@@ -66,7 +66,8 @@ def scenario(row: pd.Series, seed: int) -> Scenario:
     return Scenario(
         workload=workload(int(row["requests"]), seed),
         scheduler=row["scheduler"],
-        hardware=Hardware(n_gpus=int(row["n_gpus"])),
+        hardware=Hardware(n_gpus=int(row["n_gpus"]), latency="reference"),
+        slo=Slo(latency_s=1.0),
         binning=Binning(n_bins=int(row["n_bins"])),
         predictor="prompt-power-law",
         seed=seed,

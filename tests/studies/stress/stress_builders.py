@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from llmsched import Hardware, Scenario, Slo, Workload
 from llmsched.prediction.binning import Binning
-from llmsched.simulation.scenario import Scenario
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.step import StepResult
 from llmsched.studies.stress.steps import STEPS
@@ -18,13 +19,19 @@ from llmsched.studies.stress.tables import METRICS, PER_BIN_METRICS
 
 STEP1, STEP2, STEP2B, STEP3 = STEPS
 ALL = ("step1", "step2", "step3")
+# what the plan's numbers follow from, whatever the defaults of a scenario are
+BASE = Scenario(
+    workload=Workload(rps_scale=200.0),
+    hardware=Hardware(latency="reference"),
+    slo=Slo(latency_s=1.0),
+)
 TINY = Plan(
     volumes=(60, 120),
     gpu_counts=(1, 2),
     bins=(1, 3),
     loads=(0.7, 0.9),
     replications=2,
-    base=Scenario(binning=Binning(n_bins=2)),
+    base=replace(BASE, binning=Binning(n_bins=2)),
 )
 TINY_OPTIONS = ("--volumes", "60,120", "--seeds", "2", "--jobs", "1", "--tables-only")
 # a tiny run has its bins merged now and then, which is the runs' affair
@@ -59,7 +66,8 @@ def runs_of(*rows: dict[str, Any]) -> pd.DataFrame:
 
 def result_of(step: Any, *rows: dict[str, Any]) -> StepResult:
     """What the runs of these rows amount to; nothing is random unless a row says so."""
-    return StepResult.of(step, runs_of(*({"random": False} | row for row in rows)), Plan())
+    runs = runs_of(*({"random": False} | row for row in rows))
+    return StepResult.of(step, runs, Plan(base=BASE))
 
 
 def bins_of(*given: dict[str, float]) -> list[dict[str, float]]:

@@ -6,19 +6,20 @@ import math
 from dataclasses import replace
 
 import pytest
-from stress_builders import STEP1, STEP2, STEP2B, STEP3, runs_of, write_trace
+from stress_builders import BASE, STEP1, STEP2, STEP2B, STEP3, runs_of, write_trace
 
 from llmsched.prediction.binning import Binning
 from llmsched.simulation.scenario import Scenario, as_scenario
 from llmsched.studies.stress.plan import SCHEDULERS, Plan
 from llmsched.workload.workload import Workload
 
-ONE_SEED = Plan(replications=1)
+PLAN = Plan(base=BASE)
+ONE_SEED = Plan(base=BASE, replications=1)
 AT_RHO_2 = {"step2": runs_of({"offered_load": 2.0})}
 
 
 def test_plan__has_the_runs_that_the_stress_plan_asks_for_and_equal_gpus_beside():
-    asked = [run.scenario for run in STEP1.runs(Plan(), {})]
+    asked = [run.scenario for run in STEP1.runs(PLAN, {})]
     places = {(one.workload.requests, one.scheduler, one.hardware.n_gpus) for one in asked}
     volumes = (1_000, 10_000, 100_000, 1_000_000)
     assert places == {(v, name, n) for v in volumes for name in SCHEDULERS for n in (1, 2, 4)}
@@ -26,7 +27,11 @@ def test_plan__has_the_runs_that_the_stress_plan_asks_for_and_equal_gpus_beside(
     assert gpus == [1, 2, 4, 8, 16, 32, 64, 100]
     fixed = replace(ONE_SEED, best_gpu_count=100)
     assert [run.scenario.binning.n_bins for run in STEP3.runs(fixed, {})] == [1, 2, 4, 8, 16, 32]
-    scaled = [*STEP2.runs(Plan(), {}), *STEP3.runs(fixed, {}), *STEP2B.runs(Plan(), AT_RHO_2)]
+    scaled = [
+        *STEP2.runs(PLAN, {}),
+        *STEP3.runs(fixed, {}),
+        *STEP2B.runs(PLAN, AT_RHO_2),
+    ]
     assert {run.scenario.workload.requests for run in scaled} == {1_000_000}
     assert {(one.sla_s, one.workload.rps_scale, one.binning.n_bins) for one in asked} == {
         (1.0, 200.0, 4)
@@ -35,7 +40,7 @@ def test_plan__has_the_runs_that_the_stress_plan_asks_for_and_equal_gpus_beside(
 
 def test_plan__runs_on_any_hardware():
     # given a measured set, which brings its GPU and its model
-    base = as_scenario(Scenario(), latency="h100-llama-3-8b-vllm", slo=10.0)
+    base = as_scenario(BASE, latency="h100-llama-3-8b-vllm", slo=10.0)
     (run, *_) = STEP3.runs(Plan(base=base, best_gpu_count=7), {})
     # then every step runs there, whatever else it sets
     assert run.scenario.hardware.n_gpus == 7
@@ -85,7 +90,7 @@ def test_step1__compares_on_the_three_smallest_gpu_counts_unless_told():
 
 def test_step2b__rate_is_in_proportion_to_load_and_gpus_rounded_up():
     # given ρ = 2 and 3 on one GPU, at 200 times the rate, of two replications
-    plan = Plan(gpu_counts=(1, 4), loads=(0.5, 0.7), replications=2)
+    plan = Plan(base=BASE, gpu_counts=(1, 4), loads=(0.5, 0.7), replications=2)
     step2 = runs_of({"seed": 0, "offered_load": 2.0}, {"seed": 1, "offered_load": 3.0})
     # then the rate is 200 * load * GPUs / ρ, to 6 digits, never below
     rates = {
@@ -100,7 +105,7 @@ def test_step2b__rate_is_in_proportion_to_load_and_gpus_rounded_up():
 
 
 def test_settings__are_the_same_for_all_runs_of_a_step_but_for_what_it_sets():
-    plan = Plan(base=Scenario(binning=Binning(n_bins=2)))
+    plan = Plan(base=replace(BASE, binning=Binning(n_bins=2)))
     faster = replace(plan, base=plan.base.at_rate(2))
     more_bins = replace(plan, base=replace(plan.base, binning=Binning(n_bins=3)))
     other_seed = replace(plan, base=replace(plan.base, seed=9), volumes=(7,), gpu_counts=(3,))

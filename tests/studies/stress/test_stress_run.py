@@ -76,6 +76,7 @@ def test_run__at_another_rate_is_the_one_that_simulate_gives(tmp_path):
         RunConfig(
             workload=Workload(requests=200, rps_scale=scale),
             scheduler="multi_bin_dynamic",
+            latency="reference",
             n_gpus=2,
             seed=1,
         )
@@ -83,7 +84,7 @@ def test_run__at_another_rate_is_the_one_that_simulate_gives(tmp_path):
     ]
     results = sweep(configs, tmp_path, jobs=1)
     for config, row in zip(configs, results.to_dict("records"), strict=True):
-        run = simulate(config.workload, config.scheduler, n_gpus=2, seed=1)
+        run = simulate(config)
         assert row["latency_mean_s"] == run.metrics.latency_mean_s
         assert row["makespan_s"] == run.metrics.makespan_s
         assert row["offered_load"] == run.offered_load

@@ -291,7 +291,7 @@ def held_rate(plan: Plan, load: float, n_gpus: int, one_gpu_load: float) -> floa
 
     ρ is in proportion to rate over GPUs, exactly.
     """
-    exact = plan.workload.rps_scale * load * n_gpus / one_gpu_load
+    exact = (plan.workload.rps_scale or 1.0) * load * n_gpus / one_gpu_load
     digits = 6 - math.ceil(math.log10(exact))
     return math.ceil(exact * 10.0**digits) / 10.0**digits
 

@@ -7,6 +7,7 @@ interval of width zero, and failed runs are in no mean.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from llmsched._util.number_text import count_text, share_text
 from llmsched._util.types import FloatArray
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
 from llmsched.metrics.registry import METRICS as REGISTERED, title_of
-from llmsched.simulation.comparison_results import COMPARED, Difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,8 @@ PER_BIN_METRICS = (
     *("wait_max_s", "backlog_mean", "backlog_peak", "batch_size_mean", "batches"),
     *("output_variance_mean", "output_range_mean", "output_max_over_mean"),
 )
-DIFFERENCE_METRICS = (*COMPARED, "latency_mean_s", "latency_p99_s")
+COMPARED = ("throughput_rps", "goodput_rps", VIOLATIONS, "latency_mean_s", "latency_p99_s")
+ROUNDING = 1e-9  # of the value: a difference up to this is that of the last digits of two sums
 DERIVED = {"throughput_efficiency": "throughput / linear", "goodput_efficiency": "goodput / linear"}
 CLEAR = "larger than the noise"
 LABELS = ("overloaded", "backlogged", "stable")  # the worst first
@@ -115,7 +116,7 @@ def differences(
     pairs: Sequence[tuple[Group, Group]],
     *,
     against: str,
-    metrics: Sequence[str] = DIFFERENCE_METRICS,
+    metrics: Sequence[str] = COMPARED,
 ) -> pd.DataFrame:
     """One group less another, replication by replication, for each pair and metric.
 
@@ -148,16 +149,12 @@ def differences(
         }
         for metric in metrics:
             if (found := _difference(members[0], members[1], metric)) is not None:
-                ends = {name: getattr(found.interval, name) for name in ("mean", "low", "high")}
-                rows.append(
-                    {**words, **first, "metric": metric, **ends}
-                    | {"n": found.interval.n, "verdict": found.verdict}
-                )
+                rows.append({**words, **first, "metric": metric, **found})
     columns = ["what", "against", *GROUP, "metric", "mean", "low", "high", "n", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> Difference | None:
+def _difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> dict[str, Any] | None:
     """First less second over the seeds that both have; what is not random has one for all."""
     a, b = (members.set_index("seed")[metric].astype(float) for members in (first, second))
     random = bool(first["random"].any()), bool(second["random"].any())
@@ -169,13 +166,19 @@ def _difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> Diffe
         for values, each in zip((a, b), random, strict=True)
     ]
     interval = paired_difference(*samples)
-    return Difference(
-        scheduler=str(first["scheduler"].iloc[0]),
-        baseline=str(second["scheduler"].iloc[0]),
-        metric=metric,
-        interval=interval if any(random) else _exact(interval.mean),
-        rounding=1e-9 * abs(float(b.mean())),
-    )
+    if not any(random):
+        interval = _exact(interval.mean)
+    ends = {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
+    return {**ends, "verdict": _verdict(interval, ROUNDING * abs(float(b.mean())))}
+
+
+def _verdict(interval: Interval, rounding: float) -> str:
+    """Whether a difference is larger than the noise of the replications, in words."""
+    if math.isnan(interval.low):
+        return f"{'one replication' if interval.n == 1 else 'no value'}: no interval"
+    if max(interval.high - interval.low, abs(interval.mean)) <= rounding:
+        return "equal"
+    return CLEAR if interval.significant else "within the noise"
 
 
 def _hashable(group: Group) -> tuple[Any, ...]:
