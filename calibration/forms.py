@@ -21,7 +21,12 @@ from numpy.typing import NDArray
 
 from llmsched._util.files import whole_file
 from llmsched.calibration.benchmarks.fit import BenchmarkFit, fit_benchmarks
-from llmsched.calibration.benchmarks.points import BenchmarkPoint, Benchmarks
+from llmsched.calibration.benchmarks.runs import (
+    Benchmarks,
+    ClosedLoopPoint,
+    LatencySummary,
+    Load,
+)
 from llmsched.figures.calibration import fit_figure, form_colours
 from llmsched.figures.style import plotnine_module, theme
 from llmsched.latency.fit.form_fit import fit_form
@@ -159,21 +164,22 @@ def _grid(name: str, b: Any, prompt: Any, output: Any, times: pd.DataFrame) -> L
 def rtx3090(folder: Path) -> Benchmarks:
     """TTFT and TPOT of a served Qwen against concurrency, as `calibrate import` takes them."""
     prompt, output = RTX3090_TOKENS
-    points = [
-        BenchmarkPoint(
-            concurrency=int(row["concurrency"]),
-            prompt_tokens=prompt,
-            output_tokens=output,
-            ttft_s=row["ttft_mean_ms"] / 1e3,
-            tpot_s=row["tpot_mean_ms"] / 1e3,
-            e2e_s=(row["ttft_mean_ms"] + (output - 1) * row["tpot_mean_ms"]) / 1e3,
-            completed=int(row["requests_per_level"]),
-            failed=0,
-            source=f"{RTX3090}, concurrency {row['concurrency']:.0f}",
+    points = []
+    for _, row in pd.read_csv(folder / RTX3090).iterrows():
+        ttft_s, tpot_s = row["ttft_mean_ms"] / 1e3, row["tpot_mean_ms"] / 1e3
+        points.append(
+            ClosedLoopPoint(
+                load=Load(words="", concurrency=int(row["concurrency"])),
+                prompt_tokens=prompt,
+                output_tokens=output,
+                ttft=LatencySummary(mean_s=ttft_s),
+                tpot=LatencySummary(mean_s=tpot_s),
+                e2e=LatencySummary(mean_s=ttft_s + (output - 1) * tpot_s),
+                completed=int(row["requests_per_level"]),
+                source=f"{RTX3090}, concurrency {row['concurrency']:.0f}",
+            )
         )
-        for _, row in pd.read_csv(folder / RTX3090).iterrows()
-    ]
-    return Benchmarks(tool="vllm-bench", points=tuple(points), notes=(), source=RTX3090)
+    return Benchmarks(format="closed-loop", files=(tuple(points),), source=RTX3090)
 
 
 def form_errors(grids: Sequence[LatencyGrid], forms: Sequence[str]) -> pd.DataFrame:

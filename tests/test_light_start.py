@@ -53,6 +53,7 @@ def test_import__of_a_name_loads_what_it_needs_only():
         ["compare", "--help"],
         ["static-fifo", "--help"],
         ["multi-bin-dynamic", "--help"],
+        ["continuous-static", "--help"],
         ["trace", "--help"],
         ["trace", "info", "--help"],
     ],

@@ -53,7 +53,7 @@ def test_example__is_short():
 
 def test_example__is_a_command_in_the_help(installed):
     listed = llmsched(installed, "--help").stdout
-    assert "  shortest-bin-first  Of package shortest-bin-first.\n" in listed
+    assert "  shortest-bin-first    Of package shortest-bin-first.\n" in listed
     of_command = llmsched(installed, "shortest-bin-first", "--help")
     assert "Bins by predicted length, the shortest first." in of_command.stdout
     assert "--bins" in of_command.stdout
@@ -141,7 +141,7 @@ def test_package__that_cannot_be_loaded_is_one_line_and_disturbs_no_other(
     assert_refused(run("compare", "--schedulers", "static-fifo,mine"), *whose, *texts)
     with pytest.raises(ValueError, match="scheduler 'mine' of package"):
         make_scheduler("mine")
-    assert f"mine                Of package {name}." in run("--help").stdout
+    assert f"mine                  Of package {name}." in run("--help").stdout
     assert run("static-fifo", "--requests", "5").exit_code == 0
 
 

@@ -45,7 +45,7 @@ IMPOSSIBLE = RunConfig(  # a predictor of bins of output tokens cannot bin by an
 )
 
 
-GOLDEN_KEY = "cf0983cbc17fc66f39ad3f1dc6f15800ceefc1aa7b612c9a2d07f821b9fccd85"
+GOLDEN_KEY = "12f92aeb8477d330c65d4c8117de48ede51a6929cf9e17fe62aa5dc7fbc70035"
 ORACLE = predictor_from_spec("oracle")
 
 

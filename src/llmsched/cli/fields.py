@@ -93,6 +93,11 @@ def field_option(path: str) -> click.Option:
     flag = what.flag or name.replace("_", "-")
     spellings = [f"--{one}" for one in (flag, *what.also)]
     default = defaults_of(kind)[name]
+    if plain is bool:
+        both = [f"{one}/--no-{one.removeprefix('--')}" for one in spellings]
+        return click.Option(
+            [*both, parameter_name(path)], default=default, show_default=True, help=what.help
+        )
     return click.Option(
         [*spellings, parameter_name(path)],
         type=FieldType(name, what, plain),

@@ -52,9 +52,11 @@ def _users_schedulers() -> dict[str, tuple[str, str]]:
     from llmsched._util.registry import installed, package_of
 
     taken = {*map(_command, SCHEDULER_HELP), *COMMANDS}
+    groups = ("llmsched.schedulers", "llmsched.iteration_schedulers")
     return {
         _command(point.name): (point.name, package_of(point))
-        for point in installed("llmsched.schedulers")
+        for group in groups
+        for point in installed(group)
         if _command(point.name) not in taken
     }
 

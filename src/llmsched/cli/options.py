@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from llmsched._util.options import options_of
 from llmsched.cli.config import config_options
 from llmsched.cli.fields import field_option, given_parameter, parameter_name
-from llmsched.cli.values import REPLICATIONS, scheduler_name
+from llmsched.cli.values import REPLICATIONS
+from llmsched.engine.iteration.settings import IterationSettings
 
 if TYPE_CHECKING:
     from llmsched.latency.base import LatencyModel
@@ -25,24 +27,49 @@ WORKLOAD = tuple(
     )
 )
 SERVING = (
-    *("hardware.n_gpus", "slo.latency_s", "hardware.latency", "hardware.llm"),
-    *("predictor", "admission", "seed"),
+    *("hardware.n_gpus", "slo.latency_s", "hardware.llm", "hardware.tp"),
+    *("predictor", "seed"),
 )
+BATCHES = ("hardware.latency", "admission")
 FIXED = ("settings.batch_size",)
 MEMORY = ("settings.memory", "settings.batch_max", "hardware.gpu")
 DYNAMIC = ("settings.controller", "settings.batch_min", "settings.batch_target_s", *MEMORY)
 BINS = ("binning.n_bins", "binning.by", "binning.edges")
 BIN_CHOICE = ("settings.bin_choice",)
 FORMING = ("settings.max_forming_wait_s",)
-ALL_SETTINGS = (*FIXED, *DYNAMIC, *BINS, *BIN_CHOICE, *FORMING)
+CONTINUOUS = (
+    *("hardware.step_time", "slo.ttft_s", "slo.tpot_s", "router", "hardware.gpu"),
+    *(f"serving.{name}" for name in options_of(IterationSettings)),
+)
+AGEING = ("settings.ageing_tokens_per_s",)
+BATCH_SETTINGS = (*BATCHES, *FIXED, *DYNAMIC, *BINS, *BIN_CHOICE, *FORMING)
+ALL_SETTINGS = tuple(dict.fromkeys((*BATCH_SETTINGS, *CONTINUOUS, *AGEING)))
 # what a scheduler of ours takes beside workload and serving
 TAKES: Mapping[str, Sequence[str]] = {
-    "static_fifo": FIXED,
-    "dynamic_no_bins": DYNAMIC,
-    "multi_bin_dynamic": (*DYNAMIC, *BINS, *BIN_CHOICE),
-    "multi_bin_only": (*FIXED, *BINS, *FORMING),
-    "multi_bin_adaptive": (*MEMORY, *BINS),
+    "static_fifo": (*BATCHES, *FIXED),
+    "dynamic_no_bins": (*BATCHES, *DYNAMIC),
+    "multi_bin_dynamic": (*BATCHES, *DYNAMIC, *BINS, *BIN_CHOICE),
+    "multi_bin_only": (*BATCHES, *FIXED, *BINS, *FORMING),
+    "multi_bin_adaptive": (*BATCHES, *MEMORY, *BINS),
+    "continuous_static": CONTINUOUS,
+    "continuous_dynamic": CONTINUOUS,
+    "continuous_multi_bin": (*CONTINUOUS, *BINS, *BIN_CHOICE),
+    "continuous_sjf": (*CONTINUOUS, *AGEING),
+    "continuous_priority": CONTINUOUS,
 }
+
+
+def taken_by(scheduler: str) -> Sequence[str]:
+    """What a scheduler takes beside workload and serving; a user's own takes all of its level."""
+    if scheduler in TAKES:
+        return TAKES[scheduler]
+    from llmsched.schedulers.iteration.registry import ITERATION_SCHEDULERS
+
+    if scheduler in ITERATION_SCHEDULERS:
+        return (*CONTINUOUS, *BINS, *BIN_CHOICE, *AGEING)
+    return BATCH_SETTINGS
+
+
 REAL_TIMESTAMPS = click.option(
     "--real-timestamps", is_flag=True, help="Keep the arrival rate as it is: --rps-scale 1."
 )
@@ -117,9 +144,11 @@ def take_draws(n_draws: int | None, scenario: Scenario) -> tuple[LatencyModel, .
     """The draws of the latency that were asked for, with a note where they are few."""
     if n_draws is None:
         return ()
+    from llmsched.latency.steps.batches import BatchOfSteps
     from llmsched.simulation.uncertainty import FULL_DRAWS, draw_latencies, reached_confidence
 
-    latency = scenario.hardware.resolved().latency
+    hardware = scenario.resolved_hardware()
+    latency = BatchOfSteps(hardware.step_time) if hardware.step_time else hardware.latency
     draws = draw_latencies(latency, n_draws, seed=scenario.seed)
     if n_draws < FULL_DRAWS:
         reached = 100 * reached_confidence(n_draws)
@@ -133,13 +162,13 @@ def take_draws(n_draws: int | None, scenario: Scenario) -> tuple[LatencyModel, .
 
 def chosen_schedulers(text: str) -> list[str]:
     """The schedulers to compare, each known and given once, and every option of use to one."""
-    from llmsched.schedulers.registry import SCHEDULERS
+    from llmsched.schedulers.names import canonical, check_scheduler
 
-    schedulers = [scheduler_name(name) for name in text.split(",")]
+    schedulers = [canonical(name) for name in text.split(",")]
     if "" in schedulers:
         raise click.UsageError(f"--schedulers must be names between commas, got {text!r}")
     for name in schedulers:
-        SCHEDULERS.named(name)
+        check_scheduler(name)
         if schedulers.count(name) > 1:
             raise click.UsageError(f"--schedulers must name each one once, got {name} twice")
     if set(schedulers) <= TAKES.keys():  # an installed package's scheduler may take any option

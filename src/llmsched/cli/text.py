@@ -17,6 +17,7 @@ from llmsched.metrics.registry import column_of
 
 if TYPE_CHECKING:
     from llmsched.latency.base import LatencyModel
+    from llmsched.latency.steps.base import StepLatency
     from llmsched.metrics.intervals import Interval
     from llmsched.simulation.comparison_results import Comparison, Difference, SchedulerResult
     from llmsched.simulation.simulate import Run
@@ -108,7 +109,7 @@ def comparison_table(result: Comparison) -> str:
     return "\n\n".join(lines)
 
 
-def _legend(latency: LatencyModel) -> str:
+def _legend(latency: LatencyModel | StepLatency) -> str:
     """What the service times come from, and what the load labels mean."""
     lines = (f"Latency model: {latency.describe()}", f"Label: {LABEL_RULE}")
     return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)

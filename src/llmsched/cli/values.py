@@ -43,16 +43,12 @@ SCHEDULER_HELP = {
     "multi_bin_dynamic": "Bins by predicted length, each with its own batcher.",
     "multi_bin_only": "The multi-bin paper: bins, batches of exactly B.",
     "multi_bin_adaptive": "Bins by service time; ages and learned costs decide.",
+    "continuous_static": "Continuous batching as vLLM does it: first come, first served.",
+    "continuous_dynamic": "How many run follows memory and --tpot-slo.",
+    "continuous_multi_bin": "Bins by predicted length take turns to be admitted.",
+    "continuous_sjf": "Shortest predicted output first, with ageing.",
+    "continuous_priority": "Smallest priority number first.",
 }
-
-
-def scheduler_name(text: str) -> str:
-    """The registered scheduler that a text means; a command's spelling, with dashes, will do."""
-    from llmsched.schedulers.registry import SCHEDULERS
-
-    wanted = text.strip()
-    spelled = (name for name in SCHEDULERS if name.replace("_", "-") == wanted.replace("_", "-"))
-    return next(spelled, wanted)
 
 
 def positive(context: click.Context, option: click.Parameter, value: float | None) -> float | None:

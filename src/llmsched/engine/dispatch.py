@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,6 @@ from simpy.events import ProcessGenerator
 from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.clock import URGENT, Clock
 from llmsched.schedulers.iteration.routing import ReplicasSeen, Router
-
-_NOTHING_SEEN = ReplicasSeen((), (), (), ())
 
 
 class Replica(Protocol):
@@ -32,12 +31,20 @@ class Replica(Protocol):
         """Nothing arrives before that instant; `comes`: something then arrives here."""
         ...
 
-    def seen(self, now_s: float) -> tuple[int, int, int]:
-        """Outstanding requests, used blocks, predicted tokens; before anything of this instant."""
+    def outstanding(self, now_s: float, request: int) -> int:
+        """Requests accepted and not finished, before anything of this instant but arrivals."""
         ...
 
-    def cached_tokens(self, request: int) -> int:
-        """Tokens of a prompt that its prefix cache would find."""
+    def used_blocks(self, now_s: float, request: int) -> int:
+        """KV blocks held, before anything of this instant."""
+        ...
+
+    def predicted_tokens(self, now_s: float, request: int) -> int:
+        """Prompts and predicted outputs of the outstanding requests."""
+        ...
+
+    def cached_tokens(self, now_s: float, request: int) -> int:
+        """Tokens of the prompt of `request` that the prefix cache would find."""
         ...
 
 
@@ -63,12 +70,17 @@ class Dispatcher:
         self._accepted = accepted
         self._router = router
         self._replicas = replicas
+        columns = [field.name for field in fields(ReplicasSeen)]
+        if unknown := [column for column in router.sees if column not in columns]:
+            raise ValueError(
+                f"a router must see some of {', '.join(columns)}, got {unknown[0]!r}; mend its sees"
+            )
         self.replica: IntArray = np.full(len(accepted), -1, np.int32)
 
     def life(self) -> ProcessGenerator:
         """The life of the arrival stream: sleep until the next arrival, route it, repeat."""
         arrival_s, clock, n = self._arrival_s, self._clock, len(self._accepted)
-        arrive = self._arrive if self._router.sees_replicas else self._route_in_advance()
+        arrive = self._arrive if self._router.sees else self._route_in_advance()
         row = 0
         while row < n:
             now_s = arrival_s[row]
@@ -91,7 +103,7 @@ class Dispatcher:
     def _route_in_advance(self) -> Callable[[int], None]:
         """Route all requests, for a router that sees nothing; how one then arrives."""
         replicas, n = self._replicas, len(self._accepted)
-        chosen = [self._chosen(request, _NOTHING_SEEN) for request in range(n)]
+        chosen = [self._chosen(request, ReplicasSeen()) for request in range(n)]
         self.replica[:] = np.where(self._accepted, chosen, -1)
         where, next_s = self.replica.data, self._next_of_replica().data
 
@@ -126,10 +138,9 @@ class Dispatcher:
         return int(chosen)
 
     def _seen(self, request: int) -> ReplicasSeen:
-        replicas, now_s = self._replicas, self._clock.now
-        cached = [0] * len(replicas)
-        if self._router.sees_prefixes:
-            cached = [replica.cached_tokens(request) for replica in replicas]
-        columns = zip(*[replica.seen(now_s) for replica in replicas], strict=True)
-        outstanding, used_blocks, predicted_tokens = columns
-        return ReplicasSeen(outstanding, used_blocks, predicted_tokens, cached)
+        now_s = self._clock.now
+        columns = {
+            column: [getattr(replica, column)(now_s, request) for replica in self._replicas]
+            for column in self._router.sees
+        }
+        return ReplicasSeen(**columns)

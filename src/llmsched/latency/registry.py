@@ -132,9 +132,10 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     if name in _models():
         return _made(name)
     if name.startswith("physics:"):
-        from llmsched.latency.physics.step import PhysicsBatch, step_model
+        from llmsched.latency.physics.step import step_model
+        from llmsched.latency.steps.batches import BatchOfSteps
 
-        return PhysicsBatch(step_model(name))
+        return BatchOfSteps(step_model(name))
     path, form = _split_form(name)
     if path.is_file():
         return _from_file(path, form)

@@ -18,7 +18,10 @@ from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.workload.trace import Trace
 
 if TYPE_CHECKING:
+    from llmsched.engine.iteration.settings import IterationSettings
+    from llmsched.engine.step_records import ServedTable
     from llmsched.latency.base import LatencyModel
+    from llmsched.latency.steps.base import StepLatency
 
 LoadLabel = Literal["stable", "backlogged", "overloaded"]
 
@@ -107,6 +110,50 @@ def load_label(offered_load: float, requests: RequestTable, batches: BatchTable)
     queueing_s = np.nansum(requests.start_s) - requests.arrival_s[requests.completed].sum()
     # a sum of products, not `@`: BLAS splits long ones over its threads, and the last digits follow
     return "backlogged" if queueing_s > (service_s * batches.size).sum() else "stable"
+
+
+def step_load(
+    table: ServedTable, settings: IterationSettings, step: StepLatency, n_replicas: int
+) -> float:
+    """ρ of continuous batching: mean work of a request times the arrival rate, over the replicas.
+
+    The work is that at the largest batch that memory and `max_running` allow: with P prompt and O
+    output tokens on average, b requests that hold K tokens each, a request takes s = max(O/b, P /
+    (step_tokens - b)) steps' worth of time, each with O/s decodes and P/s prompt tokens.
+    K is the mean over decode steps, E[O·P + O²/2] / E[O].
+    """
+    served = table.completed
+    n, n_served = len(table), int(served.sum())
+    if not n_served:
+        return 0.0
+    prompt = table.prompt_tokens[served].astype(np.float64)
+    output = table.output_tokens[served].astype(np.float64)
+    held = float((output * (prompt + output / 2)).sum() / output.sum())
+    usable = settings.usable_blocks * settings.block_tokens
+    batch = max(1.0, min(settings.max_running, usable / held, settings.step_tokens - 1.0))
+    p, o = float(prompt.mean()), float(output.mean())
+    steps = max(o / batch, p / max(1.0, settings.step_tokens - batch))
+    decodes, chunk = round(o / steps), math.ceil(p / steps)
+    time_s = step.step_s([(chunk, 0)], decodes, round(decodes * held)) + settings.overhead_s
+    work_s = steps * (time_s + settings.per_request_s * (decodes + 1))
+    span_s = float(table.arrival_s[-1] - table.arrival_s[0])
+    if span_s <= 0:
+        return math.inf
+    return n_served / n * work_s * (n - 1) / span_s / n_replicas
+
+
+def step_load_label(offered_load: float, table: ServedTable) -> LoadLabel:
+    """The label of a run of the iteration level, by `LABEL_RULE`."""
+    served = table.completed
+    if not served.any():
+        return "overloaded" if len(table) else "stable"
+    first_s, last_s = table.arrival_s[0], table.arrival_s[-1]
+    service_s = (table.finish_s - table.scheduled_s)[served]
+    drain_s = table.finish_s[served].max() - last_s - service_s.max()
+    if offered_load >= 1 or drain_s > DRAIN_SHARE * (last_s - first_s):
+        return "overloaded"
+    wait_s = (table.scheduled_s - table.arrival_s)[served]
+    return "backlogged" if wait_s.sum() > service_s.sum() else "stable"
 
 
 def _work_s(trace: Trace, bins: IntArray, sizes: IntArray, latency: LatencyModel) -> float:

@@ -7,11 +7,13 @@ batch physically fits the KV memory is the engine's check.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from llmsched.schedulers.base import FinishedBatch
 from llmsched.schedulers.memory_limit import MemoryLimit
 from llmsched.schedulers.sla_control import SlaController
+
+if TYPE_CHECKING:
+    from llmsched.schedulers.base import FinishedBatch
 
 
 class Batcher(Protocol):

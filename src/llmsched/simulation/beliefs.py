@@ -12,6 +12,7 @@ from llmsched.latency.base import LatencyModel
 from llmsched.prediction.binning import DYNAMIC_BATCH_SIZE, Binning
 from llmsched.prediction.edges import assign_bins
 from llmsched.prediction.predictors import Predictor, predict
+from llmsched.schedulers.iteration.base import IterationScheduler
 from llmsched.schedulers.scheduler import Scheduler
 from llmsched.workload.trace import Trace
 
@@ -26,10 +27,12 @@ class BinnedPrediction:
     alone_s: FloatArray | None = None  # (n,) predicted time alone, where the workload draws it
 
 
-def scheduler_binning(policy: Scheduler, binning: Binning) -> Binning:
+def scheduler_binning(policy: Scheduler | IterationScheduler, binning: Binning) -> Binning:
     """The binning that a scheduler makes of the one asked for: one bin if it has none."""
     if not policy.binned:
         binning = Binning(n_bins=1)
+    if isinstance(policy, IterationScheduler):
+        return binning.or_else("output", "equal-mass").for_batches_of(DYNAMIC_BATCH_SIZE)
     binning = binning.or_else(policy.bin_by, policy.bin_edges)
     full = policy.release  # batches of exactly this size; a dynamic batcher's are seldom full
     batch_size = full.batch_size if full else min(policy.batch_max, DYNAMIC_BATCH_SIZE)
@@ -38,7 +41,7 @@ def scheduler_binning(policy: Scheduler, binning: Binning) -> Binning:
 
 def predict_bins(
     trace: Trace,
-    policy: Scheduler,
+    policy: Scheduler | IterationScheduler,
     predictor: Predictor,
     binning: Binning,
     latency: LatencyModel,

@@ -7,14 +7,11 @@ checksum, not by path, and numbers by value, so that `4` and `4.0` GPUs are one 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, get_args
 
 from llmsched._util.options import (
     check_option,
@@ -26,16 +23,21 @@ from llmsched._util.options import (
     plain_values,
 )
 from llmsched.engine.admission import Admission
+from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.prediction.binning import Binning
 from llmsched.schedulers.settings import Settings
-from llmsched.simulation.hardware import Hardware
+from llmsched.simulation.hardware import DEFAULT_LATENCY, Hardware, ResolvedHardware
+from llmsched.simulation.keys import absolute, content_key, hardware_content, workload_content
 from llmsched.workload.slo import Slo
 from llmsched.workload.workload import Workload
 
 if TYPE_CHECKING:
     from llmsched.hardware import GpuSpec, ModelSpec
     from llmsched.latency.base import LatencyModel
+    from llmsched.latency.steps.base import StepLatency
     from llmsched.prediction.predictors import Predictor
+    from llmsched.schedulers.iteration.base import IterationScheduler
+    from llmsched.schedulers.iteration.routing import RouterFactory
     from llmsched.schedulers.registry import SchedulerSpec
     from llmsched.schedulers.scheduler import Scheduler
     from llmsched.workload.trace import Trace
@@ -43,11 +45,12 @@ if TYPE_CHECKING:
 SECTIONS: dict[str, type] = {
     "workload": Workload,
     "hardware": Hardware,
+    "serving": IterationSettings,
     "slo": Slo,
     "settings": Settings,
     "binning": Binning,
 }
-_KEY_VERSION = 2  # of what enters a key; another number gives every run another key
+_KEY_VERSION = 3  # of what enters a key; another number gives every run another key
 
 
 class Parts(TypedDict, total=False):
@@ -55,11 +58,15 @@ class Parts(TypedDict, total=False):
 
     n_gpus: float
     latency: LatencyModel | str
+    step_time: StepLatency | str
+    tp: int
     gpu: GpuSpec | str
     llm: ModelSpec | str
     predictor: Predictor | str
     binning: Binning | int | str
     settings: Settings
+    serving: IterationSettings
+    router: RouterFactory | str
     slo: Slo | float
     admission: Admission
     seed: int
@@ -84,6 +91,10 @@ class Scenario:
         What the scheduler believes of output lengths.
     binning : Binning
         How a scheduler with bins splits the requests.
+    serving : IterationSettings
+        How a replica serves, with vLLM's defaults; for the continuous schedulers.
+    router : str or callable
+        Which replica serves a request: a name, or what makes a `Router`; for the continuous ones.
     slo : Slo
         What the senders expect.
     admission : {"together", "one-by-one"}
@@ -104,7 +115,7 @@ class Scenario:
     """
 
     workload: Workload | Trace = field(default_factory=Workload)
-    scheduler: SchedulerSpec = "multi_bin_dynamic"
+    scheduler: SchedulerSpec | IterationScheduler = "multi_bin_dynamic"
     settings: Settings = field(default_factory=Settings)
     hardware: Hardware = field(default_factory=Hardware)
     predictor: str | Predictor = option(
@@ -114,6 +125,14 @@ class Scenario:
         parse=str,
     )
     binning: Binning = field(default_factory=Binning)
+    serving: IterationSettings = field(default_factory=IterationSettings)
+    router: str | RouterFactory = option(
+        "round-robin",
+        "Which replica serves a request: round-robin, least-outstanding, least-kv, "
+        "predicted-work, prefix-affine.",
+        metavar="NAME",
+        parse=str,
+    )
     slo: Slo = field(default_factory=Slo)
     admission: Admission = option(
         "together",
@@ -130,6 +149,10 @@ class Scenario:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if isinstance(self.scheduler, str) and "-" in self.scheduler:
+            from llmsched.schedulers.names import canonical
+
+            object.__setattr__(self, "scheduler", canonical(self.scheduler))
         told_s = self.settings.sla_s
         if told_s is None:
             return
@@ -146,31 +169,112 @@ class Scenario:
         """What results call the scheduler."""
         from llmsched.schedulers.registry import scheduler_name
 
-        return scheduler_name(self.scheduler)
+        if self.level == "iteration" and not isinstance(self.scheduler, str):
+            return "continuous"
+        return scheduler_name(self.scheduler)  # type: ignore[arg-type]  # as `level` says
+
+    @property
+    def level(self) -> Literal["batch", "iteration"]:
+        """Whether whole batches are served, or requests join and leave at every step."""
+        if isinstance(self.scheduler, str):
+            from llmsched.schedulers.iteration.registry import ITERATION_SCHEDULERS
+
+            return "iteration" if self.scheduler in ITERATION_SCHEDULERS else "batch"
+        from llmsched.schedulers.iteration.base import IterationScheduler
+
+        return "iteration" if isinstance(self.scheduler, IterationScheduler) else "batch"
 
     @property
     def sla_s(self) -> float:
-        """Longest latency that is not a violation [s]; infinite where none is set."""
-        return math.inf if self.slo.latency_s is None else self.slo.latency_s
+        """Longest latency of an answer that comes all at once [s]; infinite where none is set."""
+        limits = (self.slo.latency_s, self.slo.ttft_s)
+        return min((one for one in limits if one is not None), default=math.inf)
 
     @property
     def random(self) -> bool:
         """Whether another seed gives another run."""
         if isinstance(self.workload, Workload) and self.workload.random:
             return True
-        return self.policy().uses_predictions and self.predictor_object().random
+        return self.uses_predictions and self.predictor_object().random
 
-    def policy(self) -> Scheduler:
+    @property
+    def uses_predictions(self) -> bool:
+        """Whether predicted lengths decide anything."""
+        if self.level == "batch":
+            return self.policy().uses_predictions
+        from llmsched.schedulers.iteration.routing import uses_predictions
+
+        return self.policy().uses_predictions or uses_predictions(self.router_factory())
+
+    def resolved_hardware(self) -> ResolvedHardware:
+        """The objects that the hardware's names stand for."""
+        return self.hardware.resolved(max_running=self.serving.max_running)
+
+    def policy(self) -> Scheduler | IterationScheduler:
         """The scheduler's policy objects, fresh for one run."""
+        if self.level == "iteration":
+            return self._iteration_scheduler()
+        from llmsched.schedulers.names import check_scheduler
         from llmsched.schedulers.registry import make_scheduler
 
-        hardware = self.hardware.resolved()
+        if isinstance(self.scheduler, str):
+            check_scheduler(self.scheduler)
+        hardware = self.resolved_hardware()
         told = self.settings.resolved(
             sla_s=self.sla_s if math.isfinite(self.sla_s) else 1e9,
             capacity_tokens=self.settings.capacity_tokens or hardware.capacity_tokens,
             latency=hardware.latency,
         )
-        return make_scheduler(self.scheduler, told)
+        return make_scheduler(self.scheduler, told)  # type: ignore[arg-type]  # as `level` says
+
+    def _iteration_scheduler(self) -> IterationScheduler:
+        from llmsched.schedulers.iteration.base import IterationScheduler
+        from llmsched.schedulers.iteration.registry import ITERATION_SCHEDULERS, IterationOptions
+
+        if isinstance(self.scheduler, IterationScheduler):
+            return self.scheduler
+        usable = self.replica().usable_blocks * self.serving.block_tokens
+        options = IterationOptions(
+            capacity_tokens=usable,
+            max_running=self.serving.max_running,
+            tpot_sla_s=self.slo.tpot_s,
+            n_bins=self.binning.n_bins,
+            bin_choice=self.settings.bin_choice,
+            ageing_tokens_per_s=self.settings.ageing_tokens_per_s,
+        )
+        assert isinstance(self.scheduler, str)  # as `level` says
+        return ITERATION_SCHEDULERS.named(self.scheduler)(options)
+
+    def replica(self) -> IterationSettings:
+        """How a replica serves, its KV memory known.
+
+        Raises
+        ------
+        ValueError
+            If the weights leave no room for a block, or the replicas are not a whole number.
+        """
+        hardware = self.resolved_hardware()
+        if not math.isfinite(hardware.n_gpus):
+            raise ValueError(
+                f"n_gpus must be finite with {self.scheduler_name}, whose requests wait for KV "
+                f"memory, got {hardware.n_gpus}"
+            )
+        if self.serving.kv_tokens is not None:
+            return self.serving
+        return self.serving.resolved(hardware.kv_tokens(self.serving.memory_share))
+
+    @property
+    def router_name(self) -> str:
+        """What results call the router."""
+        return _named(self.router)
+
+    def router_factory(self) -> RouterFactory:
+        """What makes the router of a run."""
+        from llmsched.schedulers.iteration.routing import ROUTERS
+
+        if isinstance(self.router, str):
+            return ROUTERS.named(self.router.replace("_", "-"))
+        return self.router
 
     def predictor_object(self) -> Predictor:
         """The predictor that its text stands for."""
@@ -219,6 +323,10 @@ class Scenario:
         """
         self.policy()
         self.predictor_object()
+        if self.level == "iteration":
+            self.replica()
+            self.router_factory()
+            self.resolved_hardware().steps()
 
     def key(self) -> str:
         """The run's content key, 64 hexadecimal digits.
@@ -229,13 +337,12 @@ class Scenario:
             If a part is an object rather than a name, or a file cannot be read.
         """
         values = self.to_dict()
-        latency = latency_content(values["hardware"]["latency"])
         return content_key(
             {
                 "version": _KEY_VERSION,
                 **values,
                 "workload": workload_content(self.recipe()),
-                "hardware": {**values["hardware"], "latency": latency},
+                "hardware": hardware_content(values["hardware"]),
                 "predictor": self.predictor_object().name,
             }
         )
@@ -249,12 +356,20 @@ class Scenario:
             If a part is an object rather than a name.
         """
         found: dict[str, Any] = {"scheduler": _named(self.scheduler)}
-        found |= {**plain_values(self), "predictor": _named(self.predictor)}
+        found |= plain_values(self)
+        found |= {"predictor": _named(self.predictor), "router": _named(self.router)}
         found["workload"] = plain_values(self.recipe())
         found["hardware"] = {
             name: getattr(value, "name", value)
             for name, value in plain_values(self.hardware).items()
         }
+        if self.hardware.latency is None and self.hardware.step_time is None:
+            found["hardware"]["latency"] = DEFAULT_LATENCY
+        defaults = Scenario()
+        if self.level == "iteration" or self.serving != defaults.serving:
+            found["serving"] = plain_values(self.serving)
+        if self.level == "batch" and self.router == defaults.router:
+            del found["router"]
         found["slo"] = plain_values(self.slo)
         found["settings"] = plain_values(self.settings)
         if self.settings.capacity_tokens is not None:
@@ -283,15 +398,14 @@ class Scenario:
     def with_absolute_paths(self) -> Scenario:
         """The same run (and key) for a process with another working folder."""
         workload = self.recipe()
-        hardware = self.hardware
         if not workload.synthetic or workload.source.endswith(".toml"):
             workload = replace(workload, source=str(Path(workload.source).resolve()))
-        grid = _grid_file(str(hardware.latency))
-        if grid is not None:
-            path, form = grid
-            latency = f"{path.resolve()}#{form}" if form else str(path.resolve())
-            hardware = replace(hardware, latency=latency)
-        return replace(self, workload=workload, hardware=hardware)
+        files = ("latency", "step_time", "gpu", "llm")
+        values = {name: getattr(self.hardware, name) for name in files}
+        moved: dict[str, Any] = {
+            name: absolute(text) for name, text in values.items() if isinstance(text, str)
+        }
+        return replace(self, workload=workload, hardware=replace(self.hardware, **moved))
 
     def recipe(self) -> Workload:
         """The workload, to be read anew.
@@ -323,9 +437,7 @@ def as_scenario(
         what = Workload(source=what)
     scenario = what if isinstance(what, Scenario) else Scenario(workload=what)
     changed: dict[str, Any] = {}
-    hardware = {
-        name: given.pop(name) for name in ("n_gpus", "latency", "gpu", "llm") if name in given
-    }
+    hardware = {name: given.pop(name) for name in options_of(Hardware) if name in given}
     if hardware:
         changed["hardware"] = replace(scenario.hardware, **hardware)
     if "binning" in given:
@@ -389,94 +501,3 @@ def _value(kind: type, key: str, value: Any) -> Any:
     if kind is not Binning:
         check_option(key, value, what, *field_types(kind)[key])
     return value
-
-
-def content_key(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of plain values."""
-    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _canonical(value: Any) -> Any:
-    """Whole floats as integers, so that equal configurations give equal text; infinities by name.
-
-    Other floats need nothing: Python writes the shortest text that reads back the same.
-    """
-    if isinstance(value, Mapping):
-        return {str(name): _canonical(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return str(value)
-        return int(value) if value.is_integer() else value
-    return value
-
-
-def workload_content(workload: Workload) -> dict[str, Any]:
-    """The fields of a workload, its source replaced by what the source holds."""
-    return {**plain_values(workload), "source": _source_content(workload)}
-
-
-def source_sha256(workload: Workload) -> str | None:
-    """Checksum of the trace file; None for a profile, whose content is in the key itself."""
-    return None if workload.synthetic else file_sha256(workload.source)
-
-
-def _source_content(workload: Workload) -> dict[str, Any]:
-    from llmsched.workload.trace import TraceError
-
-    if workload.synthetic:
-        if not workload.source.endswith(".toml"):
-            return {"profile": _profile_content(workload.source, "")}
-        return {"profile": _profile_content(workload.source, file_sha256(workload.source))}
-    if not Path(workload.source).is_file():
-        workload.loader()  # says what is wrong with the name
-        raise TraceError(f"{workload.source}: must be a file")
-    return {"file": Path(workload.source).name, "sha256": file_sha256(workload.source)}
-
-
-@lru_cache(maxsize=64)
-def _profile_content(source: str, _sha256: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from llmsched.workload.profiles import load_profile
-
-    profile = load_profile(source)
-    return {"kind": profile.kind, **asdict(profile)}
-
-
-def latency_content(latency: str) -> Any:
-    """The latency model's name, or the name, form and checksum of its grid file."""
-    grid = _grid_file(latency)
-    if grid is None:
-        return latency
-    path, form = grid
-    return {"grid": path.name, "form": form, "sha256": file_sha256(path)}
-
-
-def _grid_file(latency: str) -> tuple[Path, str] | None:
-    """The path and the form (empty for the best) of a grid file; None for a model by name."""
-    from llmsched.latency.registry import latency_names
-
-    path, mark, form = latency.rpartition("#")
-    if Path(latency).is_file():
-        found = Path(latency), ""
-    elif mark and Path(path).is_file():
-        found = Path(path), form
-    else:
-        return None
-    return None if latency in latency_names() else found  # as `load_latency`: names first
-
-
-def file_sha256(path: str | Path) -> str:
-    """Checksum of a file's bytes, read anew only when the file is another or has changed."""
-    status = Path(path).stat()
-    changed = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return _file_sha256(str(Path(path).resolve()), changed)
-
-
-@lru_cache(maxsize=256)
-def _file_sha256(path: str, _changed: tuple[int, ...]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,8 @@ from .describe import (
     burst_shapes as burst_shapes,
     gamma_shape as gamma_shape,
 )
+from .prefix_ids import PrefixIds as PrefixIds
+from .shared_prefixes import with_shared_prefixes as with_shared_prefixes
 from .trace import (
     LONGEST_S as LONGEST_S,
     Labels as Labels,

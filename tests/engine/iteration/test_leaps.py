@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from random_cases import random_case
 from serving import DYADIC, RTX_4090, poisson, serve
 
-from llmsched.engine.iteration.run import IterationRun, TokenGaps
+from llmsched.engine.export import write_table
+from llmsched.engine.iteration.log import TokenGaps
+from llmsched.engine.iteration.run import IterationRun
 from llmsched.latency.step_times import step_time_from_spec
 from llmsched.schedulers.iteration.routing import ROUTERS
 
@@ -106,6 +109,24 @@ def test_step_table__has_a_row_per_step_with_the_counts_of_its_decision():
         (54, 83, 17, 1, 22, 2, 0, 4),
         (83, 95, 0, 1, 17, 1, 0, 2),
     ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_tables__are_written_with_empty_cells_for_what_never_happened(tmp_path, suffix):
+    run = serve([(0, 20, 4), (45, 999, 2)], blocks=9, depth=1, run={"most_steps": 99})
+    read = pd.read_csv if suffix == ".csv" else pd.read_parquet
+    write_table(run.requests, tmp_path / f"r{suffix}")
+    requests = read(tmp_path / f"r{suffix}")
+    assert list(requests) == ["request", *run.requests.__slots__]
+    assert requests.finish_s[0] == run.requests.finish_s[0]
+    assert requests.loc[1, ["queued_s", "finish_s", "replica"]].isna().all()
+    assert requests.output_tokens.tolist() == [4, 2]
+    assert run.requests.to_frame().replica.isna().tolist() == [False, True]
+    assert run.steps is not None
+    write_table(run.steps, tmp_path / f"s{suffix}")
+    steps = read(tmp_path / f"s{suffix}")
+    assert list(steps)[:3] == ["step", "start_s", "end_s"]
+    assert steps.kv_tokens.tolist() == [0, 20, 21, 22]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -1.0, float("inf")])

@@ -171,11 +171,14 @@ def test_outputs_of_no_token__are_rejected_not_lost():
         ({"watermark_blocks": -1}, "watermark_blocks must be a whole number >= 0, got -1"),
         ({"long_prefill_tokens": -5}, "long_prefill_tokens must be a whole number >= 0, got -5"),
         ({"max_model_len": 1}, "max_model_len must be a whole number >= 2, got 1"),
-        ({"depth": 3}, "depth must be 1 or 2 steps in flight, got 3"),
-        ({"prefill": "last", "depth": 1}, "prefill must be 'chunked' or 'first', got 'last'"),
+        ({"depth": 3}, "depth must be a whole number from 1 to 2, got 3"),
+        ({"prefill": "last", "depth": 1}, "prefill must be one of chunked, first; got 'last'"),
         ({"prefill": "first"}, "depth must be 1 with prefill 'first', got 2"),
-        ({"overhead_s": -0.1}, "overhead_s must be finite and >= 0 seconds, got -0.1"),
-        ({"per_request_s": float("nan")}, "per_request_s must be finite and >= 0 seconds, got nan"),
+        ({"overhead_s": -0.1}, "overhead_s must be a finite number >= 0 seconds, got -0.1"),
+        (
+            {"per_request_s": float("nan")},
+            "per_request_s must be a finite number >= 0 seconds, got nan",
+        ),
     ],
 )
 def test_settings__out_of_range_are_refused_in_one_line(arguments, told):

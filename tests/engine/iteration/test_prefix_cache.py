@@ -120,6 +120,17 @@ def test_blocks_held_by_another__cost_nothing():
     assert run.replicas.kv_blocks_max[0] == 5
 
 
+@pytest.mark.parametrize("leaps", [True, False])
+def test_a_refused_request__fits_once_others_register_what_it_shares(leaps):
+    # given A and B with one prompt of three blocks of 4, chunks of 2, and three blocks in all
+    rows = [(0, 12, 1), (0, 12, 1)]
+    options = {"block_tokens": 4, "long_prefill_tokens": 2, "run": {"leaps": leaps}}
+    run = cached(rows, [[1, 2, 3]] * 2, blocks=3, columns=shared([[1, 2, 3]] * 2, 4), **options)
+    # then B is refused at 0, and admitted when A's first block is full and known
+    assert run.requests.scheduled_s.tolist() == [0, 12]
+    assert run.requests.cached_tokens.tolist() == [0, 4]
+
+
 def test_ids_that_stand_for_no_whole_blocks__are_refused():
     with pytest.raises(ValueError, match=r"block_tokens must divide the 512 tokens .* got 48"):
         serve(

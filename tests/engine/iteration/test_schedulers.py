@@ -279,6 +279,16 @@ class Stranger(LongestPromptFirst):
         return 10**6
 
 
+class Forgetful(Fcfs):
+    def remove(self, request):
+        pass
+
+
+class Hasty(Fcfs):
+    def head(self, n_admitted):
+        return 1
+
+
 class Closed:
     def limit(self, n_decodes):
         return 0
@@ -292,6 +302,8 @@ class Closed:
     [
         (IterationScheduler(Nobody), "must let somebody run, got nobody of 2 waiting"),
         (IterationScheduler(Fcfs, Closed), "must let somebody run, got nobody of 2 waiting"),
+        (IterationScheduler(Forgetful), "must be one of the waiting requests, got request 0"),
+        (IterationScheduler(Hasty), "must be one of the waiting requests, got request 1"),
         (IterationScheduler(Stranger), "must be one of the running requests, got request 1000000"),
     ],
 )
@@ -349,6 +361,9 @@ def test_routers__least_of_what_they_look_at():
         "predicted-work": 2,
         "prefix-affine": 2,
     }
+    # who is more than 32 requests busier than the least busy one is not asked for its cache
+    busy = ReplicasSeen([3, 2, 35], [9, 40, 7], [50, 30, 20], [16, 0, 64])
+    assert ROUTERS["prefix-affine"](known, 3).route(0, busy) == 0
 
 
 @pytest.mark.parametrize(
@@ -361,10 +376,10 @@ def test_routers__least_of_what_they_look_at():
         (True, "must give the index of a replica, got True for request 0"),
     ],
 )
-@pytest.mark.parametrize("sees", [True, False])
-def test_a_users_router__that_answers_no_replica_is_refused(chosen, told, sees):
+@pytest.mark.parametrize("columns", [("outstanding",), ()])
+def test_a_users_router__that_answers_no_replica_is_refused(chosen, told, columns):
     class Bad:
-        sees_replicas, sees_prefixes = sees, False
+        sees = columns
 
         def __init__(self, known, n_replicas): ...
 
@@ -375,11 +390,19 @@ def test_a_users_router__that_answers_no_replica_is_refused(chosen, told, sees):
         serve([(0, 10, 2)], blocks=9, run={"n_replicas": 2, "router": Bad})
 
 
+def test_a_users_router__that_asks_for_what_there_is_not_is_refused():
+    class Bad(ROUTERS["least-kv"]):
+        sees = ("outstanding", "temperature")
+
+    with pytest.raises(ValueError, match=r"must see some of outstanding, .* got 'temperature'"):
+        serve([(0, 10, 2)], blocks=9, run={"n_replicas": 2, "router": Bad})
+
+
 def test_a_users_router__sees_the_replicas_as_they_are():
     seen: list[ReplicasSeen] = []
 
     class Watching:
-        sees_replicas, sees_prefixes = True, False
+        sees = ("outstanding", "used_blocks", "predicted_tokens")
 
         def __init__(self, known, n_replicas): ...
 

@@ -74,10 +74,17 @@ def _predictors() -> Rows:
 
 
 def _schedulers() -> Rows:
-    from llmsched.schedulers.registry import SCHEDULERS
+    from llmsched.schedulers.names import scheduler_names, summary
 
-    for name in SCHEDULERS:
-        text = SCHEDULERS.named(name).__doc__ or "of an installed package"
+    for name in scheduler_names():
+        yield name, summary(name)
+
+
+def _routers() -> Rows:
+    from llmsched.schedulers.iteration.routing import ROUTERS
+
+    for name in ROUTERS:
+        text = ROUTERS.named(name).__doc__ or "of an installed package"
         yield name, text.strip().splitlines()[0]
 
 
@@ -111,6 +118,7 @@ LISTS: dict[str, Callable[[], Rows]] = {
     "models": _models,
     "predictors": _predictors,
     "schedulers": _schedulers,
+    "routers": _routers,
     "profiles": _profiles,
     "formats": _formats,
     "metrics": _metrics,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,12 @@ import click
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors, keep_inputs
 from llmsched.cli.options import (
-    ALL_SETTINGS,
     SERVING,
-    TAKES,
     UNCERTAINTY,
     WORKLOAD,
     scenario_options,
     take_draws,
+    taken_by,
     with_options,
 )
 from llmsched.cli.progress import progress_bar
@@ -39,6 +38,8 @@ OUTPUT = (
         metavar="FILE",
         help="Write one row per request (.csv or .parquet).",
     ),
+)
+BATCHES_OUT = (
     click.option(
         "--batches-out",
         type=click.Path(path_type=Path),
@@ -46,13 +47,32 @@ OUTPUT = (
         help="Write one row per batch (.csv or .parquet).",
     ),
 )
+STEPS_OUT = (
+    click.option(
+        "--steps-out",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write one row per step (.csv or .parquet).",
+    ),
+    click.option(
+        "--most-steps",
+        type=click.IntRange(min=1),
+        default=1_000_000,
+        show_default=True,
+        metavar="N",
+        help="Rows of --steps-out at most; a note says what is left out.",
+    ),
+)
 
 
 def scheduler_command(scheduler: str) -> click.Command:
     """The command that runs one scheduler; a user's own takes every option."""
 
-    @scenario_options(*WORKLOAD, *SERVING, *TAKES.get(scheduler, ALL_SETTINGS))
-    @with_options(UNCERTAINTY, OUTPUT)
+    taken = taken_by(scheduler)
+    more = STEPS_OUT if "router" in taken else BATCHES_OUT
+
+    @scenario_options(*WORKLOAD, *SERVING, *taken)
+    @with_options(UNCERTAINTY, OUTPUT, more)
     def command(**values: Any) -> None:
         _run(scheduler, values)
 
@@ -67,25 +87,21 @@ def scheduler_command(scheduler: str) -> click.Command:
 def _help(scheduler: str) -> str:
     from llmsched.cli.values import SCHEDULER_HELP
 
-    summary = SCHEDULER_HELP.get(scheduler) or _summary(scheduler)
+    about = SCHEDULER_HELP.get(scheduler)
+    if about is None:
+        from llmsched.schedulers.names import summary
+
+        about = summary(scheduler)
     name = scheduler.replace("_", "-")
-    return f"{summary}\n\n\b\nExample: llmsched {name} --trace BurstGPT_1.csv --gpus 4 --json"
-
-
-def _summary(scheduler: str) -> str:
-    """What an installed package says of its scheduler."""
-    from llmsched.schedulers.registry import SCHEDULERS
-
-    text = SCHEDULERS.named(scheduler).__doc__ or "A scheduler of an installed package."
-    return text.strip().splitlines()[0]
+    return f"{about}\n\n\b\nExample: llmsched {name} --trace BurstGPT_1.csv --gpus 4 --json"
 
 
 def _run(scheduler: str, values: dict[str, Any]) -> None:
     from llmsched.cli.text import left_out_notes, run_table
-    from llmsched.engine.export import write_table
+    from llmsched.simulation.run import ContinuousRun
     from llmsched.simulation.simulate import serve
 
-    requests_out, batches_out = _output_paths(values)
+    out = _output_paths(values)
     scenario = the_scenario(values, scheduler=scheduler)
     if show_config(values, scenario):
         return
@@ -94,19 +110,40 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
     trace = scenario.requests()
     left_out_notes(trace)
     with progress_bar(len(trace), scheduler) as progress:
-        run = serve(scenario, trace, progress=progress)
+        most_steps = values["most_steps"] if "steps_out" in out else 0
+        run = serve(scenario, trace, most_steps=most_steps, progress=progress)
     uncertainty = _uncertainty(run, trace, draws, scenario) if draws else None
-    if requests_out is not None:
-        write_table(run.requests, requests_out)
-    if batches_out is not None:
-        write_table(run.batches, batches_out)
+    _write(run, out)
     if values["as_json"]:
         found = run.to_dict()
         if uncertainty is not None:
             found["latency_uncertainty"] = uncertainty.to_dict()
         click.echo(json.dumps(found, indent=2, allow_nan=False))
+    elif isinstance(run, ContinuousRun):
+        from llmsched.cli.text_continuous import continuous_table
+
+        click.echo(continuous_table(run, scenario.slo))
     else:
         click.echo(run_table(run, uncertainty))
+
+
+def _write(run: Run, out: Mapping[str, Path]) -> None:
+    """The tables that were asked for."""
+    from llmsched.engine.export import write_table
+    from llmsched.simulation.run import BatchRun, ContinuousRun
+
+    if "requests_out" in out:
+        write_table(run.requests, out["requests_out"])
+    if isinstance(run, BatchRun) and "batches_out" in out:
+        write_table(run.batches, out["batches_out"])
+    if isinstance(run, ContinuousRun) and run.steps is not None:
+        write_table(run.steps, out["steps_out"])
+        if run.steps.left_out:
+            click.echo(
+                f"Note: {run.steps.left_out} steps are not in {out['steps_out']}; --most-steps "
+                "takes more",
+                err=True,
+            )
 
 
 def _uncertainty(
@@ -126,13 +163,15 @@ def _uncertainty(
     return RunUncertainty(fitted=run.to_dict(), drawn=drawn)
 
 
-def _output_paths(values: dict[str, Any]) -> tuple[Path | None, Path | None]:
+def _output_paths(values: dict[str, Any]) -> dict[str, Path]:
     """Where the tables go, checked before the run."""
     from llmsched.engine.export import check_table_path
 
-    requests_out, batches_out = values["requests_out"], values["batches_out"]
-    chosen = [check_table_path(path) for path in (requests_out, batches_out) if path is not None]
+    names = ("requests_out", "batches_out", "steps_out")
+    out = {name: values[name] for name in names if values.get(name) is not None}
+    chosen = [check_table_path(path) for path in out.values()]
     if len({os.path.realpath(path) for path in chosen}) < len(chosen):
-        raise click.UsageError("--requests-out and --batches-out must be two different files")
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in out)
+        raise click.UsageError(f"{flags} must be two different files")
     keep_inputs(chosen)
-    return requests_out, batches_out
+    return out

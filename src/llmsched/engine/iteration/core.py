@@ -212,7 +212,7 @@ class Core:
             budget = self.step_tokens - n
             needed = decodes.blocks_needed()
             for_chunks = chunk_blocks(self, budget) if self.prefilling else 0
-            if budget < 0 or for_chunks is None:
+            if budget < 0:
                 return plan_one_by_one(self, now_s)
             if needed + for_chunks <= blocks.free:
                 break

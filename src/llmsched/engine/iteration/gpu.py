@@ -58,21 +58,31 @@ class Gpu:
             if core.next_s < before_s:
                 self._alarm = self._clock.bring_forward(self._alarm, core.next_s)
 
-    def seen(self, now_s: float) -> tuple[int, int, int]:
-        """Outstanding requests, used blocks, predicted tokens; before anything of this instant."""
+    def outstanding(self, now_s: float, request: int) -> int:
+        """Requests accepted and not finished, before anything of this instant but arrivals."""
+        return self.core.n_outstanding - len(self._ended(now_s))
+
+    def used_blocks(self, now_s: float, request: int) -> int:
+        """KV blocks held, before anything of this instant."""
         core = self.core
-        outstanding, predicted = core.n_outstanding, core.predicted_tokens
         used = core.usable_blocks - core.blocks.free
         if core.leap is not None:
             used += core.leap.blocks_taken(core, now_s)
-            for active in core.leap.ended_by(core, now_s):
-                outstanding -= 1
-                predicted -= core.requests.predicted_work[active.request]
-                used -= active.blocks_at_end(core.block_tokens)
-        return outstanding, used, predicted
+        return used - sum(active.blocks_at_end(core.block_tokens) for active in self._ended(now_s))
 
-    def cached_tokens(self, request: int) -> int:
-        """Tokens of a prompt that this replica's prefix cache would find now."""
+    def predicted_tokens(self, now_s: float, request: int) -> int:
+        """Prompts and predicted outputs of the outstanding requests."""
+        core = self.core
+        work, left = core.requests.predicted_work, self._ended(now_s)
+        return core.predicted_tokens - sum(int(work[active.request]) for active in left)
+
+    def cached_tokens(self, now_s: float, request: int) -> int:
+        """Tokens of the prompt of `request` that the prefix cache would find."""
         core, requests = self.core, self.core.requests
         newcomer = Active(request, requests.prompt[request], requests.total[request])
         return core.blocks.find(newcomer).n_blocks * core.block_tokens
+
+    def _ended(self, now_s: float) -> list[Active]:
+        """Who has left in the course of a leap, which is committed at its end."""
+        leap = self.core.leap
+        return [] if leap is None else leap.ended_by(self.core, now_s)

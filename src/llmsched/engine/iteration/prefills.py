@@ -7,6 +7,7 @@ could make it fit.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from llmsched.engine.iteration.requests import NEVER_ADMITTED, Active, Chunk
@@ -68,10 +69,21 @@ def _head(core: Core, n_admitted: int) -> Active | None:
         return None
     active = core.in_service.get(request)
     if active is None:
-        requests = core.requests
+        requests, times = core.requests, core.times
+        if math.isnan(times.queued_s[request]) or not math.isnan(times.scheduled_s[request]):
+            raise _not_waiting(request)
         active = Active(request, requests.prompt[request], requests.total[request])
         core.in_service[request] = active
+    elif active.seq >= 0:
+        raise _not_waiting(request)
     return active
+
+
+def _not_waiting(request: int) -> ValueError:
+    return ValueError(
+        f"an order's head must be one of the waiting requests, got request {request}; "
+        "is `remove` kept?"
+    )
 
 
 def _fits(core: Core, tokens: int, n_hits: int, hits_from_free: int) -> bool:
@@ -99,19 +111,16 @@ def _join(core: Core, active: Active, computed: int, now_s: float) -> None:
     core.prefilling.append(active)
 
 
-def chunk_blocks(core: Core, budget: int) -> int | None:
+def chunk_blocks(core: Core, budget: int) -> int:
     """Blocks for the next chunk of every unfinished prompt.
 
-    None if the tokens do not suffice and it matters who is first; not so for the last one.
+    The tokens suffice for all but the last: it was admitted with what the others left, and they
+    need no more now than they did then.
     """
     block, blocks = core.block_tokens, 0
     for active in core.prefilling:
         computed = active.computed
-        new = min(active.target - computed, core.chunk_tokens)
-        if new > budget:
-            if active.seq != next(reversed(core.running)):
-                return None
-            new = budget
+        new = min(active.target - computed, core.chunk_tokens, budget)
         budget -= new
         blocks += -(-(computed + new) // block) - -(-computed // block)
     return blocks

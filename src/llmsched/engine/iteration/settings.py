@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from numbers import Integral
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, Self, get_args
+
+from llmsched._util.options import check_options, option
 
 Prefill = Literal["chunked", "first"]
 
@@ -16,8 +16,12 @@ class IterationSettings:
 
     Parameters
     ----------
-    kv_tokens : int
-        η, tokens of KV memory that requests can use. vLLM's start-up line counts one block more.
+    kv_tokens : int, optional
+        η, tokens of KV memory that requests can use; by default what the hardware leaves beside
+        the weights. vLLM's start-up line counts one block more.
+    memory_share : float
+        Share of the memory for weights and KV (`gpu_memory_utilization`), where `kv_tokens` is
+        left open.
     block_tokens : int
         Tokens a KV block holds.
     max_running : int
@@ -54,50 +58,100 @@ class IterationSettings:
     2587
     """
 
-    kv_tokens: int
-    block_tokens: int = 16
-    max_running: int = 256
-    step_tokens: int = 2048
-    depth: int = 2
-    prefill: Prefill = "chunked"
-    prefix_caching: bool = True
-    full_sequence_check: bool = True
-    watermark_blocks: int = 0
-    long_prefill_tokens: int = 0
-    max_model_len: int | None = None
-    overhead_s: float = 0.0
-    per_request_s: float = 0.0
+    kv_tokens: int | None = option(
+        None,
+        "Tokens of KV memory that requests can use.",
+        metavar="N",
+        least=1,
+        default_text="what --gpu-memory-utilization leaves beside the weights",
+    )
+    memory_share: float = option(
+        0.9,
+        "Share of the GPU's memory for weights and KV.",
+        flag="gpu-memory-utilization",
+        metavar="SHARE",
+        above=0,
+        most=1,
+    )
+    block_tokens: int = option(16, "Tokens a KV block holds.", flag="block", metavar="N", least=1)
+    max_running: int = option(
+        256, "Most requests that run at once (max_num_seqs).", metavar="N", least=1
+    )
+    step_tokens: int = option(
+        2048,
+        "Most tokens a step computes (max_num_batched_tokens).",
+        metavar="N",
+        least=1,
+    )
+    depth: int = option(
+        2,
+        "Steps in flight: 2 decides a step while another runs (async scheduling), 1 after it.",
+        metavar="1|2",
+        least=1,
+        most=2,
+    )
+    prefill: Prefill = option(
+        "chunked",
+        "Chunks of prompts beside decodes, or whole prompts first (needs --depth 1).",
+        choices=get_args(Prefill),
+    )
+    prefix_caching: bool = option(True, "Find KV blocks of equal prefixes, and a victim's, again.")
+    full_sequence_check: bool = option(
+        True, "Admit only while blocks for the whole prompt are free."
+    )
+    watermark_blocks: int = option(
+        0,
+        "Blocks that stay free when a request is admitted beside others.",
+        flag="watermark",
+        metavar="N",
+        least=0,
+    )
+    long_prefill_tokens: int = option(
+        0,
+        "Most prompt tokens of one request in one step; 0 for no such bound.",
+        flag="long-prefill",
+        metavar="N",
+        least=0,
+    )
+    max_model_len: int | None = option(
+        None,
+        "Longest prompt + output; outputs are cut to it.",
+        metavar="N",
+        least=2,
+        default_text="no limit",
+    )
+    overhead_s: float = option(
+        0.0, "Added to every step.", flag="overhead", metavar="SECONDS", least=0
+    )
+    per_request_s: float = option(
+        0.0,
+        "Added to every step per request in it.",
+        flag="overhead-per-request",
+        metavar="SECONDS",
+        least=0,
+    )
 
     def __post_init__(self) -> None:
-        for name in ("block_tokens", "max_running", "step_tokens"):
-            _check_count(name, getattr(self, name), 1)
-        for name in ("watermark_blocks", "long_prefill_tokens"):
-            _check_count(name, getattr(self, name), 0)
-        if self.max_model_len is not None:
-            _check_count("max_model_len", self.max_model_len, 2)
-        _check_count("kv_tokens", self.kv_tokens, 1)
-        if self.usable_blocks < 1:
+        check_options(self)
+        if self.depth == 2 and self.prefill == "first":
+            raise ValueError(
+                "depth must be 1 with prefill 'first', got 2; prefill first decides one step at a "
+                "time"
+            )
+        if self.kv_tokens is not None and self.usable_blocks < 1:
             raise ValueError(
                 f"kv_tokens must hold at least one block of {self.block_tokens} tokens, "
                 f"got {self.kv_tokens}"
             )
-        if self.prefill not in get_args(Prefill):
-            raise ValueError(f"prefill must be 'chunked' or 'first', got {self.prefill!r}")
-        if self.depth not in (1, 2):
-            raise ValueError(f"depth must be 1 or 2 steps in flight, got {self.depth!r}")
-        if self.depth == 2 and self.prefill == "first":
-            raise ValueError("depth must be 1 with prefill 'first', got 2; prefill first is sync")
-        for name in ("overhead_s", "per_request_s"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and >= 0 seconds, got {value}")
+
+    def resolved(self, kv_tokens: float) -> Self:
+        """These settings with the KV memory that the hardware leaves, where none was given."""
+        if self.kv_tokens is not None:
+            return self
+        return replace(self, kv_tokens=int(kv_tokens))
 
     @property
     def usable_blocks(self) -> int:
-        """Whole KV blocks that requests can use."""
+        """Whole KV blocks that requests can use; of settings whose KV memory is known."""
+        assert self.kv_tokens is not None, "resolve the settings first"
         return self.kv_tokens // self.block_tokens
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")

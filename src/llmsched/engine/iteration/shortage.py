@@ -135,17 +135,14 @@ def preempt(core: Core, active: Active, planned: int, now_s: float) -> None:
 
 
 def _findable(core: Core, active: Active, planned: int) -> int:
-    """Tokens of a decoding request that a prefix cache has registered.
+    """Tokens of a decoding request whose blocks a prefix cache has registered, where they are full.
 
-    They are those whose content was known when it was last looked at: at its latest decision, or
-    when a step of it was processed since.
+    They are those whose content was known when it was last looked at: at its latest decision, this
+    one included, or when a step of it was processed since.
     """
     tick = core.decodes.tick
     computed = tick - active.offset
-    in_flight = bool(core.in_flight) and not active.late
-    if planned:
-        return computed + 1 - in_flight
-    if not in_flight or not core.overlapped:
+    if planned or active.late or not core.in_flight or not core.overlapped:
         return computed
     was_in_both = active.first_tick < tick and active.resumed_tick != tick - 1
     return computed - was_in_both

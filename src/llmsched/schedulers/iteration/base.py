@@ -145,7 +145,13 @@ class IterationScheduler:
         Makes the queue of a replica from what is known of the requests.
     limit : callable, optional
         Makes the limit of a replica; None for `max_running` alone.
+    binned : bool
+        Whether requests are put into bins by predicted length.
+    uses_predictions : bool
+        Whether it looks at predicted lengths; if not, their noise makes no replication.
     """
 
     order: Callable[[KnownRequests], WaitingOrder]
     limit: Callable[[], RunningLimit] | None = None
+    binned: bool = False
+    uses_predictions: bool = True

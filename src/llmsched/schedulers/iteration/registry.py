@@ -10,12 +10,10 @@ from functools import partial
 from llmsched._util.limits import DEFAULT_BINS
 from llmsched._util.registry import Registry
 from llmsched.prediction.edges import check_n_bins
-from llmsched.schedulers.bin_choice import LongestQueue, RoundRobin
 from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
 from llmsched.schedulers.iteration.limits import DynamicLimit
 from llmsched.schedulers.iteration.orders import BinsInTurn, Fcfs, Ranked, by_priority
-
-BIN_CHOICES = {"round-robin": RoundRobin, "longest-queue": LongestQueue}
+from llmsched.schedulers.settings import BIN_CHOICES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ class IterationOptions:
 def continuous_static(options: IterationOptions) -> IterationScheduler:
     """First come first served, up to `max_running` at once: vLLM's default."""
     del options  # the engine itself keeps to max_running
-    return IterationScheduler(Fcfs)
+    return IterationScheduler(Fcfs, uses_predictions=False)
 
 
 def continuous_dynamic(options: IterationOptions) -> IterationScheduler:
@@ -78,6 +76,7 @@ def continuous_dynamic(options: IterationOptions) -> IterationScheduler:
             batch_max=options.max_running,
             tpot_sla_s=options.tpot_sla_s,
         ),
+        uses_predictions=False,
     )
 
 
@@ -87,7 +86,7 @@ def continuous_multi_bin(options: IterationOptions) -> IterationScheduler:
     def order(known: KnownRequests) -> BinsInTurn:
         return BinsInTurn(known, options.n_bins, BIN_CHOICES[options.bin_choice]())
 
-    return IterationScheduler(order)
+    return IterationScheduler(order, binned=True)
 
 
 def continuous_sjf(options: IterationOptions) -> IterationScheduler:
@@ -107,7 +106,7 @@ def continuous_sjf(options: IterationOptions) -> IterationScheduler:
 def continuous_priority(options: IterationOptions) -> IterationScheduler:
     """Smallest priority number first, then first come first served, as vLLM's priority policy."""
     del options
-    return IterationScheduler(by_priority)
+    return IterationScheduler(by_priority, uses_predictions=False)
 
 
 IterationSchedulerFactory = Callable[[IterationOptions], IterationScheduler]

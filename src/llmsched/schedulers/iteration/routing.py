@@ -4,7 +4,7 @@ A user's own is a class with `route`, made afresh for every run from what is kno
 and the number of replicas:
 
     class FewestTokens:
-        sees_replicas, sees_prefixes = True, False
+        sees = ("predicted_tokens",)
 
         def __init__(self, known, n_replicas):
             pass
@@ -19,35 +19,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from llmsched._util.registry import Registry
 from llmsched.schedulers.iteration.base import KnownRequests
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicasSeen:
-    """The replicas as a router sees them, one entry per replica in each column."""
+    """The replicas as a router sees them: an entry each, in the columns that it asks for."""
 
-    outstanding: Sequence[int]  # requests accepted and not finished
-    used_blocks: Sequence[int]  # KV blocks held
-    predicted_tokens: Sequence[int]  # prompt + predicted output of the outstanding requests
-    cached_tokens: Sequence[
-        int
-    ]  # of this prompt, in the replica's prefix cache; zeros unless asked
+    outstanding: Sequence[int] = ()  # requests accepted and not finished
+    used_blocks: Sequence[int] = ()  # KV blocks held
+    predicted_tokens: Sequence[int] = ()  # prompt + predicted output of the outstanding requests
+    cached_tokens: Sequence[int] = ()  # of this prompt, in the replica's prefix cache
 
 
 class Router(Protocol):
     """Answers one question: which replica serves this request?"""
 
-    sees_replicas: bool
-    """Whether it looks at the replicas; if not, it gets empty columns, and a run is faster."""
-    sees_prefixes: bool
-    """Whether it looks at `cached_tokens`, which cost a look-up per replica."""
+    sees: Sequence[str]
+    """The columns of `ReplicasSeen` that it looks at; with none, a run is faster."""
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         """The index of the replica; asked once per request, in trace order, rejected ones too."""
         ...
 
 
-RouterFactory = Callable[[KnownRequests, int], Router]
+RouterFactory = Callable[[KnownRequests, int], Router]  # usually the class itself
+
+
+def uses_predictions(factory: RouterFactory) -> bool:
+    """Whether its routers look at predicted lengths; if it does not say, they may."""
+    return "predicted_tokens" in getattr(factory, "sees", ("predicted_tokens",))
 
 
 def lowest(values: Sequence[int]) -> int:
@@ -58,7 +60,7 @@ def lowest(values: Sequence[int]) -> int:
 class RoundRobinRouter:
     """The k-th request goes to replica k modulo their number."""
 
-    sees_replicas = sees_prefixes = False
+    sees: Sequence[str] = ()
 
     def __init__(self, known: KnownRequests, n_replicas: int) -> None:
         self._n = n_replicas
@@ -71,15 +73,14 @@ class RoundRobinRouter:
 
 
 class _Stateless:
-    sees_replicas = True
-    sees_prefixes = False
-
     def __init__(self, known: KnownRequests, n_replicas: int) -> None:
         pass
 
 
 class LeastOutstanding(_Stateless):
     """Fewest requests accepted and not finished; the lowest index on ties."""
+
+    sees: Sequence[str] = ("outstanding",)
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         return lowest(replicas.outstanding)
@@ -88,12 +89,16 @@ class LeastOutstanding(_Stateless):
 class LeastKv(_Stateless):
     """Fewest KV blocks held; on ties fewest outstanding requests, then the lowest index."""
 
+    sees: Sequence[str] = ("used_blocks", "outstanding")
+
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         return _lowest_pair(replicas.used_blocks, replicas.outstanding)
 
 
 class LeastPredictedWork(_Stateless):
     """Fewest tokens of outstanding requests, prompt + predicted output; lowest index on ties."""
+
+    sees: Sequence[str] = ("predicted_tokens",)
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
         return lowest(replicas.predicted_tokens)
@@ -106,7 +111,7 @@ class PrefixAffine(_Stateless):
     on ties, the least busy replica serves.
     """
 
-    sees_prefixes = True
+    sees: Sequence[str] = ("cached_tokens", "outstanding")
     imbalance = 32
 
     def route(self, request: int, replicas: ReplicasSeen) -> int:
@@ -122,10 +127,14 @@ def _lowest_pair(values: Sequence[int], ties: Sequence[int]) -> int:
     return min(range(len(values)), key=lambda i: (values[i], ties[i]))
 
 
-ROUTERS: dict[str, RouterFactory] = {
-    "round-robin": RoundRobinRouter,
-    "least-outstanding": LeastOutstanding,
-    "least-kv": LeastKv,
-    "predicted-work": LeastPredictedWork,
-    "prefix-affine": PrefixAffine,
-}
+ROUTERS: Registry[RouterFactory] = Registry(
+    "router",
+    "llmsched.routers",
+    {
+        "round-robin": RoundRobinRouter,
+        "least-outstanding": LeastOutstanding,
+        "least-kv": LeastKv,
+        "predicted-work": LeastPredictedWork,
+        "prefix-affine": PrefixAffine,
+    },
+)

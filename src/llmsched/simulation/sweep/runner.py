@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llmsched._util.version import __version__
-from llmsched.simulation.scenario import Scenario, source_sha256
+from llmsched.simulation.keys import source_sha256
+from llmsched.simulation.scenario import Scenario
 from llmsched.simulation.sweep.runs import Outcome, RunTask, about_requests, execute
 from llmsched.simulation.sweep.store import RunStore, config_columns
 from llmsched.simulation.workers import Backend, Pool, check_pool, pool

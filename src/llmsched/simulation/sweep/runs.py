@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from llmsched.simulation.beliefs import BinnedPrediction, predict_bins, scheduler_binning
-from llmsched.simulation.scenario import (
-    Scenario,
+from llmsched.simulation.keys import (
     content_key,
-    latency_content,
+    hardware_content,
     source_sha256,
     workload_content,
 )
-from llmsched.simulation.simulate import Run, serve
+from llmsched.simulation.run import BatchRun, Run
+from llmsched.simulation.scenario import Scenario
+from llmsched.simulation.simulate import serve
 from llmsched.simulation.sweep.cache import (
     Prepared,
     cached_prediction,
@@ -86,7 +87,9 @@ def row_of(task: RunTask) -> dict[str, Any]:
     return {
         **run.to_dict(),
         "latency_quantiles_s": _latency_quantiles_s(run),
-        "batch_size_counts": np.bincount(run.batches.size).tolist(),
+        "batch_size_counts": (
+            np.bincount(run.batches.size).tolist() if isinstance(run, BatchRun) else None
+        ),
         "notes": list(dict.fromkeys([*trace.notes, *prediction.notes, *notes])),
         "trace_sha256": trace.sha256,
     }
@@ -144,7 +147,7 @@ def _prediction(task: RunTask, trace: Prepared[Trace]) -> Prepared[BinnedPredict
     binning = scheduler_binning(policy, scenario.binning)
     by_service = None
     if binning.by == "service":
-        by_service = latency_content(str(scenario.hardware.latency))
+        by_service = hardware_content(scenario.to_dict()["hardware"])
     content = {
         "trace": trace.sha256,
         "predictor": predictor.name,
