@@ -22,7 +22,7 @@ from llmsched import Workload
 from llmsched.metrics.load import LABEL_RULE
 from llmsched.simulation.scenario import Scenario
 from llmsched.studies.stress.figures import Figure, png
-from llmsched.studies.stress.report import html_report, write_report
+from llmsched.studies.stress.report import html_report, results_sha256, write_report
 from llmsched.studies.stress.run import StressResult
 from llmsched.studies.stress.step import StepResult
 
@@ -236,6 +236,23 @@ def test_report__of_the_same_results_is_the_same_bytes(result, picture, tmp_path
     for name in ("first.html", "second.html"):
         write_report(result, tmp_path / name, pictures=dict.fromkeys(names, picture))
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
+
+
+def test_checksum__is_that_of_everything_shown(result):
+    # given the same result, and ones with another number, another note and another command
+    step = result.steps[0]
+    summary = step.summary.assign(mean=step.summary["mean"] + 1e-9)
+    noted = step.runs.copy()
+    noted.attrs = {"notes": ["another note"]}
+    others = [
+        replace(result, steps=(replace(step, summary=summary), *result.steps[1:])),
+        replace(result, steps=(replace(step, runs=noted), *result.steps[1:])),
+        replace(result, command="another"),
+    ]
+    # then each has a checksum of its own, so that its report is made again
+    checksums = [results_sha256(one) for one in (result, *others)]
+    assert len(set(checksums)) == 4
+    assert results_sha256(replace(result)) == checksums[0]
 
 
 def test_write_report__that_fails_leaves_the_old_one(result, tmp_path, monkeypatch):
