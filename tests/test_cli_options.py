@@ -67,6 +67,16 @@ TRACE_OPTIONS = {
         base="--trace {two_formats}",
         bad=("--trace-format azure", "--trace-format excel"),
     ),
+    "--time-unit": Case("--time-unit ms", bad=("--time-unit min",)),
+    "--columns": Case(
+        "--columns arrival=arrival_s,prompt=prompt_tokens,output=output_tokens",
+        base="--trace {two_formats}",
+        bad=(
+            "--columns arrival=t,prompt=p,output=o",
+            "--columns prompt=prompt_tokens",
+            "--columns prompt",
+        ),
+    ),
 }
 WORKLOAD = {
     **CONFIG,
@@ -80,6 +90,21 @@ WORKLOAD = {
     "--real-timestamps": Case("--real-timestamps", bad=("--real-timestamps --rps-scale 3",)),
     "--failures": Case("--failures keep", bad=("--failures maybe",)),
     "--jitter": Case("--jitter 1", bad=("--jitter -1", "--jitter nan", "--jitter inf")),
+}
+CLOSED_LOOP = {
+    "--concurrency": Case(
+        "--concurrency 4", bad=tuple(f"--concurrency {x}" for x in ("0", "1.5", "2e6", "x"))
+    ),
+    "--think-time": Case(
+        "--think-time 2",
+        base="--concurrency 4",
+        bad=("--think-time -1", "--think-time nan", "--think-time inf"),
+    ),
+    "--think-time-law": Case(
+        "--think-time-law constant",
+        base="--concurrency 4 --think-time 2",
+        bad=("--think-time-law uniform",),
+    ),
 }
 SERVING = {
     "--gpus": Case("--gpus 2", bad=("--gpus 0", "--gpus -4", "--gpus 1.5")),
@@ -384,6 +409,7 @@ def _after(base: str, options: dict[str, Case]) -> dict[str, Case]:
 TABLE: dict[str, dict[str, Case]] = {
     "static-fifo": {
         **WORKLOAD,
+        **CLOSED_LOOP,
         **SERVING,
         **NO_MEMORY,
         **BATCHES,
@@ -391,9 +417,18 @@ TABLE: dict[str, dict[str, Case]] = {
         **FIXED,
         **OUTPUT,
     },
-    "dynamic-no-bins": {**WORKLOAD, **SERVING, **BATCHES, **UNCERTAINTY, **DYNAMIC, **OUTPUT},
+    "dynamic-no-bins": {
+        **WORKLOAD,
+        **CLOSED_LOOP,
+        **SERVING,
+        **BATCHES,
+        **UNCERTAINTY,
+        **DYNAMIC,
+        **OUTPUT,
+    },
     "multi-bin-dynamic": {
         **WORKLOAD,
+        **CLOSED_LOOP,
         **SERVING,
         **BATCHES,
         **UNCERTAINTY,
@@ -414,7 +449,15 @@ TABLE: dict[str, dict[str, Case]] = {
         **FORMING,
         **OUTPUT,
     },
-    "multi-bin-adaptive": {**WORKLOAD, **SERVING, **BATCHES, **UNCERTAINTY, **ADAPTIVE, **OUTPUT},
+    "multi-bin-adaptive": {
+        **WORKLOAD,
+        **CLOSED_LOOP,
+        **SERVING,
+        **BATCHES,
+        **UNCERTAINTY,
+        **ADAPTIVE,
+        **OUTPUT,
+    },
     "continuous-static": CONTINUOUS,
     "continuous-dynamic": {
         **CONTINUOUS,
@@ -435,6 +478,7 @@ TABLE: dict[str, dict[str, Case]] = {
     "continuous-priority": CONTINUOUS,
     "compare": {
         **WORKLOAD,
+        **CLOSED_LOOP,
         **SERVING,
         **BATCHES,
         **UNCERTAINTY,
@@ -468,14 +512,20 @@ TABLE: dict[str, dict[str, Case]] = {
     "list": {"--json": Case("--json", plain=True)},
     "trace info": {
         **TRACE_OPTIONS,
-        "--trace-format": replace(TRACE_OPTIONS["--trace-format"], base="", file="{two_formats}"),
+        **{
+            name: replace(TRACE_OPTIONS[name], base="", file="{two_formats}")
+            for name in ("--trace-format", "--columns")
+        },
         "--failures": Case("--failures drop", bad=("--failures maybe",)),
         "--seed": Case("--seed 1", base="--requests 50", file="poisson", bad=("--seed -1",)),
         "--json": OUTPUT["--json"],
     },
     "trace convert": {
         **TRACE_OPTIONS,
-        "--trace-format": replace(TRACE_OPTIONS["--trace-format"], base="", file="{two_formats}"),
+        **{
+            name: replace(TRACE_OPTIONS[name], base="", file="{two_formats}")
+            for name in ("--trace-format", "--columns")
+        },
         "--failures": Case("--failures drop", bad=("--failures maybe",)),
         "--rps-scale": WORKLOAD["--rps-scale"],
         "--jitter": WORKLOAD["--jitter"],

@@ -6,8 +6,8 @@ from itertools import takewhile
 
 from hypothesis import given, strategies as st
 
-from llmsched.workload.prefix_ids import PrefixIds
-from llmsched.workload.prefix_tree import PrefixTree
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_tree import PrefixTree
 
 ROWS = st.lists(st.lists(st.sampled_from([0, 1, 2**31 - 1]), max_size=7), max_size=12)
 

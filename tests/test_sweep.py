@@ -45,7 +45,7 @@ IMPOSSIBLE = RunConfig(  # a predictor of bins of output tokens cannot bin by an
 )
 
 
-GOLDEN_KEY = "12f92aeb8477d330c65d4c8117de48ede51a6929cf9e17fe62aa5dc7fbc70035"
+GOLDEN_KEY = "6a36649574a6c33aa641a22aae34e66b974b2591c63fdf697c15642726b0414a"
 ORACLE = predictor_from_spec("oracle")
 
 
@@ -564,7 +564,7 @@ def test_cached_trace__is_a_read_only_map(tmp_path):
 
 def test_cached_trace__keeps_priorities_and_prefix_ids(tmp_path):
     from llmsched.simulation.sweep.cache import cached_trace
-    from llmsched.workload.prefix_ids import PrefixIds
+    from llmsched.workload.prefixes.prefix_ids import PrefixIds
 
     def load():
         trace = SMALL.load(0).take(slice(3))
@@ -600,7 +600,7 @@ def test_progress__is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     )
     with sweep_progress() as on_done:
         sweep(
-            [*grid(1), IMPOSSIBLE, ties, as_scenario(ties, n_gpus=9)],
+            [*grid(1), IMPOSSIBLE, ties, replace(ties, binning=Binning(n_bins=59))],
             tmp_path,
             jobs=1,
             on_done=on_done,

@@ -28,8 +28,8 @@ from aggregates import (
 )
 
 from llmsched.figures.style import theme
-from llmsched.workload.profiles import load_profile
-from llmsched.workload.synthetic import generate
+from llmsched.workload.synthetic.generate import generate
+from llmsched.workload.synthetic.profiles import load_profile
 from llmsched.workload.trace import Trace
 
 DAYS, SESSIONS, CLOCK = (

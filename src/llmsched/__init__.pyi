@@ -17,11 +17,12 @@ from .simulation.run import BatchRun as BatchRun, ContinuousRun as ContinuousRun
 from .simulation.scenario import Scenario as Scenario
 from .simulation.simulate import simulate as simulate
 from .simulation.sweep.sweep import sweep as sweep
+from .workload.closed_loop import ClosedLoop as ClosedLoop
 from .workload.describe import describe as describe
 from .workload.formats.registry import read_trace as read_trace, write_trace as write_trace
 from .workload.prepare import prepare as prepare
-from .workload.profiles import load_profile as load_profile
 from .workload.slo import Slo as Slo
-from .workload.synthetic import generate as generate
+from .workload.synthetic.generate import generate as generate
+from .workload.synthetic.profiles import load_profile as load_profile
 from .workload.trace import Trace as Trace, TraceError as TraceError
 from .workload.workload import Workload as Workload

@@ -183,7 +183,7 @@ def keep_inputs(outputs: Iterable[str | os.PathLike[str] | None]) -> None:
 
 def _inputs(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What a command reads, by what it is: its trace or profile, and its latency grid."""
-    from llmsched.workload.profiles import profile_names
+    from llmsched.workload.synthetic.profiles import profile_names
 
     for name in ("file", "workload__source"):
         if (trace := params.get(name)) and trace not in profile_names():

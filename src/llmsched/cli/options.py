@@ -23,9 +23,10 @@ WORKLOAD = tuple(
     f"workload.{name}"
     for name in (
         *("source", "requests", "rps_scale", "failures", "window_s", "model", "log_type"),
-        *("jitter_s", "trace_format"),
+        *("jitter_s", "trace_format", "time_unit", "columns"),
     )
 )
+CLOSED_LOOP = tuple(f"workload.{name}" for name in ("concurrency", "think_time_s", "think_time"))
 SERVING = (
     *("hardware.n_gpus", "slo.latency_s", "hardware.llm", "hardware.tp"),
     *("predictor", "seed"),
@@ -44,13 +45,14 @@ CONTINUOUS = (
 AGEING = ("settings.ageing_tokens_per_s",)
 BATCH_SETTINGS = (*BATCHES, *FIXED, *DYNAMIC, *BINS, *BIN_CHOICE, *FORMING)
 ALL_SETTINGS = tuple(dict.fromkeys((*BATCH_SETTINGS, *CONTINUOUS, *AGEING)))
-# what a scheduler of ours takes beside workload and serving
+# what a scheduler of ours takes beside workload and serving; full batches, which multi_bin_only
+# waits for, would never come from users who wait for answers
 TAKES: Mapping[str, Sequence[str]] = {
-    "static_fifo": (*BATCHES, *FIXED),
-    "dynamic_no_bins": (*BATCHES, *DYNAMIC),
-    "multi_bin_dynamic": (*BATCHES, *DYNAMIC, *BINS, *BIN_CHOICE),
+    "static_fifo": (*CLOSED_LOOP, *BATCHES, *FIXED),
+    "dynamic_no_bins": (*CLOSED_LOOP, *BATCHES, *DYNAMIC),
+    "multi_bin_dynamic": (*CLOSED_LOOP, *BATCHES, *DYNAMIC, *BINS, *BIN_CHOICE),
     "multi_bin_only": (*BATCHES, *FIXED, *BINS, *FORMING),
-    "multi_bin_adaptive": (*BATCHES, *MEMORY, *BINS),
+    "multi_bin_adaptive": (*CLOSED_LOOP, *BATCHES, *MEMORY, *BINS),
     "continuous_static": CONTINUOUS,
     "continuous_dynamic": CONTINUOUS,
     "continuous_multi_bin": (*CONTINUOUS, *BINS, *BIN_CHOICE),
@@ -67,7 +69,7 @@ def taken_by(scheduler: str) -> Sequence[str]:
 
     if scheduler in ITERATION_SCHEDULERS:
         return (*CONTINUOUS, *BINS, *BIN_CHOICE, *AGEING)
-    return BATCH_SETTINGS
+    return (*CLOSED_LOOP, *BATCH_SETTINGS)
 
 
 REAL_TIMESTAMPS = click.option(

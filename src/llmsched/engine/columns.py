@@ -74,9 +74,20 @@ class Columns:
         self.output_view = self.output.data
         self.tokens_before_view = self.tokens_before.data
         self._drawn_s = None if trace.service_s is None else trace.service_s[request]
+        self._trace = trace
 
     def __len__(self) -> int:
         return len(self.request)
+
+    def put(self, position: int, row: int) -> None:
+        """Another row of the trace at this position; sums go on from the position before."""
+        trace = self._trace
+        self.request[position] = row
+        self.lengths[position] = trace.prompt_tokens[row], trace.output_tokens[row]
+        self.total[position] = self.lengths[position].sum()
+        self.tokens_before[position + 1] = self.tokens_before[position] + self.total[position]
+        if self._drawn_s is not None and trace.service_s is not None:
+            self._drawn_s[position] = trace.service_s[row]
 
     @property
     def drawn_view(self) -> memoryview[Any]:

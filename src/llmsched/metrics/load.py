@@ -103,7 +103,7 @@ def load_label(offered_load: float, requests: RequestTable, batches: BatchTable)
     if not len(batches):
         return "overloaded" if len(requests) else "stable"
     service_s = batches.finish_s - batches.start_s
-    first_s, last_s = requests.arrival_s[0], requests.arrival_s[-1]
+    first_s, last_s = requests.arrival_s.min(), requests.arrival_s.max()
     drain_s = batches.finish_s.max() - last_s - service_s.max()
     if offered_load >= 1 or drain_s > DRAIN_SHARE * (last_s - first_s):
         return "overloaded"

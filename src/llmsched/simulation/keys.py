@@ -67,7 +67,7 @@ def _source_content(workload: Workload) -> dict[str, Any]:
 def _profile_content(source: str, _sha256: str) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from llmsched.workload.profiles import load_profile
+    from llmsched.workload.synthetic.profiles import load_profile
 
     profile = load_profile(source)
     return {"kind": profile.kind, **asdict(profile)}

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-from llmsched.workload.formats.files import TraceFile, open_trace_file
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.formats.encodings.files import TraceFile, open_trace_file
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Trace
 
 COLUMNS = ("request", "earlier_request", "shared_blocks")
@@ -75,7 +75,7 @@ def _rows(file: TraceFile) -> Iterator[tuple[int, tuple[int, int, int]]]:
         numbers = []
         for name in COLUMNS:
             text = row[name] or ""
-            if not text.strip().isdecimal():
+            if not (text.isascii() and text.strip().isdecimal() and len(text) <= 19):
                 given = f"must be a whole number >= 0, got {text!r}"
                 raise file.error(given, line=reader.line_num, column=name)
             numbers.append(int(text))

@@ -1,7 +1,7 @@
 """A trace: the requests of a workload as columns, in order of arrival.
 
 Everything that is known about a workload before the simulation starts is one frozen `Trace`.
-Reading files is in `formats`, making synthetic ones in `arrivals`; nothing here reads or draws.
+Reading files is in `formats`, making synthetic ones in `synthetic`; nothing here reads or draws.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from llmsched._util.arrays import given_up, read_only
 from llmsched._util.types import FloatArray, IntArray
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
+from llmsched.workload.sessions import Turns
 
 _MOST_TOKENS = 2**31 - 1
 LONGEST_S = 1e9  # 30 years; a double still resolves 0.1 us there
@@ -67,9 +68,11 @@ class Trace:
     service_s: FloatArray | None = None  # (n,) drawn time of each request alone, latency "drawn"
     priority: IntArray | None = None  # (n,) smaller is more urgent
     prefix_ids: PrefixIds | None = None  # which prompts begin alike, for a prefix cache
+    turns: Turns | None = None  # which request follows which answer; None where none does
     name: str = "trace"
     left_out: tuple[tuple[str, int], ...] = ()  # (rule, requests it left out)
     notes: tuple[str, ...] = ()  # what a reader had to put right, for the user to see
+    read_as: str = ""  # the format of the file and the unit of its times
     recipe: Mapping[str, Any] | None = None  # the `Workload` it came from, for the results to say
 
     def __post_init__(self) -> None:
@@ -87,6 +90,10 @@ class Trace:
             )
         if self.prefix_ids is not None:
             _check_prefixes(self.prefix_ids, self.prompt_tokens, self.name)
+        if self.turns is not None and len(self.turns) != n:
+            raise TraceError(
+                f"turns must have {n} rows in trace {self.name!r}, got {len(self.turns)}"
+            )
         if not np.isfinite(self.arrival_s).all():
             raise TraceError(f"arrival_s must be finite in trace {self.name!r}")
         if n and np.diff(self.arrival_s).min(initial=0.0) < 0:
@@ -120,7 +127,19 @@ class Trace:
             service_s=None if self.service_s is None else given_up(self.service_s[rows]),
             priority=None if self.priority is None else self.priority[rows],
             prefix_ids=None if self.prefix_ids is None else self.prefix_ids.take(rows),
+            turns=None if self.turns is None else self.turns.take(rows),
         )
+
+    def arrived(self, arrival_s: FloatArray) -> Trace:
+        """The same requests as an open loop: each at the instant, shape (n,), that a run made."""
+        order = np.argsort(arrival_s, kind="stable")
+        still = replace(self, arrival_s=np.zeros(len(self)), turns=None).take(order)
+        return replace(still, arrival_s=arrival_s[order])
+
+    @property
+    def closed(self) -> bool:
+        """Whether any arrival depends on an answer: `arrival_s` then is the earliest possible."""
+        return self.turns is not None and self.turns.closed
 
     @property
     def total_tokens(self) -> IntArray:

@@ -12,13 +12,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmsched._util.limits import DEFAULT_RPS_SCALE, LONGEST_JITTER_S, RPS_SCALES
+from llmsched._util.limits import (
+    DEFAULT_RPS_SCALE,
+    LONGEST_JITTER_S,
+    LONGEST_THINK_S,
+    MOST_USERS,
+    RPS_SCALES,
+    THINK_TIMES,
+)
 from llmsched._util.options import check_options, option
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from llmsched.workload.closed_loop import ClosedLoop
+    from llmsched.workload.formats.encodings.columns import Enough
     from llmsched.workload.trace import Trace
 
 DEFAULT_PROFILE = "burstgpt-like"
@@ -58,12 +67,24 @@ class Workload:
     jitter_s : float
         Adds U(0, jitter_s) to every stamp, before scaling, to undo whole-second stamps [s].
     trace_format : str, optional
-        Format of the file, when it is not to be recognised.
+        Format of the file, when it is not to be recognised by its columns.
+    time_unit : {"s", "ms", "us", "ns"}, optional
+        Unit of the file's times, where the format does not say it or is wrong.
+    columns : str, optional
+        Which column of the file is what: `arrival=created_at,prompt=n_in,output=n_out`, and
+        `model`, `log_type`, `session` where there are such.
+    concurrency : int, optional
+        Users who send the requests, each the next one after the last answer; arrival times and the
+        rate of the source do not count then. By default requests come when the source says.
+    think_time_s : float
+        Mean pause of these users before a request [s].
+    think_time : {"exponential", "constant"}
+        Law of the pause.
     """
 
     source: str = option(
         DEFAULT_PROFILE,
-        "Trace file, or synthetic profile: burstgpt-like, poisson, gamma-bursts, on-off.",
+        "Trace file, or synthetic profile: burstgpt-like, sessions, poisson, gamma-bursts, on-off.",
         flag="trace",
         metavar="FILE|PROFILE",
     )
@@ -103,23 +124,77 @@ class Workload:
         most=LONGEST_JITTER_S,
     )
     trace_format: str | None = option(
-        None, "Format of the file, instead of recognising it.", metavar="NAME"
+        None, "Format of the file, instead of recognising it by its columns.", metavar="NAME"
+    )
+    time_unit: Literal["s", "ms", "us", "ns"] | None = option(
+        None,
+        "Unit of the file's times, where nothing else says it or it is wrong.",
+        choices=("s", "ms", "us", "ns"),
+    )
+    columns: str | None = option(
+        None,
+        "Which column is arrival, prompt, output, and if you like model, log_type, session.",
+        metavar="ROLE=NAME,...",
+    )
+    concurrency: int | None = option(
+        None,
+        "So many users send the requests, each the next one after the last answer.",
+        metavar="USERS",
+        least=1,
+        most=MOST_USERS,
+        default_text="requests come when the trace says",
+        hint="leave it out to send requests when the workload says",
+    )
+    think_time_s: float = option(
+        0.0,
+        "Mean pause of a user between an answer and the next request.",
+        flag="think-time",
+        metavar="SECONDS",
+        least=0,
+        most=LONGEST_THINK_S,
+    )
+    think_time: Literal["exponential", "constant"] = option(
+        "exponential", "Law of the pause.", flag="think-time-law", choices=THINK_TIMES
     )
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.concurrency is None and (self.think_time_s or self.think_time != "exponential"):
+            raise ValueError(
+                f"think_time_s and think_time need concurrency, got {self.think_time_s:g} "
+                f"({self.think_time}) without; say how many users think"
+            )
+        if self.concurrency is not None and self.rps_scale not in (DEFAULT_RPS_SCALE, 1):
+            raise ValueError(
+                f"rps_scale cannot count where {self.concurrency} users wait for answers, got "
+                f"{self.rps_scale:g}; leave one of rps_scale and concurrency out"
+            )
+
+    @property
+    def closed_loop(self) -> ClosedLoop | None:
+        """The users who send the requests; None where these come when the source says."""
+        from llmsched.workload.closed_loop import ClosedLoop
+
+        if self.concurrency is None:
+            return None
+        return ClosedLoop(
+            concurrency=self.concurrency,
+            think_time_s=self.think_time_s,
+            think_time=self.think_time,
+        )
 
     @property
     def synthetic(self) -> bool:
         """Whether the source is a profile rather than a file of requests."""
-        from llmsched.workload.profiles import profile_names
+        from llmsched.workload.synthetic.profiles import profile_names
 
         return self.source in profile_names() or self.source.endswith(".toml")
 
     @property
     def random(self) -> bool:
         """Whether another seed gives other requests."""
-        return self.synthetic or self.jitter_s > 0
+        thinking = self.think_time_s > 0 and self.think_time == "exponential"
+        return self.synthetic or self.jitter_s > 0 or thinking
 
     def load(self, seed: int = 0) -> Trace:
         """The requests that a run with this seed replays."""
@@ -133,13 +208,30 @@ class Workload:
             raise _unknown_source(self.source)
         from llmsched.workload.formats.registry import read_trace
 
-        raw = read_trace(self.source, trace_format=self.trace_format)
+        raw = read_trace(
+            self.source,
+            trace_format=self.trace_format,
+            time_unit=self.time_unit,
+            columns=self.columns,
+            enough=self._enough(),
+        )
         return lambda seed: self._prepared(raw, seed, self.requests)
+
+    def _enough(self) -> Enough | None:
+        """When a file in order of time need not be read further; None to read it all."""
+        from llmsched.workload.formats.encodings.columns import Enough
+
+        if self.requests is None or self.window_s is not None:
+            return None
+        named = {"model": self.model, "log_type": self.log_type}
+        labels = {role: name for role, name in named.items() if name is not None}
+        return Enough(requests=self.requests, failures=self.failures == "keep", labels=labels)
 
     def _prepared(self, raw: Trace, seed: int, requests: int | None) -> Trace:
         from llmsched._util.streams import Streams
         from llmsched.workload.prepare import prepare
 
+        streams = Streams.of_seed(seed)
         prepared = prepare(
             raw,
             requests=requests,
@@ -147,23 +239,28 @@ class Workload:
             model=self.model,
             log_type=self.log_type,
             failures=self.failures,
-            rps_scale=self.rps_scale,
+            rps_scale=self.rps_scale if self.concurrency is None else 1.0,
             jitter_s=self.jitter_s,
-            rng=Streams.of_seed(seed).jitter,
+            rng=streams.jitter,
         )
+        loop = self.closed_loop
+        if loop is not None:
+            prepared = loop.over(prepared, streams.clients)
         return replace(prepared, recipe=asdict(self))
 
     def _generate(self, seed: int) -> Trace:
         """Requests of the profile, as many as asked for after the filters."""
         from llmsched._util.streams import Streams
-        from llmsched.workload.profiles import load_profile
-        from llmsched.workload.synthetic import generate
+        from llmsched.workload.synthetic.generate import generate
+        from llmsched.workload.synthetic.profiles import load_profile
         from llmsched.workload.trace import TraceError
 
-        if self.trace_format is not None:
-            raise ValueError(
-                f"a trace format needs a trace file, got the profile {self.source!r}; leave it out"
-            )
+        for name in ("trace_format", "time_unit", "columns"):
+            if getattr(self, name) is not None:
+                spoken = name.replace("_", " ")
+                raise ValueError(
+                    f"{spoken} needs a trace file, got the profile {self.source!r}; leave it out"
+                )
         profile = load_profile(self.source)
         wanted = DEFAULT_REQUESTS if self.requests is None else self.requests
         if wanted < 1:
@@ -199,7 +296,7 @@ class Workload:
 
 
 def _unknown_source(source: str) -> Exception:
-    from llmsched.workload.profiles import profile_names
+    from llmsched.workload.synthetic.profiles import profile_names
     from llmsched.workload.trace import TraceError
 
     names = ", ".join(profile_names())

@@ -15,7 +15,7 @@ from llmsched.schedulers.iteration.base import IterationScheduler
 from llmsched.schedulers.iteration.limits import DynamicLimit
 from llmsched.schedulers.iteration.orders import Fcfs, by_priority
 from llmsched.schedulers.iteration.routing import LeastOutstanding, RoundRobinRouter
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Trace
 
 

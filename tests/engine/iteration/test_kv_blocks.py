@@ -9,8 +9,8 @@ from stepping import Options, Pool, Request
 
 from llmsched.engine.iteration.kv_blocks import CachedBlocks
 from llmsched.engine.iteration.requests import Active
-from llmsched.workload.prefix_ids import PrefixIds
-from llmsched.workload.prefix_tree import PrefixTree
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_tree import PrefixTree
 
 
 class Both:

@@ -11,7 +11,7 @@ from serving import MS, RTX_4090, poisson, serve, steps_of, trace_of
 from llmsched.engine.iteration.run import IterationRun, run_iteration_engine
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.schedulers.iteration.routing import PrefixAffine
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 
 
 def shared(rows: list[list[int]], tokens_per_id: int = 16) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_running_and_waiting__over_time_are_little_s_law(depth):
 
 
 def test_prefix_hits__are_a_share_of_the_prompts():
-    from llmsched.workload.prefix_ids import PrefixIds
+    from llmsched.workload.prefixes.prefix_ids import PrefixIds
 
     ids = PrefixIds.of([[1, 2]] * 2, tokens_per_id=16)
     run = serve(

@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llmsched.calibration.benchmarks import (
+from llmsched.calibration.benchmarks.files import (
+    Format,
+    ResultFile,
+    check_size,
+    read_file,
+)
+from llmsched.calibration.benchmarks.formats import (
     aiperf,
     guidellm,
     inference_perf,
@@ -18,12 +24,6 @@ from llmsched.calibration.benchmarks import (
     llmservingsim,
     tables,
     vllm,
-)
-from llmsched.calibration.benchmarks.files import (
-    Format,
-    ResultFile,
-    check_size,
-    read_file,
 )
 from llmsched.calibration.benchmarks.records import Record
 from llmsched.calibration.benchmarks.runs import Benchmarks, Run

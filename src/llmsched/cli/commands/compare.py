@@ -13,6 +13,7 @@ from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.options import (
     ALL_SETTINGS,
+    CLOSED_LOOP,
     SERVING,
     UNCERTAINTY,
     WORKLOAD,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     help="Which schedulers, by name; the others are set against static_fifo.",
 )
 @with_options((replications_option(5),))
-@scenario_options(*WORKLOAD, *SERVING, *ALL_SETTINGS)
+@scenario_options(*WORKLOAD, *CLOSED_LOOP, *SERVING, *ALL_SETTINGS)
 @with_options(UNCERTAINTY)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(

@@ -89,7 +89,7 @@ def _routers() -> Rows:
 
 
 def _profiles() -> Rows:
-    from llmsched.workload.profiles import load_profile, profile_names
+    from llmsched.workload.synthetic.profiles import load_profile, profile_names
 
     for name in profile_names():
         yield name, f"a synthetic workload of kind {load_profile(name).kind}"

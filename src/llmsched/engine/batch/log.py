@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llmsched._util.types import IntArray
+from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.batch.batch import Batch
 from llmsched.engine.columns import Columns
 from llmsched.engine.records import BatchTable, RequestTable
@@ -61,11 +61,15 @@ class BatchLog:
     def tables(
         self,
         trace: Trace,
+        arrived_s: FloatArray,
         bins: IntArray,
         predicted_tokens: IntArray,
         columns: Columns,
     ) -> tuple[RequestTable, BatchTable]:
-        """The run as two tables; every batch is a range of positions of `columns`."""
+        """The run as two tables; every batch is a range of positions of `columns`.
+
+        `arrived_s` are the arrivals that the run has seen, shape (n,).
+        """
         start_s = np.frombuffer(self._start_s, dtype=np.float64)
         finish_s = np.frombuffer(self._finish_s, dtype=np.float64)
         gpu = np.frombuffer(self._gpu, dtype=np.int32)
@@ -83,7 +87,7 @@ class BatchLog:
             return column
 
         requests = RequestTable(
-            arrival_s=trace.arrival_s,
+            arrival_s=arrived_s,
             prompt_tokens=trace.prompt_tokens,
             output_tokens=trace.output_tokens,
             predicted_tokens=predicted_tokens,

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from typing import NamedTuple, Protocol
 
 from llmsched.engine.iteration.requests import Active
-from llmsched.workload.prefix_tree import PrefixTree
+from llmsched.workload.prefixes.prefix_tree import PrefixTree
 
 
 class Extent:

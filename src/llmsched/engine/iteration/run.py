@@ -22,8 +22,8 @@ from llmsched.latency.steps.base import StepLatency
 from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
 from llmsched.schedulers.iteration.orders import Fcfs
 from llmsched.schedulers.iteration.routing import RoundRobinRouter, RouterFactory
-from llmsched.workload.prefix_ids import PrefixIds
-from llmsched.workload.prefix_tree import PrefixTree
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_tree import PrefixTree
 from llmsched.workload.trace import Trace
 
 FCFS = IterationScheduler(Fcfs)
@@ -84,8 +84,9 @@ def run_iteration_engine(
     Raises
     ------
     ValueError
-        If `n_replicas` is below 1, a prompt is empty, prefix ids do not stand for whole blocks, a
-        policy or router answers what it cannot, or a step time is not one.
+        If `n_replicas` is below 1, arrivals wait for answers, a prompt is empty, prefix ids do not
+        stand for whole blocks, a policy or router answers what it cannot, or a step time is not
+        one.
 
     Examples
     --------
@@ -101,6 +102,11 @@ def run_iteration_engine(
     """
     if n_replicas < 1:
         raise ValueError(f"n_replicas must be >= 1, got {n_replicas}")
+    if trace.closed:
+        raise ValueError(
+            f"arrivals of trace {trace.name!r} wait for answers, which the iteration level does "
+            "not simulate yet; run it at the batch level"
+        )
     for name, column in (("predicted_tokens", predicted_tokens), ("bins", bins)):
         if column is not None and len(column) != len(trace):
             raise ValueError(f"{name} must have {len(trace)} entries, got {len(column)}")

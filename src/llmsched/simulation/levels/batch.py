@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from llmsched._util.options import plain_values
 from llmsched._util.types import IntArray
 from llmsched._util.version import __version__
 from llmsched.engine.batch.run import run_engine
-from llmsched.engine.records import BatchTable
+from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.latency.base import LatencyModel, Shape
 from llmsched.latency.registry import warn_outside
 from llmsched.metrics.load import load_label, memory_best_batch, offered_load
@@ -56,7 +58,7 @@ def serve_batches(
         progress=progress,
     )
     warn_outside(model, _shapes(batches), stacklevel=5)
-    rho = _offered_load(trace, bins, n_bins, policy, model, hardware.n_gpus)
+    rho = _offered_load(trace, requests, bins, n_bins, policy, model, hardware.n_gpus)
     return BatchRun(
         scheduler=scenario.scheduler_name,
         trace_name=trace.name,
@@ -110,6 +112,7 @@ def _shapes(batches: BatchTable) -> Shape:
 
 def _offered_load(
     trace: Trace,
+    requests: RequestTable,
     bins: IntArray,
     n_bins: int,
     policy: Scheduler,
@@ -118,6 +121,9 @@ def _offered_load(
 ) -> float:
     """ρ of the requests that the engine accepts, at the scheduler's largest batch."""
     best: int | IntArray = policy.batch_max
+    if trace.closed:
+        order = np.argsort(requests.arrival_s, kind="stable")
+        trace, bins = trace.arrived(requests.arrival_s), bins[order]
     fits = trace.total_tokens <= policy.capacity_tokens
     if not fits.all():
         trace, bins = trace.take(fits), bins[fits]

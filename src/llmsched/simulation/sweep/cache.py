@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched.simulation.beliefs import BinnedPrediction
-from llmsched.workload.prefix_ids import PrefixIds
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
+from llmsched.workload.sessions import Turns
 from llmsched.workload.trace import Trace
 
 T = TypeVar("T")
@@ -69,12 +70,20 @@ def cached_trace(folder: Path | None, key: str, make: Callable[[], Trace]) -> Pr
             arrays["prefix_ids"] = trace.prefix_ids.ids
             arrays["prefix_offsets"] = trace.prefix_ids.offsets
             meta["tokens_per_id"] = trace.prefix_ids.tokens_per_id
+        if trace.turns is not None:
+            arrays |= {"after": trace.turns.after, "think_s": trace.turns.think_s}
+            meta |= {"users": trace.turns.users, "timed": trace.turns.timed}
         return Columns(
             arrays={name: array for name, array in arrays.items() if array is not None}, meta=meta
         )
 
     def trace_of(entry: Columns) -> Trace:
+        turns = None
+        if "after" in entry.arrays:
+            columns = {name: entry.arrays[name] for name in ("after", "think_s")}
+            turns = Turns(users=entry.meta["users"], timed=entry.meta["timed"], **columns)
         return Trace(
+            turns=turns,
             arrival_s=entry.arrays["arrival_s"],
             prompt_tokens=entry.arrays["prompt_tokens"],
             output_tokens=entry.arrays["output_tokens"],

@@ -27,6 +27,7 @@ from llmsched.simulation.sweep.cache import (
     cached_trace,
     recorded_warnings,
 )
+from llmsched.workload.prepare import at_scale
 from llmsched.workload.trace import Trace, TraceError
 from llmsched.workload.workload import DEFAULT_REQUESTS
 
@@ -134,7 +135,7 @@ def _trace(task: RunTask) -> Prepared[Trace]:
     if workload.rps_scale == 1:
         return kept
     return Prepared(
-        value=replace(kept.value, arrival_s=kept.value.arrival_s / workload.rps_scale),
+        value=at_scale(kept.value, workload.rps_scale),
         sha256=content_key({"requests": kept.sha256, "rps_scale": workload.rps_scale}),
         notes=kept.notes,
     )

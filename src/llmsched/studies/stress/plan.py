@@ -117,6 +117,11 @@ class Plan:
                 f"requests of the workload are set by volumes, got {self.workload.requests}; "
                 "leave them out"
             )
+        if self.workload.concurrency is not None:
+            raise ValueError(
+                "a stress plan sends requests at given rates, got a closed loop of "
+                f"{self.workload.concurrency} users; leave concurrency out"
+            )
         check_replications(self.replications)
 
     @property

@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmsched.calibration.benchmarks.files import Format, ResultFile
+from llmsched.calibration.benchmarks.formats.tables import server_of, times_of
+from llmsched.calibration.benchmarks.formats.vllm import VLLM_BENCH
 from llmsched.calibration.benchmarks.records import Record
 from llmsched.calibration.benchmarks.runs import (
     ClosedLoopPoint,
@@ -30,8 +32,6 @@ from llmsched.calibration.benchmarks.runs import (
     Run,
     Server,
 )
-from llmsched.calibration.benchmarks.tables import server_of, times_of
-from llmsched.calibration.benchmarks.vllm import VLLM_BENCH
 
 MEAN_LENGTH = 0.9  # of the nominal one
 _TABLE = ("hardware", "framework", "precision", "concurrency", "prompt_tokens", "tpot_p50_s")

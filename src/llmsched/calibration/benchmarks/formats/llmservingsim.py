@@ -24,9 +24,9 @@ from datetime import UTC, datetime
 import numpy as np
 
 from llmsched.calibration.benchmarks.files import Format, ResultFile, read_beside
+from llmsched.calibration.benchmarks.formats.tables import series_beside
 from llmsched.calibration.benchmarks.records import Record, record
 from llmsched.calibration.benchmarks.runs import Load, RequestLog, Run, Server
-from llmsched.calibration.benchmarks.tables import series_beside
 
 _STAMPS = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 

@@ -1,6 +1,7 @@
-"""Trace files as bytes: opened through gzip or zstd, written whole or not at all.
+"""Trace files as bytes: opened through gzip or zstd, bounded, written whole or not at all.
 
-Compression is recognised by its first bytes when reading and chosen by suffix when writing.
+Compression is recognised by its first bytes when reading and chosen by suffix when writing. No
+line may be longer than `MAX_LINE_BYTES`, so that a file's size says what reading it may cost.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, TypedDict
 from llmsched._util.files import whole_file
 from llmsched.workload.trace import TraceError
 
+MAX_LINE_BYTES = 1 << 20
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _SUFFIXES = {".gz": "gzip", ".zst": "zstd"}
 _HEAD_BYTES = 65_536
@@ -29,6 +31,9 @@ class Place(TypedDict, total=False):
     row: int
 
 
+Locate = Callable[[int], Place]  # where a row, from 0, stands
+
+
 @dataclass(frozen=True, slots=True)
 class TraceFile:
     """One file that may hold a trace; `open` gives its bytes, decompressed."""
@@ -36,21 +41,29 @@ class TraceFile:
     path: Path
     compression: str | None = None  # "gzip", "zstd" or none
 
+    @property
+    def name(self) -> str:
+        """Its name as text: bytes that are not UTF-8 and control characters as `\\x..`."""
+        return printable(self.path.name)
+
     def arrow_stream(self) -> Any:
         """A pyarrow input stream of the decompressed bytes."""
         import pyarrow as pa
 
-        return pa.input_stream(str(self.path), compression=self.compression)
+        raw = self.path.open("rb")  # pyarrow takes only names that are UTF-8
+        return pa.input_stream(raw, compression=self.compression)
 
     def open(self) -> BinaryIO:
         """A binary file of the decompressed bytes; damaged data raises OSError while reading."""
-        return io.BufferedReader(self.arrow_stream())
+        return io.BufferedReader(self.arrow_stream(), _HEAD_BYTES)
 
     def head(self) -> bytes:
-        """The first decompressed bytes, enough for a header; `TraceError` if there are none."""
+        """The first decompressed bytes, the first line whole; `TraceError` if there are none."""
         try:
             with self.open() as stream:
                 head = stream.read(_HEAD_BYTES)
+                if b"\n" not in head:
+                    head += stream.readline(MAX_LINE_BYTES + 1 - len(head))
         except OSError as error:
             raise self.damaged(error, line=1) from error
         if not head:
@@ -63,13 +76,20 @@ class TraceFile:
         number = 0
         try:
             with self.open() as stream:
-                for number, line in enumerate(stream, start=1):
+                while line := stream.readline(MAX_LINE_BYTES + 1):
+                    number += 1
+                    if len(line) > MAX_LINE_BYTES:
+                        raise self.too_long(number)
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             given = f"byte 0x{error.object[error.start]:02x}"
             raise self.error(f"must be UTF-8 text, got {given}", line=number) from error
         except OSError as error:
             raise self.damaged(error, line=number + 1) from error
+
+    def too_long(self, line: int) -> TraceError:
+        """The one-line error for a line beyond the limit."""
+        return self.error("a line must be at most 1 MiB long, got a longer one", line=line)
 
     def error(
         self, message: str, *, line: int | None = None, row: int | None = None, column: str = ""
@@ -78,7 +98,8 @@ class TraceFile:
         places = [f"line {line}"] if line is not None else []
         places += [f"row {row}"] if row is not None else []
         places += [f"column {column!r}"] if column else []
-        text = ": ".join(part for part in (str(self.path), ", ".join(places), message) if part)
+        path = printable(os.fspath(self.path))
+        text = ": ".join(part for part in (path, ", ".join(places), message) if part)
         return TraceError(" ".join(text.splitlines()))
 
     def damaged(self, error: Exception, *, line: int | None = None) -> TraceError:
@@ -88,6 +109,12 @@ class TraceFile:
         else:
             expected = "cannot be read"
         return self.error(f"{expected} ({error}); get the file again", line=line)
+
+
+def printable(name: str) -> str:
+    """A file name as text that any terminal and file takes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def open_trace_file(path: str | os.PathLike[str]) -> TraceFile:
@@ -102,13 +129,13 @@ def open_trace_file(path: str | os.PathLike[str]) -> TraceFile:
         raise TraceError("a trace must be the name of a file or a profile, got ''")
     path = Path(path)
     file = TraceFile(path)
-    if not path.exists():
-        raise file.error("no such file; a trace file was expected")
-    if path.is_dir():
-        raise file.error("must be a trace file, got a folder")
-    if not path.is_file():
-        raise file.error("must be a regular file; save the stream to a file first")
     try:
+        if not path.exists():
+            raise file.error("no such file; a trace file was expected")
+        if path.is_dir():
+            raise file.error("must be a trace file, got a folder")
+        if not path.is_file():
+            raise file.error("must be a regular file; save the stream to a file first")
         with path.open("rb") as stream:
             first = stream.read(4)
     except OSError as error:

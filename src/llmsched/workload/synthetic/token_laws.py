@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.types import FloatArray, IntArray
+from llmsched.workload.synthetic.profile_kinds import TokenLaw
 
 
 def truncated_lognormal(
@@ -45,7 +46,10 @@ def truncated_lognormal(
     below = ndtr((np.log(low) - log_mean) / log_sd) if low > 0 else np.zeros_like(log_mean)
     inside = ndtr((np.log(high) - log_mean) / log_sd) - below
     if not inside.all():
-        raise ValueError(f"a lognormal must reach into {low}..{high}, got log_mean {log_mean}")
+        raise ValueError(
+            f"a lognormal must reach into {low}..{high}, got log_mean {log_mean.min():g} to "
+            f"{log_mean.max():g} with log_sd {log_sd:g}"
+        )
     value: FloatArray = uniform * inside[group]
     value += below[group]
     ndtri(value, out=value)
@@ -68,3 +72,8 @@ def token_counts(
     whole = value.astype(np.int32)
     # only where floating point gives the bound itself, which the law excludes
     return np.clip(whole, 1, max_tokens, out=whole)
+
+
+def law_tokens(law: TokenLaw, uniform: FloatArray) -> IntArray:
+    """Token counts of a law at the given levels of its distribution function, shape (n,)."""
+    return token_counts(np.array([law.log_mean]), law.log_sd, law.max_tokens, uniform)
