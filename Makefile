@@ -79,7 +79,7 @@ stress-step2: $(CORE)  ## Step 2 and 2b: GPU scaling at the given rate and at he
 stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 	$(BIN)/llmsched stress step3 --out $(OUT)/stress $(ARGS)
 
-published: $(ALL)  ## Published values beside ours: PUBLISHED.md; ARGS="--data ..." for real rows
+published: $(ALL)  ## Published values beside ours: PUBLISHED.md
 	$(BIN)/python experiments/stress/published.py $(ARGS)
 
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
