@@ -30,8 +30,8 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	@mkdir -p $(OUT)
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
-test: $(ALL) lint types  ## Lint, types and every test; installs all extras
-	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu" src/llmsched tests
+test: $(ALL) lint types  ## Lint, types and every test but the papers at full size (make paper); installs all extras
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper" src/llmsched tests
 
 check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
 	$(BIN)/python -m pytest -n 2 --doctest-modules src/llmsched tests
