@@ -35,8 +35,8 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	@mkdir -p $(OUT)
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
-test: how-long $(ALL) lint types  ## Lint, types and every test; installs all extras
-	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu" src/llmsched tests
+test: how-long $(ALL) lint types  ## Lint, types and every test but the papers at full size (make paper); installs all extras
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper" src/llmsched tests
 
 how-long:
 	@echo "make test: about 10 minutes on 2 cores, and 5 more where all extras must be installed first."
@@ -61,8 +61,9 @@ bench: $(CORE)  ## Speed and memory, as ratios on this machine
 	$(BIN)/python experiments/bench/bench.py $(ARGS)
 
 paper: $(ALL)  ## Redo the Multi-Bin paper: figures, REPORT.md, and the tests at its own sizes
-	$(BIN)/python experiments/multibin/reproduce.py $(ARGS)
-	$(BIN)/python -m pytest -m paper tests/test_paper_multibin.py
+	$(BIN)/llmsched paper multibin --out $(OUT)/multibin $(ARGS)
+	$(if $(ARGS),,cp $(OUT)/multibin/*.png $(OUT)/multibin/REPORT.md experiments/multibin)
+	$(BIN)/python -m pytest -m paper tests/studies/multibin
 
 TINY := --random-weights tiny-qwen3 --threads 1 --batch-sizes 1,2,4,8 --seq-lens 16,64,256
 SHORT := --trace calibration/tiny-requests.toml --rps-scale 1 --gpus 2 --batch-max 8 --sla 1
@@ -87,7 +88,7 @@ stress-step2: $(CORE)  ## Step 2 and 2b: GPU scaling at the given rate and at he
 stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 	$(BIN)/llmsched stress step3 --out $(OUT)/stress $(ARGS)
 
-published: $(ALL)  ## Published values beside ours: PUBLISHED.md; ARGS="--data ..." for real rows
+published: $(ALL)  ## Published values beside ours: PUBLISHED.md
 	$(BIN)/python experiments/stress/published.py $(ARGS)
 
 docs: $(SITE)  ## Build the documentation site with warnings as errors: OUT/site/index.html
@@ -95,6 +96,9 @@ docs: $(SITE)  ## Build the documentation site with warnings as errors: OUT/site
 
 figures: $(CORE)  ## Draw the documents' figures anew, with the commands of docs/gallery.md
 	$(BIN)/python docs/docs_blocks.py docs/gallery.md docs/figures
+
+window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
+	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
 
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
@@ -107,4 +111,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test how-long check lint types format bench paper calibrate \
-  stress stress-step1 stress-step2 stress-step3 published docs figures mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published docs figures window mutants constraints clean

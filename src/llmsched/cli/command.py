@@ -5,13 +5,11 @@ from __future__ import annotations
 import difflib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from typing import Any
 
 import click
-
-from llmsched.cli.fields import field_path, parse_number
 
 SCHEMA = 1  # of all JSON; another number where a key goes, or means something else
 # by what a parameter is called, or by the section that its field stands in
@@ -44,6 +42,8 @@ class Count(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number, or a usage error that says what it must be."""
         if isinstance(value, str):
+            from llmsched.cli.fields import parse_number  # help of the whole needs no scenario
+
             try:
                 number = parse_number(value)
             except ValueError as error:
@@ -89,7 +89,7 @@ class EveryCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options in groups, where a command has those of a scenario."""
-        if not any(field_path(one.name or "") for one in self.params):
+        if isinstance(self, click.Group) or not _of_scenario(self.params):
             super().format_options(ctx, formatter)
             return
         grouped: dict[str, list[tuple[str, str]]] = {name: [] for name in (*GROUPS, OTHER)}
@@ -104,6 +104,13 @@ class EveryCommand(click.Command):
 
 
 _QUIET = "llmsched.quiet"
+
+
+def _of_scenario(parameters: Sequence[click.Parameter]) -> bool:
+    """Whether any of them stands for a field of a scenario."""
+    from llmsched.cli.fields import field_path
+
+    return any(field_path(one.name or "") for one in parameters)
 
 
 def _be_quiet(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
