@@ -22,7 +22,7 @@ print(requests.head(3).to_string())
 # %% [markdown]
 # ## Who waits?
 #
-# A bin is a class of requests by predicted length. The long ones are few and take most GPU time.
+# A bin is a class of requests by predicted length. All hold as many; the longest wait longest.
 
 # %%
 requests["latency_s"] = requests["finish_s"] - requests["arrival_s"]
