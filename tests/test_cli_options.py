@@ -184,6 +184,7 @@ FORMING = {
 }
 CONTINUOUS = {
     **WORKLOAD,
+    **CLOSED_LOOP,
     **SERVING,
     "--gpus": Case("--replicas 2", bad=(*SERVING["--gpus"].bad, "--gpus inf")),
     "--sla": replace(SERVING["--sla"], change="--sla 0.5"),
@@ -282,7 +283,7 @@ CONTINUOUS["--requests-out"] = replace(
 OF_CONTINUOUS = {
     name: case
     for name, case in CONTINUOUS.items()
-    if name not in {**WORKLOAD, **SERVING, **OUTPUT, **STEPS_OUT, "--gpu": 0}
+    if name not in {**WORKLOAD, **CLOSED_LOOP, **SERVING, **OUTPUT, **STEPS_OUT, "--gpu": 0}
     and name != "--latency-uncertainty"
 }
 OF_CONTINUOUS["--step-time"] = replace(OF_CONTINUOUS["--step-time"], bad=("--step-time fast",))

@@ -22,6 +22,7 @@ from llmsched.latency.steps.base import StepLatency
 from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
 from llmsched.schedulers.iteration.orders import Fcfs
 from llmsched.schedulers.iteration.routing import RoundRobinRouter, RouterFactory
+from llmsched.workload.demand import demand_of
 from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.prefixes.prefix_tree import PrefixTree
 from llmsched.workload.trace import Trace
@@ -59,7 +60,8 @@ def run_iteration_engine(
     Parameters
     ----------
     trace : Trace
-        Requests in order of arrival, with prefix ids and priorities where it has them.
+        Requests in order of arrival, with prefix ids and priorities where it has them; where they
+        wait for answers, the run makes their arrivals.
     settings : IterationSettings
         How each replica batches, and its KV memory.
     step_latency : StepLatency
@@ -84,9 +86,8 @@ def run_iteration_engine(
     Raises
     ------
     ValueError
-        If `n_replicas` is below 1, arrivals wait for answers, a prompt is empty, prefix ids do not
-        stand for whole blocks, a policy or router answers what it cannot, or a step time is not
-        one.
+        If `n_replicas` is below 1, a prompt is empty, prefix ids do not stand for whole blocks, a
+        policy or router answers what it cannot, or a step time is not one.
 
     Examples
     --------
@@ -102,17 +103,12 @@ def run_iteration_engine(
     """
     if n_replicas < 1:
         raise ValueError(f"n_replicas must be >= 1, got {n_replicas}")
-    if trace.closed:
-        raise ValueError(
-            f"arrivals of trace {trace.name!r} wait for answers, which the iteration level does "
-            "not simulate yet; run it at the batch level"
-        )
     for name, column in (("predicted_tokens", predicted_tokens), ("bins", bins)):
         if column is not None and len(column) != len(trace):
             raise ValueError(f"{name} must have {len(trace)} entries, got {len(column)}")
     requests = ServedRequests(trace, settings, predicted_tokens)
     known = KnownRequests.of(
-        arrival_s=trace.arrival_s,
+        arrival_s=np.asarray(requests.arrival),
         prompt_tokens=trace.prompt_tokens,
         predicted_tokens=requests.predicted_tokens,
         priority=trace.priority,
@@ -144,7 +140,12 @@ def run_iteration_engine(
     lives = [gpu.life() for gpu in gpus]
     for life in lives:
         clock.process(life)
-    clock.process(dispatcher.life())
+    if trace.closed:
+        answered = dispatcher.serve_demand(demand_of(trace))
+        for gpu in gpus:
+            gpu.core.answered = answered
+    else:
+        clock.process(dispatcher.life())
     clock.run()
     for life in lives:  # they wait for ever, in reference cycles: let go of the columns now
         life.close()
@@ -184,7 +185,7 @@ def _served(
     trace: Trace, requests: ServedRequests, times: RequestLog, replica: IntArray
 ) -> ServedTable:
     return ServedTable(
-        arrival_s=trace.arrival_s,
+        arrival_s=np.asarray(requests.arrival),
         prompt_tokens=trace.prompt_tokens,
         output_tokens=requests.output_tokens,
         predicted_tokens=requests.predicted_tokens,
