@@ -272,21 +272,28 @@ def _at_ranks(values: FloatArray, counts: IntArray, ranks: NDArray[np.int64]) ->
 
 
 class StepRecorder:
-    """Every step of a replica as a row, as long as there is room.
+    """Every step of a replica as a row, as long as there is room; all admissions and preemptions.
 
     Parameters
     ----------
     most : int
         Rows to keep; later steps are counted only.
+    window_s : (float, float)
+        Steps that run outside of it are neither kept nor counted.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, window_s: tuple[float, float] = (-math.inf, math.inf)) -> None:
         self.most = most
+        self.begin_s, self.stop_s = window_s
         self.left_out = 0
         self.rows: list[StepRow] = []
+        self.admissions: list[tuple[int, float]] = []  # request, instant
+        self.preemptions: list[tuple[int, float]] = []
 
     def add(self, row: StepRow) -> None:
         """Keep a step."""
+        if row[1] <= self.begin_s or row[0] >= self.stop_s:
+            return
         if len(self.rows) < self.most:
             self.rows.append(row)
         else:

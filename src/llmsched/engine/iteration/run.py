@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsched._util.types import IntArray
+from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.clock import Clock
 from llmsched.engine.dispatch import Dispatcher
 from llmsched.engine.iteration.core import Core
@@ -17,7 +17,7 @@ from llmsched.engine.iteration.kv_blocks import CachedBlocks, CountedBlocks, KvB
 from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder, TokenGaps
 from llmsched.engine.iteration.requests import ServedRequests
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.engine.step_records import ReplicaTable, ServedTable, StepTable
+from llmsched.engine.step_records import ReplicaTable, ServedTable, SpellTable, StepTable
 from llmsched.latency.steps.base import StepLatency
 from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
 from llmsched.schedulers.iteration.orders import Fcfs
@@ -32,13 +32,14 @@ FCFS = IterationScheduler(Fcfs)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IterationRun:
-    """What a run gives; `steps` only where they were asked for."""
+    """What a run gives; `steps` and `spells` only where steps were asked for."""
 
     settings: IterationSettings
     requests: ServedTable
     replicas: ReplicaTable
     gaps: TokenGaps
     steps: StepTable | None = None
+    spells: SpellTable | None = None
 
 
 def run_iteration_engine(
@@ -52,6 +53,7 @@ def run_iteration_engine(
     predicted_tokens: IntArray | None = None,
     bins: IntArray | None = None,
     most_steps: int = 0,
+    steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     leaps: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> IterationRun:
@@ -78,6 +80,8 @@ def run_iteration_engine(
         Bin by predicted length of every request; all in bin 0 when not given.
     most_steps : int
         Rows of the step table to keep per replica; 0 for no table.
+    steps_window_s : (float, float)
+        Only steps that run inside of it are kept.
     leaps : bool
         Whether runs of equal steps are taken at once; the results are the same.
     progress : callable, optional
@@ -130,7 +134,7 @@ def run_iteration_engine(
             None if scheduler.limit is None else scheduler.limit(),
             _blocks(settings, trace, tree),
             times,
-            recorder=StepRecorder(most_steps) if most_steps else None,
+            recorder=StepRecorder(most_steps, steps_window_s) if most_steps else None,
             leaps=leaps,
         )
         gpus.append(Gpu(clock, core))
@@ -150,6 +154,7 @@ def run_iteration_engine(
     for life in lives:  # they wait for ever, in reference cycles: let go of the columns now
         life.close()
     cores = [gpu.core for gpu in gpus]
+    recorders = [core.recorder for core in cores if core.recorder is not None]
     return IterationRun(
         settings=settings,
         requests=_served(trace, requests, times, dispatcher.replica),
@@ -160,7 +165,8 @@ def run_iteration_engine(
             overhead_s=settings.overhead_s,
             per_request_s=settings.per_request_s,
         ),
-        steps=_steps([core.recorder for core in cores if core.recorder is not None]),
+        steps=_steps(recorders),
+        spells=_spells(recorders, np.asarray(times.finish_s)),
     )
 
 
@@ -234,3 +240,25 @@ def _steps(recorders: Sequence[StepRecorder]) -> StepTable | None:
         ),
         left_out=sum(recorder.left_out for recorder in recorders),
     )
+
+
+def _spells(recorders: Sequence[StepRecorder], finish_s: FloatArray) -> SpellTable | None:
+    """The k-th admission of a request lasts to its k-th preemption, or to its end."""
+    if not recorders:
+        return None
+    request, start_s = _by_request([row for one in recorders for row in one.admissions])
+    victim, stopped_s = _by_request([row for one in recorders for row in one.preemptions])
+    nth = np.arange(len(request)) - np.searchsorted(request, request)
+    at = np.searchsorted(victim, request) + nth
+    preempted = at < np.searchsorted(victim, request, side="right")
+    end_s = finish_s[request]
+    end_s[preempted] = stopped_s[at[preempted]]
+    return SpellTable(request=request, start_s=start_s, end_s=end_s)
+
+
+def _by_request(rows: Sequence[tuple[int, float]]) -> tuple[IntArray, FloatArray]:
+    """Requests and instants as columns, in order of both."""
+    requests, instants = zip(*rows, strict=True) if rows else ((), ())
+    request, at_s = np.array(requests, np.int32), np.array(instants, np.float64)
+    order = np.lexsort((at_s, request))
+    return request[order], at_s[order]
