@@ -11,7 +11,7 @@ import click
 from llmsched.cli.text import save_figure
 
 if TYPE_CHECKING:
-    from llmsched.engine.timeline import Timeline
+    from llmsched.engine.timeline.base import Timeline
     from llmsched.simulation.run import Run
 
 FIGURES = (".png", ".svg", ".pdf")

@@ -11,13 +11,9 @@ from typing import Any
 from llmsched._util.types import FloatArray
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.engine.step_records import ReplicaTable, ServedTable, SpellTable, StepTable
-from llmsched.engine.timeline import (
-    ALWAYS,
-    MOST_EVENTS,
-    Timeline,
-    batch_timeline,
-    step_timeline,
-)
+from llmsched.engine.timeline.base import ALWAYS, MOST_EVENTS, Timeline
+from llmsched.engine.timeline.batches import batch_timeline
+from llmsched.engine.timeline.steps import step_timeline
 from llmsched.latency.base import LatencyModel
 from llmsched.latency.steps.base import StepLatency
 from llmsched.metrics.load import LoadLabel

@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +19,6 @@ from numpy.typing import NDArray
 
 from llmsched._util.files import whole_file
 from llmsched._util.types import FloatArray, IntArray
-from llmsched.engine.records import BatchTable, RequestTable
-from llmsched.engine.step_records import ServedTable, SpellTable, StepTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,178 +140,14 @@ class Timeline:
             file.write("\n]}\n")
 
 
-def batch_timeline(
-    requests: RequestTable,
-    batches: BatchTable,
-    *,
-    window_s: tuple[float, float] = ALWAYS,
-    most_events: int = MOST_EVENTS,
-    about: Mapping[str, Any] | None = None,
-) -> Timeline:
-    """A run of the batch level: a slice per batch, one queue for all GPUs.
-
-    Parameters
-    ----------
-    window_s : (float, float)
-        What overlaps it is kept; seconds since the first arrival.
-    most_events : int
-        Slices and samples at most; later ones are left out.
-    about : mapping, optional
-        What a file says of its making.
-
-    Raises
-    ------
-    ValueError
-        If the window is empty or `most_events` below 1.
-    """
-    n = len(batches)
-    slices = Slices(
-        gpu=batches.gpu,
-        lane=np.zeros(n, np.int32),
-        start_s=batches.start_s,
-        end_s=batches.finish_s,
-        kind=np.full(n, "batch"),
-        row=np.arange(n, dtype=np.int32),
-        details={"requests": batches.size, "tokens": batches.tokens, "bin": batches.bin},
-    )
-    served = requests.completed
-    ups, downs = np.sort(requests.arrival_s[served]), np.sort(requests.start_s[served])
-    counters = [_level(QUEUE, "waiting [requests]", ups, downs)]
-    for gpu in np.unique(batches.gpu).tolist():
-        mine = batches.gpu == gpu
-        spans = batches.start_s[mine], batches.finish_s[mine]
-        counters.append(_spans(gpu, "batch [requests]", *spans, batches.size[mine]))
-        counters.append(_spans(gpu, "KV [tokens]", *spans, batches.tokens[mine]))
-    return _bounded(slices, counters, window_s, most_events, about or {})
-
-
-def step_timeline(
-    requests: ServedTable,
-    spells: SpellTable,
-    steps: StepTable,
-    *,
-    usable_blocks: int,
-    window_s: tuple[float, float] = ALWAYS,
-    most_events: int = MOST_EVENTS,
-    about: Mapping[str, Any] | None = None,
-) -> Timeline:
-    """A run of the iteration level: running requests in lanes, counters from the steps.
-
-    A request is *prefill* to its first token, then *decode*; *resumed* is what it computes again
-    and decodes after a preemption.
-
-    The other parameters are those of `batch_timeline`.
-    """
-    slices = _request_slices(requests, spells)
-    counters = _step_counters(steps, usable_blocks)
-    begin_s, end_s = window_s
-    known_until_s = _known_until_s(steps)
-    if known_until_s >= end_s:
-        return _bounded(slices, counters, window_s, most_events, about or {})
-    found = _bounded(slices, counters, (begin_s, known_until_s), most_events, about or {})
-    later = int(((slices.start_s >= known_until_s) & (slices.start_s < end_s)).sum())
-    return replace(
-        found,
-        left_out=found.left_out + steps.left_out + later,
-        window_s=(begin_s, min(found.window_s[1], known_until_s)),
-    )
-
-
-def _request_slices(requests: ServedTable, spells: SpellTable) -> Slices:
-    """Up to two slices per spell, parted by the first token."""
-    order = np.argsort(spells.start_s, kind="stable")
-    row, start_s, end_s = spells.request[order], spells.start_s[order], spells.end_s[order]
-    gpu = requests.replica[row]
-    lane = _lanes(gpu, start_s, end_s)
-    first_s = requests.first_token_s[row]
-    turn_s = np.where(start_s < first_s, np.minimum(first_s, end_s), start_s)
-    later = np.where(start_s < first_s, "decode", "resumed")
-    details = {
-        name: np.tile(getattr(requests, name)[row], 2)
-        for name in ("prompt_tokens", "output_tokens", "cached_tokens", "preemptions")
-    }
-    slices = Slices(
-        gpu=np.tile(gpu, 2),
-        lane=np.tile(lane, 2),
-        start_s=np.concatenate([start_s, turn_s]),
-        end_s=np.concatenate([turn_s, end_s]),
-        kind=np.concatenate([np.full(len(row), "prefill"), later]),
-        row=np.tile(row, 2),
-        details=details,
-    )
-    return slices.take(np.flatnonzero(slices.end_s > slices.start_s))
-
-
-def _known_until_s(steps: StepTable) -> float:
-    """Up to when every replica's steps are in the table [s]."""
-    if not steps.left_out:
-        return math.inf
-    last = np.append(np.flatnonzero(np.diff(steps.replica)), len(steps) - 1)
-    return float(steps.end_s[last].min())
-
-
-def _lanes(gpu: IntArray, start_s: FloatArray, end_s: FloatArray) -> IntArray:
-    """The lowest lane of its GPU that is free, for each spell in order of start."""
-    free: dict[int, list[int]] = {}
-    busy: dict[int, list[tuple[float, int]]] = {}  # (end, lane)
-    lanes = np.zeros(len(gpu), np.int32)
-    for i, (one, start, end) in enumerate(
-        zip(gpu.tolist(), start_s.tolist(), end_s.tolist(), strict=True)
-    ):
-        mine_free, mine_busy = free.setdefault(one, []), busy.setdefault(one, [])
-        while mine_busy and mine_busy[0][0] <= start:
-            heappush(mine_free, heappop(mine_busy)[1])
-        lanes[i] = lane = heappop(mine_free) if mine_free else len(mine_busy)
-        heappush(mine_busy, (end, lane))
-    return lanes
-
-
-def _step_counters(steps: StepTable, usable_blocks: int) -> list[Counter]:
-    """Four counters per replica, as each step's decision left them; 0 while nothing runs."""
-    counters = []
-    for replica in np.unique(steps.replica).tolist():
-        mine = steps.replica == replica
-        start_s, end_s = steps.start_s[mine], steps.end_s[mine]
-        idle = np.append(start_s[1:] > end_s[:-1], not steps.left_out)
-        at_s = np.concatenate([start_s, end_s[idle]])
-        order = np.argsort(at_s, kind="stable")
-        for name, values in (
-            ("waiting [requests]", steps.waiting[mine]),
-            ("running [requests]", steps.running[mine]),
-            ("step [tokens]", steps.prefill_tokens[mine] + steps.decodes[mine]),
-            ("KV used [%]", 100 * steps.used_blocks[mine] / usable_blocks),
-        ):
-            padded = np.concatenate([values, np.zeros(int(idle.sum()), values.dtype)])
-            counters.append(_changes(replica, name, at_s[order], padded[order]))
-    return counters
-
-
-def _level(gpu: int, name: str, ups_s: FloatArray, downs_s: FloatArray) -> Counter:
-    """How many have come and not gone, where each that goes has come; both sorted."""
-    at_s = np.unique(np.concatenate([ups_s, downs_s]))
-    come, gone = (np.searchsorted(times, at_s, side="right") for times in (ups_s, downs_s))
-    return _changes(gpu, name, at_s, (come - gone).astype(np.int32))
-
-
-def _spans(
-    gpu: int, name: str, start_s: FloatArray, end_s: FloatArray, values: IntArray
-) -> Counter:
-    """A value over each of some spans that follow one another, 0 between them."""
-    gap = np.append(start_s[1:] > end_s[:-1], True)
-    at_s = np.concatenate([start_s, end_s[gap]])
-    order = np.argsort(at_s, kind="stable")
-    padded = np.concatenate([values, np.zeros(int(gap.sum()), values.dtype)])
-    return _changes(gpu, name, at_s[order], padded[order])
-
-
-def _changes(gpu: int, name: str, at_s: FloatArray, value: Any) -> Counter:
+def changes(gpu: int, name: str, at_s: FloatArray, value: Any) -> Counter:
     """A counter without samples that repeat the one before."""
     new = np.ones(len(value), np.bool_)
     new[1:] = value[1:] != value[:-1]
     return Counter(gpu=gpu, name=name, at_s=at_s[new], value=value[new])
 
 
-def _bounded(
+def bounded(
     slices: Slices,
     counters: Sequence[Counter],
     window_s: tuple[float, float],
