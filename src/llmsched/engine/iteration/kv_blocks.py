@@ -190,12 +190,11 @@ class CachedBlocks:
                 here = self._find_in(node, min(blocks, most - found), pieces)
                 found += here
                 if here < blocks:
-                    most = found  # what is behind is not found without it
                     break
             for extent, first, stop in pieces:
                 if not extent.holders:
                     from_free += stop - first
-        if active.private is not None:
+        if active.private is not None:  # they are forgotten before those that they follow
             group, registered = active.private
             private = min(self._free_list.get(group, 0), registered, most - found)
         if not found and not private:
