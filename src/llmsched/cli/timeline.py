@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmsched.cli.text import save_figure
+from llmsched._util.limits import TIMELINE_EVENTS
 
 if TYPE_CHECKING:
     from llmsched.engine.timeline.base import Timeline
     from llmsched.simulation.run import Run
 
 FIGURES = (".png", ".svg", ".pdf")
-MOST_EVENTS = 200_000
 FIGURE_EVENTS = 20_000  # more could not be told apart, and take minutes to draw
 
 
@@ -50,7 +49,7 @@ TIMELINE = (
         type=click.IntRange(min=1),
         metavar="N",
         help="Slices and samples at most; a note says what is left out.  [default: "
-        f"{MOST_EVENTS}, {FIGURE_EVENTS} in a figure]",
+        f"{TIMELINE_EVENTS}, {FIGURE_EVENTS} in a figure]",
     ),
 )
 
@@ -77,7 +76,7 @@ def most_events(values: Mapping[str, Any]) -> int:
     """Slices and samples that the timeline may hold."""
     drawn = values["timeline"].suffix.lower() in FIGURES
     asked: int | None = values["timeline_events"]
-    return asked or (FIGURE_EVENTS if drawn else MOST_EVENTS)
+    return asked or (FIGURE_EVENTS if drawn else TIMELINE_EVENTS)
 
 
 def write_timeline(run: Run, values: Mapping[str, Any]) -> None:
@@ -100,6 +99,7 @@ def write_timeline(run: Run, values: Mapping[str, Any]) -> None:
 
 
 def _draw(found: Timeline, path: Path) -> None:
+    from llmsched.cli.text import save_figure
     from llmsched.figures.timeline import timeline
 
     about = found.about

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmsched._util.limits import TIMELINE_EVENTS
 from llmsched._util.types import FloatArray
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.engine.step_records import ReplicaTable, ServedTable, SpellTable, StepTable
-from llmsched.engine.timeline.base import ALWAYS, MOST_EVENTS, Timeline
+from llmsched.engine.timeline.base import ALWAYS, Timeline
 from llmsched.engine.timeline.batches import batch_timeline
 from llmsched.engine.timeline.steps import step_timeline
 from llmsched.latency.base import LatencyModel
@@ -42,7 +43,7 @@ class Run:
 
     @abstractmethod
     def timeline(
-        self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = MOST_EVENTS
+        self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = TIMELINE_EVENTS
     ) -> Timeline:
         """The run over time: slices and counters, for a figure or for Perfetto.
 
@@ -87,7 +88,7 @@ class BatchRun(Run):
     metrics: Metrics
 
     def timeline(
-        self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = MOST_EVENTS
+        self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = TIMELINE_EVENTS
     ) -> Timeline:
         return batch_timeline(
             self.requests,
@@ -109,7 +110,7 @@ class ContinuousRun(Run):
     metrics: TokenMetrics
 
     def timeline(
-        self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = MOST_EVENTS
+        self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = TIMELINE_EVENTS
     ) -> Timeline:
         if self.steps is None or self.spells is None:
             raise ValueError("a timeline needs the steps of the run; give simulate most_steps")

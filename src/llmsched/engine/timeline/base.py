@@ -23,7 +23,6 @@ from llmsched._util.types import FloatArray, IntArray
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_EVENTS = 200_000
 ALWAYS = (-math.inf, math.inf)
 QUEUE = -1  # in place of a GPU: what waits for any of them
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from llmsched._util.limits import TIMELINE_EVENTS
 from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.engine.timeline.base import (
     ALWAYS,
-    MOST_EVENTS,
     QUEUE,
     Counter,
     Slices,
@@ -26,7 +26,7 @@ def batch_timeline(
     batches: BatchTable,
     *,
     window_s: tuple[float, float] = ALWAYS,
-    most_events: int = MOST_EVENTS,
+    most_events: int = TIMELINE_EVENTS,
     about: Mapping[str, Any] | None = None,
 ) -> Timeline:
     """A run of the batch level: a slice per batch, one queue for all GPUs.

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from llmsched._util.limits import TIMELINE_EVENTS
 from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.step_records import ServedTable, SpellTable, StepTable
 from llmsched.engine.timeline.base import (
     ALWAYS,
-    MOST_EVENTS,
     Counter,
     Slices,
     Timeline,
@@ -30,7 +30,7 @@ def step_timeline(
     *,
     usable_blocks: int,
     window_s: tuple[float, float] = ALWAYS,
-    most_events: int = MOST_EVENTS,
+    most_events: int = TIMELINE_EVENTS,
     about: Mapping[str, Any] | None = None,
 ) -> Timeline:
     """A run of the iteration level: running requests in lanes, counters from the steps.
