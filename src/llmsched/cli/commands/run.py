@@ -189,6 +189,6 @@ def _output_paths(values: dict[str, Any]) -> dict[str, Path]:
         chosen.append(timeline)
     if len({os.path.realpath(path) for path in chosen}) < len(chosen):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in out)
-        raise click.UsageError(f"{flags} must be two different files")
+        raise click.UsageError(f"{flags} must be different files")
     keep_inputs(chosen)
     return out
