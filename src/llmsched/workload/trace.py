@@ -107,7 +107,7 @@ class Trace:
             raise TraceError(f"token counts must be >= 0 in trace {self.name!r}")
         if n and int(self.prompt_tokens.max()) + int(self.output_tokens.max()) > _MOST_TOKENS:
             raise TraceError(f"prompt + output must be < 2**31 tokens in trace {self.name!r}")
-        for column in ("arrival_s", "prompt_tokens", "output_tokens", "service_s"):
+        for column in ("arrival_s", "prompt_tokens", "output_tokens", "service_s", "priority"):
             values = getattr(self, column)
             if values is not None:
                 object.__setattr__(self, column, read_only(values))

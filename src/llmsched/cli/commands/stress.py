@@ -166,6 +166,7 @@ def stress(**values: Any) -> None:
     Example: llmsched stress step1 --volumes 1000,10000 --gpu-counts 1,2,4 --seeds 3
     """
     from llmsched.cli.progress import sweep_progress
+    from llmsched.simulation.sweep.store import owned
     from llmsched.studies.stress.run import SweepOptions, run_steps
 
     step, out = values.pop("step"), values.pop("out")
@@ -181,7 +182,7 @@ def stress(**values: Any) -> None:
     execution = {name: values.pop(name) for name in ("backend", "jobs", "address", "retry_failed")}
     plan = _plan(values, step, scenario)
     try:
-        with sweep_progress() as on_done:
+        with owned(out, ".plan.lock"), sweep_progress() as on_done:
             options = SweepOptions(**execution, on_done=on_done)
             result = run_steps(plan, STEPS[step], out, command=command, options=options)
     except KeyboardInterrupt:

@@ -59,6 +59,32 @@ class FolderInUseError(OSError):
     """Another sweep works in the folder."""
 
 
+@contextmanager
+def owned(out: Path, lock_name: str = ".lock") -> Iterator[None]:
+    """A folder, made if need be, that has one owner meanwhile for what the lock stands for.
+
+    Raises
+    ------
+    FolderInUseError
+        If another process has it.
+    """
+    from filelock import FileLock, Timeout
+
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / lock_name, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FolderInUseError(
+            f"{out}: another sweep works in this folder; wait until it is done, or name "
+            "another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @dataclass(slots=True)
 class RunStore:
     """The runs of a folder, as rows by key; `opened` gives one that can be written to."""
@@ -98,18 +124,7 @@ class RunStore:
         FolderInUseError
             If another process has it.
         """
-        from filelock import FileLock, Timeout
-
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise FolderInUseError(
-                f"{out}: another sweep works in this folder; wait until it is done, or name "
-                "another folder"
-            ) from error
-        try:
+        with owned(out):
             store = cls.read(out)
             with (out / FILE).open("ab") as file:
                 if _cut_short(out / FILE):
@@ -120,8 +135,6 @@ class RunStore:
                 finally:
                     store._sync()
                     store._file = None
-        finally:
-            lock.release()
 
     def keep(self, key: str, row: Mapping[str, Any]) -> None:
         """Keep a run; what was there under its key is forgotten."""

@@ -20,6 +20,7 @@ from llmsched.studies.stress.step_results import StepResult, StressResult
 if TYPE_CHECKING:
     import pandas as pd
 from llmsched._util.files import whole_file
+from llmsched._util.printable import cell
 from llmsched.simulation.sweep.sweep import TIMING_COLUMNS
 from llmsched.studies.stress.plan import asked_run
 
@@ -269,8 +270,11 @@ def _say_replaced(path: Path, keys: set[str]) -> None:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table, whole or not at all."""
+    texts = table.select_dtypes(["object", "string", "category"])
     with whole_file(path) as partial:
-        table.to_csv(partial, index=False, lineterminator="\n")
+        table.assign(**{name: texts[name].map(cell) for name in texts}).to_csv(
+            partial, index=False, lineterminator="\n"
+        )
 
 
 def read_runs(plan: Plan, out: Path, name: str) -> pd.DataFrame | None:
