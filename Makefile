@@ -31,7 +31,7 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
 test: $(ALL) lint types  ## Lint, types and every test; installs all extras
-	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu" src/llmsched tests
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not faults" src/llmsched tests
 
 check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
 	$(BIN)/python -m pytest -n 2 --doctest-modules src/llmsched tests
@@ -81,6 +81,9 @@ stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 published: $(ALL)  ## Published values beside ours: PUBLISHED.md; ARGS="--data ..." for real rows
 	$(BIN)/python experiments/stress/published.py $(ARGS)
 
+faults: $(ALL)  ## Some 170 faults on purpose, from full disks to Ctrl-C: each ends in one line
+	$(BIN)/python -m pytest -n 2 -m faults tests/faults $(ARGS)
+
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
 
@@ -92,4 +95,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test check lint types format bench paper calibrate \
-  stress stress-step1 stress-step2 stress-step3 published mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published faults mutants constraints clean

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from llmsched._util.files import OutputError, whole_file
 from llmsched.engine import export as output
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.export import check_table_path, write_table

@@ -27,8 +27,10 @@ plugin() { mkdir -p site/plug-1.dist-info; cat > site/plug.py
            printf 'Metadata-Version: 2.1\nName: plug\nVersion: 1\n' > site/plug-1.dist-info/METADATA
            printf '[llmsched.%s]\nours = plug:ours\n' "$1" > site/plug-1.dist-info/entry_points.txt
            export PYTHONPATH="$PWD/site:$PYTHONPATH"; }
-after() { local seconds=$1 number=$2; shift 2; set -m; "$@" & sleep "$seconds"
-          kill -"$number" -- -$!; wait $!; }  # the signal to the whole group, as a terminal does
+ready() { until grep -q 'SigCgt:.*[4-7c-f]...$' /proc/$1/status; do sleep 0.01; done; }  # SIGTERM
+after() { local seconds=$1 number=$2; shift 2; set -m; "$@" & local process=$!; set +m
+          ready $process; sleep "$seconds"
+          kill -"$number" -- -$process; wait $process; }  # to the whole group, as a terminal does
 small_files() { trap '' XFSZ; ulimit -f "$1"; }  # blocks of 1 KiB: as a disk that is full
 stress() { llmsched stress step1 --volumes 60 --gpu-counts 1 --seeds 2 --out st "$@"; }
 """
@@ -64,7 +66,8 @@ def bash(script: str, folder: Path, *, limit_s: float = 60.0) -> End:
         binaries.mkdir()
         (binaries / "llmsched").write_text(COMMAND)
         (binaries / "llmsched").chmod(0o755)
-        (binaries / "python").symlink_to(sys.executable)
+        (binaries / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (binaries / "python").chmod(0o755)
     environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "COLUMNS": "200"}
     environment["PROFILES"] = str(Path(__file__).parents[2] / "workloads")
     began_s = time.monotonic()
@@ -85,7 +88,9 @@ def bash(script: str, folder: Path, *, limit_s: float = 60.0) -> End:
     wall_s = time.monotonic() - began_s
     left = _end(process.pid, grace_s=3.0)
     assert not left, f"{left} processes outlive the command"
-    return End(process.returncode, *(part.decode(errors="replace") for part in (stdout, stderr)), wall_s)
+    return End(
+        process.returncode, *(part.decode(errors="replace") for part in (stdout, stderr)), wall_s
+    )
 
 
 def _end(session: int, grace_s: float = 0.0) -> int:

@@ -31,7 +31,9 @@ INPUTS = [
     Fault("not a number", written(f"{HEAD}\\n0,1,1\\n1,2,nan\\n"), 2, "line 3, column 'output_tok"),
     Fault("no UTF-8", written(f"{HEAD}\\n0,1,1\\n1,2,\\377\\n"), 2, "line 3"),
     Fault("zero bytes", written(f"{HEAD}\\n0,1,1\\n\\0\\0\\0\\n"), 2, "line 3"),
-    Fault("a field too many", written(f"{HEAD}\\n0,1,1\\n1,2,3,4\\n"), 2, "line 3.*3 fields.*got 4"),
+    Fault(
+        "a field too many", written(f"{HEAD}\\n0,1,1\\n1,2,3,4\\n"), 2, "line 3.*3 fields.*got 4"
+    ),
     Fault("an open quote", written(f'{HEAD}\\n0,1,1\\n1,"2,3\\n'), 2, "line 3"),
     Fault("digits of other scripts", written(f"{HEAD}\\n0,1,1\\n1,\\331\\241,1\\n"), 2, "line 3"),
     Fault(
@@ -39,9 +41,8 @@ INPUTS = [
         f"(echo {HEAD}; echo 0,1,1; echo 1,$(printf '9%.0s' $(seq 5000)),1) > x.csv; {RUN} x.csv",
         *(2, "line 3, column 'prompt_tokens'"),
     ),
-    Fault("gzip cut short", f"trace 9999 | gzip | head -c 9000 > x.csv.gz; {RUN} x.csv.gz", 0),
     Fault(
-        "gzip cut short, all of it read",
+        "gzip cut short",
         "trace 9999 | gzip | head -c 9000 > x.csv.gz; llmsched trace info x.csv.gz",
         *(2, "must be complete gzip data"),
     ),
@@ -72,7 +73,9 @@ INPUTS = [
         f"(echo {HEAD}; yes 0,1,1 | head -c 600000000) | zstd -q > x.csv.zst; {LITTLE} {RUN} x.csv.zst",
         0,
     ),
-    Fault("JSON of 200,000 brackets", f"printf '[%.0s' $(seq 200000) > x.jsonl; {RUN} x.jsonl", 2, "x"),
+    Fault(
+        "JSON of 200,000 brackets", f"printf '[%.0s' $(seq 200000) > x.jsonl; {RUN} x.jsonl", 2, "x"
+    ),
     Fault(
         "JSON of 200,000 brackets on line 2",
         f"""(echo '{{"arrival_s":0,"prompt_tokens":1,"output_tokens":1}}'
@@ -81,7 +84,9 @@ INPUTS = [
     ),
     Fault(
         "a JSON key twice",
-        written('{"arrival_s":0,"prompt_tokens":1,"output_tokens":1,"output_tokens":9}\\n', "x.jsonl"),
+        written(
+            '{"arrival_s":0,"prompt_tokens":1,"output_tokens":1,"output_tokens":9}\\n', "x.jsonl"
+        ),
         *(2, "line 1.*output_tokens"),
     ),
     Fault(
@@ -89,7 +94,9 @@ INPUTS = [
         written(2 * '{"arrival_s":0,"prompt_tokens":1,"output_tokens":1} ' + "\\n", "x.jsonl"),
         *(2, "line 1"),
     ),
-    Fault("parquet cut short", f"printf PAR1abc > x.parquet; {RUN} x.parquet", 2, "complete parquet"),
+    Fault(
+        "parquet cut short", f"printf PAR1abc > x.parquet; {RUN} x.parquet", 2, "complete parquet"
+    ),
     Fault(
         "parquet with a column twice",
         PARQUET.format(
@@ -102,7 +109,6 @@ INPUTS = [
     Fault(
         "parquet of 50 million rows in one group, of which 100 are asked for",
         PARQUET.format(
-            "ones = pa.array([1]).take(pa.nulls(0, pa.int64())).cast(pa.int64())\n"
             "import numpy as np\nones = pa.array(np.ones(50_000_000, np.int64))\n"
             "pq.write_table(pa.table([ones, ones, ones], names=['arrival_s', 'prompt_tokens',"
             " 'output_tokens']), 'x.parquet', row_group_size=50_000_000)"
@@ -117,15 +123,62 @@ INPUTS = [
         "exit ${PIPESTATUS[0]}",
         *(1, r"x\\x1b\[31m\\n.csv"),
     ),
-    Fault("a profile of 400 digits", written("rate_per_s = " + "9" * 400 + "\\n", "x.toml"), 2, "x.toml"),
-    Fault("a profile of 5,000 brackets", f"(printf 'a='; printf '[%.0s' $(seq 5000)) > x.toml; {RUN} x.toml", 2, "x.toml"),
+    Fault(
+        "a profile of 400 digits",
+        written("rate_per_s = " + "9" * 400 + "\\n", "x.toml"),
+        2,
+        "x.toml",
+    ),
+    Fault(
+        "a profile of 5,000 brackets",
+        f"(printf 'a='; printf '[%.0s' $(seq 5000)) > x.toml; {RUN} x.toml",
+        2,
+        "x.toml",
+    ),
     Fault("a profile that is no TOML", written("kind = = 3\\n", "x.toml"), 2, "x.toml"),
-    Fault("a profile with a key too many", "cp \"$PROFILES/poisson.toml\" x.toml; echo 'wrong = 1' >> x.toml; " + f"{RUN} x.toml", 2, "wrong"),
-    Fault("settings that are no TOML", "echo '[[[' > c.toml; llmsched compare --config c.toml", 2, "c.toml"),
-    Fault("settings of 5,000 brackets", "(printf 'a='; printf '[%.0s' $(seq 5000)) > c.toml; llmsched compare --config c.toml", 2, "c.toml"),
-    Fault("settings with a key too many", "echo 'gpuz = 3' > c.toml; llmsched compare --config c.toml", 2, "gpuz"),
-    Fault("settings that are a folder", "mkdir c.toml; llmsched compare --config c.toml", 2, "c.toml"),
-    Fault("a latency that is no JSON", "echo '{' > l.json; llmsched compare --requests 9 --latency l.json", 2, "l.json"),
-    Fault("a latency of 200,000 brackets", "printf '[%.0s' $(seq 200000) > l.json; llmsched compare --requests 9 --latency l.json", 2, "l.json"),
-    Fault("a grid with no numbers", "printf 'batch_size,seq_len,seconds\\n1,2,x\\n' > g.csv; llmsched compare --requests 9 --latency g.csv", 2, "g.csv"),
+    Fault(
+        "a profile with a key too many",
+        "cp \"$PROFILES/poisson.toml\" x.toml; echo 'wrong = 1' >> x.toml; " + f"{RUN} x.toml",
+        2,
+        "wrong",
+    ),
+    Fault(
+        "settings that are no TOML",
+        "echo '[[[' > c.toml; llmsched compare --config c.toml",
+        2,
+        "c.toml",
+    ),
+    Fault(
+        "settings of 5,000 brackets",
+        "(printf 'a='; printf '[%.0s' $(seq 5000)) > c.toml; llmsched compare --config c.toml",
+        2,
+        "c.toml",
+    ),
+    Fault(
+        "settings with a key too many",
+        "echo 'gpuz = 3' > c.toml; llmsched compare --config c.toml",
+        2,
+        "gpuz",
+    ),
+    Fault(
+        "settings that are a folder", "mkdir c.toml; llmsched compare --config c.toml", 2, "c.toml"
+    ),
+    Fault(
+        "a latency that is no JSON",
+        "echo '{' > l.json; llmsched compare --requests 9 --latency l.json",
+        2,
+        "l.json",
+    ),
+    Fault(
+        "a latency of 200,000 brackets",
+        "printf '[%.0s' $(seq 200000) > l.json; llmsched compare --requests 9 --latency l.json",
+        2,
+        "l.json",
+    ),
+    Fault(
+        "a grid with no numbers",
+        "printf 'batch_size,seq_len,seconds\\n1,2,x\\n' > g.csv; llmsched compare --requests 9 --latency g.csv",
+        2,
+        "g.csv",
+    ),
 ]

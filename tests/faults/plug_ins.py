@@ -31,7 +31,9 @@ def ours(argument): return Mine()
 
 def scheduler(name: str, source: str, says: str = "plug", code: int = 2) -> Fault:
     """A package whose scheduler is faulty."""
-    return Fault(f"a scheduler {name}", f"plugin schedulers <<'END'\n{source}\nEND\n{RUN}", code, says)
+    return Fault(
+        f"a scheduler {name}", f"plugin schedulers <<'END'\n{source}\nEND\n{RUN}", code, says
+    )
 
 
 def predictor(name: str, predict: str, says: str = "plug") -> Fault:
@@ -52,17 +54,43 @@ PLUG_INS = [
     scheduler("that interrupts on import", "raise KeyboardInterrupt"),
     *(
         scheduler(f"whose limit {limit}", BATCHER.format(limit=limit, observe="pass"))
-        for limit in ("return 2.5", "return None", "return '8'", "return 0", "raise ValueError('x')", "raise SystemExit(3)")
+        for limit in (
+            "return 2.5",
+            "return None",
+            "return '8'",
+            "return 0",
+            "raise ValueError('x')",
+            "raise SystemExit(3)",
+        )
     ),
-    scheduler("that writes the truth", BATCHER.format(limit="return 8", observe="batch.columns.total[:] = 1"), "AttributeError"),
+    scheduler(
+        "that writes the truth",
+        BATCHER.format(limit="return 8", observe="batch.columns.total[:] = 1"),
+        "AttributeError",
+    ),
     *(
-        scheduler(f"whose plan is {plan}", CHOICE.format(plan=f"from llmsched.schedulers.base import Head; return {plan}"))
-        for plan in ("Head(99, 1)", "Head(0, 10**9)", "Head(0.0, 1)", "Head(0, -1)", "99", "'all'", "waiting.counts.clear()")
+        scheduler(
+            f"whose plan is {plan}",
+            CHOICE.format(plan=f"from llmsched.schedulers.base import Head; return {plan}"),
+        )
+        for plan in (
+            "Head(99, 1)",
+            "Head(0, 10**9)",
+            "Head(0.0, 1)",
+            "Head(0, -1)",
+            "99",
+            "'all'",
+            "waiting.counts.clear()",
+        )
     ),
     predictor("that fails", "raise RuntimeError('boom')", "boom"),
     predictor("of another length", "return Prediction(tokens=np.ones(3, int))"),
     predictor("of no numbers", "return Prediction(tokens=np.full(len(trace), np.nan))"),
-    predictor("that writes the truth", "t = trace.output_tokens; t //= 2; return Prediction(tokens=t)", "read-only"),
+    predictor(
+        "that writes the truth",
+        "t = trace.output_tokens; t //= 2; return Prediction(tokens=t)",
+        "read-only",
+    ),
     predictor("of nothing", "return None"),
     *(
         Fault(
@@ -74,7 +102,10 @@ PLUG_INS = [
             ("fails on import", "raise RuntimeError('boom')"),
             ("is no Python", "def ours(:"),
             ("is a number", "ours = 42"),
-            ("fails", "class ours:\n  name = summary = 'ours'\n  def recognises(head): raise RuntimeError('boom')\n  read = write = recognises"),
+            (
+                "fails",
+                "class ours:\n  name = summary = 'ours'\n  def recognises(head): raise RuntimeError('boom')\n  read = write = recognises",
+            ),
         )
     ),
 ]

@@ -10,8 +10,10 @@ from injection import Fault
 FIRST = "stress --tables-only --jobs 1 >a 2>/dev/null && cp -r st before && "
 AGAIN = "; stress --tables-only --jobs 1 >b"
 SAME = "cmp a b && cmp before/step1.csv st/step1.csv"
-BIG = "llmsched stress step1 --volumes 25000 --gpu-counts 1 --seeds 2 --jobs 1 --out st --tables-only"
-FULL = "(File too large|[0-9]+ requested and [0-9]+ written)"
+BIG = (
+    "llmsched stress step1 --volumes 25000 --gpu-counts 1 --seeds 2 --jobs 1 --out st --tables-only"
+)
+FULL = "cannot be written"
 
 
 def damaged(name: str, command: str) -> Fault:
@@ -21,16 +23,38 @@ def damaged(name: str, command: str) -> Fault:
 
 RUNS_KEPT = [
     damaged("runs cut short", "truncate -s -100 st/runs.jsonl"),
-    damaged("a run with one digit changed", "sed -i '2s/\"latency_mean_s\":[0-9]/\"latency_mean_s\":7/' st/runs.jsonl"),
+    damaged(
+        "a run with one digit changed",
+        'sed -i \'2s/"latency_mean_s":[0-9]/"latency_mean_s":7/\' st/runs.jsonl',
+    ),
     damaged("runs under each other's keys", "sed -i '1{h;d};2{G}' st/runs.jsonl"),
-    damaged("a run of 200,000 brackets", "printf '[%.0s' $(seq 200000) >> st/runs.jsonl; echo >> st/runs.jsonl"),
-    damaged("a run that is no text", "head -c 3000 /dev/urandom >> st/runs.jsonl; echo >> st/runs.jsonl"),
+    damaged(
+        "a run of 200,000 brackets",
+        "printf '[%.0s' $(seq 200000) >> st/runs.jsonl; echo >> st/runs.jsonl",
+    ),
+    damaged(
+        "a run that is no text", "head -c 3000 /dev/urandom >> st/runs.jsonl; echo >> st/runs.jsonl"
+    ),
     damaged("no runs", "rm st/runs.jsonl"),
     damaged("a table that is no Parquet", "echo damaged > st/step1.parquet"),
     damaged("an empty table", ": > st/step1.parquet"),
-    Fault("a folder in the place of the runs", "mkdir -p st/runs.jsonl; stress --tables-only --jobs 1", 1, "runs.jsonl: must be a file of runs, got a folder; remove it"),
-    Fault("a folder in the place of the lock", "mkdir -p st/.lock; stress --tables-only --jobs 1", *(2, "lock")),
-    Fault("a folder in the place of a table", "mkdir -p st/step1.csv; stress --tables-only --jobs 1", 1, "step1.csv"),
+    Fault(
+        "a folder in the place of the runs",
+        "mkdir -p st/runs.jsonl; stress --tables-only --jobs 1",
+        2,
+        "runs.jsonl: must be a file of runs, got a folder; remove it",
+    ),
+    Fault(
+        "a folder in the place of the lock",
+        "mkdir -p st/.lock; stress --tables-only --jobs 1",
+        *(2, "lock"),
+    ),
+    Fault(
+        "a folder in the place of a table",
+        "mkdir -p st/step1.csv; stress --tables-only --jobs 1",
+        1,
+        "step1.csv",
+    ),
     Fault("a file in the place of the folder", ": > st; stress --tables-only --jobs 1", 2, "st"),
     Fault(
         "two cached workloads exchanged",
@@ -60,7 +84,7 @@ RUNS_KEPT = [
         f"(small_files 50; {BIG}) >/dev/null 2>err; code=$?; tail -1 err | grep -Eq '{FULL}' || exit 9; "
         f"grep -c Traceback err; test $code = 1 || exit 8; {BIG} >b",
         *(0, ""),
-        left="! grep -q '\"status\":\"failed\"' st/runs.jsonl && test -s st/step1.csv",
+        left='! grep -q \'"status":"failed"\' st/runs.jsonl && test -s st/step1.csv',
     ),
     Fault(
         "a plan of more memory than there is",
@@ -72,7 +96,7 @@ RUNS_KEPT = [
     Fault(
         "two plans in one folder",
         "llmsched stress step1 --volumes 40000 --gpu-counts 1 --seeds 3 --jobs 1 --out st "
-        "--tables-only >a & until test -s st/runs.jsonl; do sleep 0.05; done; "
+        "--tables-only >a 2>/dev/null & until test -s st/runs.jsonl; do sleep 0.05; done; "
         "stress --tables-only --jobs 1 >b; code=$?; wait; exit $code",
         *(1, "another sweep works in this folder"),
         left="test ! -s b && test -s a && ! grep -q ',60,' st/step1.csv",
@@ -80,14 +104,14 @@ RUNS_KEPT = [
     Fault(
         "a worker that is killed",
         "llmsched stress step1 --volumes 300000 --gpu-counts 1 --seeds 4 --jobs 2 --out st "
-        "--tables-only & until worker=$(pgrep -P $! -f popen_loky | head -1) && test -n \"$worker\"; "
+        '--tables-only & until worker=$(pgrep -P $! -f popen_loky | head -1) && test -n "$worker"; '
         "do sleep 0.1; done; sleep 1; kill -9 $worker; wait $!",
         *(1, "worker processes must live until the work is done"),
     ),
     *(
         Fault(
             f"a {name}.py in the current folder",
-            f"echo 'open(\"/dev/stderr\", \"w\").write(\"taken\"); open(\"marker\", \"w\")' > {name}.py; "
+            f'echo \'open("/dev/stderr", "w").write("taken"); open("marker", "w")\' > {name}.py; '
             "stress --tables-only --jobs 2",
             *(0, ""),
             left="test ! -e marker",

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from injection import Fault, check
 from inputs import INPUTS
 from outputs import OUTPUTS

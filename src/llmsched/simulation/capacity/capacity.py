@@ -286,7 +286,7 @@ def _check(
         raise ValueError(f"replications must be >= 1, got {replications}")
     if not LEAST_TOLERANCE <= tolerance < 1:
         raise ValueError(
-            f"tolerance must be from {LEAST_TOLERANCE:g} to below 1, got {tolerance:g}; 0.02 is 2 %"
+            f"tolerance must be in [{LEAST_TOLERANCE:g}, 1), got {tolerance:g}; 0.02 is 2 %"
         )
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be >= 1, got {jobs}")

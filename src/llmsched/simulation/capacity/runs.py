@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal
@@ -23,6 +24,7 @@ from llmsched.simulation.beliefs import BinnedPrediction, predict_bins
 from llmsched.simulation.capacity.search import next_gpus, next_rate
 from llmsched.simulation.scenario import Scenario
 from llmsched.simulation.simulate import Run, serve
+from llmsched.simulation.workers import importing_nothing_from_here
 from llmsched.workload.trace import Trace
 from llmsched.workload.workload import Workload
 
@@ -171,7 +173,9 @@ class Workers:
         self._progress = 0.0
         self._warned: dict[tuple[type[Warning], str], list[str]] = {}
         self._pool: ProcessPoolExecutor | None = None
+        self._stack = ExitStack()
         if jobs > 1:
+            self._stack.enter_context(importing_nothing_from_here())
             self._pool = ProcessPoolExecutor(
                 jobs,
                 mp_context=multiprocessing.get_context("spawn"),
@@ -190,6 +194,7 @@ class Workers:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+        self._stack.close()
         if kind is None:
             self._warn()
 

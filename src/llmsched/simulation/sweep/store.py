@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
+from llmsched._util.files import OutputError
 from llmsched._util.options import field_types, options_of
 from llmsched.metrics.bins import BinMetrics
 from llmsched.metrics.run import Metrics
@@ -55,7 +56,7 @@ _RUN = {
 }
 
 
-class FolderInUseError(OSError):
+class FolderInUseError(OutputError):
     """Another sweep works in the folder."""
 
 

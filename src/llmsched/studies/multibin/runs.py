@@ -7,11 +7,8 @@ smaller ones that take seconds.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +20,7 @@ from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
 from llmsched.prediction.binning import Binning
 from llmsched.schedulers.settings import Settings
+from llmsched.simulation.workers import pool
 from llmsched.theory.distributions import ServiceLaw
 
 T = TypeVar("T")
@@ -222,11 +220,11 @@ def run_studies(
         raise ValueError(f"seed must be >= 0, got {seed}")
     if n_jobs < 1:
         raise ValueError(f"n_jobs must be >= 1, got {n_jobs}; use the number of cores")
-    jobs = {job: None for study in studies for job in _jobs_of(study, seed)}
+    jobs = list(dict.fromkeys(job for study in studies for job in _jobs_of(study, seed)))
     done: dict[_Job, Outcome] = {}
-    with _mapper(n_jobs) as mapped:
-        for job, outcome in zip(jobs, mapped(list(jobs)), strict=True):
-            done[job] = outcome
+    with pool(jobs=n_jobs, most=len(jobs)) as workers:
+        for number, outcome in workers.results(_run_job, jobs):
+            done[jobs[number]] = outcome
             if progress is not None:
                 progress(len(done), len(jobs))
     return [_results(study, seed, done) for study in studies]
@@ -243,17 +241,6 @@ def _results(study: Study, seed: int, done: Mapping[_Job, Outcome]) -> Results:
     for job in _jobs_of(study, seed):
         outcomes[job.point].append(done[job])
     return Results({point: tuple(values) for point, values in outcomes.items()})
-
-
-@contextmanager
-def _mapper(n_jobs: int) -> Iterator[Callable[[list[_Job]], Iterator[Outcome]]]:
-    if n_jobs == 1:
-        yield lambda jobs: map(_run_job, jobs)
-        return
-    # spawned, not forked: the same on every platform, and nothing of the parent leaks in
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_jobs, mp_context=context) as pool:
-        yield lambda jobs: pool.map(_run_job, jobs, chunksize=4)
 
 
 def _run_job(job: _Job) -> Outcome:

@@ -258,7 +258,10 @@ def _say_replaced(path: Path, keys: set[str]) -> None:
 
     if not path.is_file():
         return
-    before = set(pd.read_parquet(path, engine="pyarrow", columns=["key"])["key"])
+    try:
+        before = set(pd.read_parquet(path, engine="pyarrow", columns=["key"])["key"])
+    except (OSError, ValueError, KeyError):  # damaged: it is about to be made again
+        return
     if lost := len(before - keys):
         warnings.warn(
             f"{path} had {lost} runs of other settings, which are in its tables and the report no "
@@ -271,10 +274,9 @@ def _say_replaced(path: Path, keys: set[str]) -> None:
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table, whole or not at all."""
     texts = table.select_dtypes(["object", "string", "category"])
+    safe = table.assign(**{str(name): texts[name].map(cell) for name in texts})
     with whole_file(path) as partial:
-        table.assign(**{name: texts[name].map(cell) for name in texts}).to_csv(
-            partial, index=False, lineterminator="\n"
-        )
+        safe.to_csv(partial, index=False, lineterminator="\n")
 
 
 def read_runs(plan: Plan, out: Path, name: str) -> pd.DataFrame | None:
@@ -284,7 +286,12 @@ def read_runs(plan: Plan, out: Path, name: str) -> pd.DataFrame | None:
     path = out / f"{name}.parquet"
     if not path.is_file():
         return None
-    runs = pd.read_parquet(path, engine="pyarrow")
+    try:
+        runs = pd.read_parquet(path, engine="pyarrow")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: must be a step's runs; remove it and run {name} again"
+        ) from error
     if _of_plan(plan, runs, name):
         return runs
     warnings.warn(
