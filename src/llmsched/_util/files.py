@@ -18,6 +18,15 @@ class OutputError(OSError):
     """A file that could not be written: one line that names it as the user did."""
 
 
+def identity(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What tells a file's content apart without reading it: another file, or a change, shows."""
+    status = os.stat(path)
+    return (
+        *(status.st_dev, status.st_ino, status.st_size),
+        *(status.st_mtime_ns, status.st_ctime_ns),
+    )
+
+
 def check_output(path: str | os.PathLike[str], what: str) -> None:
     """Fail now if `what` cannot be put there later.
 
