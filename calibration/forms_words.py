@@ -120,10 +120,10 @@ def about_served(served: BenchmarkFit) -> str:
     model = served.model
     tpot = [abs(one.tpot_relative_error) for one in served.points]
     sizes = [str(one.point.concurrency) for one in served.points]
-    n, tpot_s = np.array([(p.point.concurrency, p.point.tpot_s) for p in served.points]).T
+    n, tpot_s = np.array([(p.point.concurrency, p.point.tpot.mean_s) for p in served.points]).T
     slope_s, floor_s = np.polyfit(n, tpot_s, 1)
     last, tokens = served.points[-1].point, served.points[-1].point.output_tokens
-    prefill_s = last.concurrency * (served.points[0].point.ttft_s - floor_s) + floor_s
+    prefill_s = last.concurrency * (served.points[0].point.ttft.mean_s - floor_s) + floor_s
     naive_s = prefill_s + (tokens - 1) * (floor_s + last.concurrency * slope_s)
     return prose(
         f"""TTFT and TPOT at concurrency {", ".join(sizes)}, taken as `llmsched calibrate import`
@@ -134,8 +134,9 @@ def about_served(served: BenchmarkFit) -> str:
         {percent(served.max_relative_error)} (worst), TPOT within {percent(max(tpot))}. Taking
         TPOT under load for the decode step, and TTFT at concurrency 1 for the prefill, would count
         the others' prefills twice: a batch of {last.concurrency} would take {naive_s:.1f} s, where
-        requests took {last.e2e_s:.1f} s. The output of {tokens:.0f} tokens is read off the file's
-        throughput; the prompt's length is not known, and only scales the time per prompt token."""
+        requests took {last.e2e.mean_s:.1f} s. The output of {tokens:.0f} tokens is read off the
+        file's throughput; the prompt's length is not known, and only scales the time per
+        prompt token."""
     )
 
 
