@@ -172,6 +172,8 @@ def keyed(scenarios: Sequence[Scenario]) -> dict[str, Scenario]:
     checked: set[Any] = set()
     by_key: dict[str, Scenario] = {}
     for scenario in scenarios:
+        if not isinstance(scenario, Scenario):
+            raise ValueError(f"scenarios must be of llmsched.Scenario, got {scenario!r}")
         parts = (scenario.scheduler_name, scenario.hardware, scenario.settings, scenario.binning)
         if (mark := (*parts, scenario.predictor)) not in checked:
             scenario.check()

@@ -61,6 +61,8 @@ def generate(profile: Profile, n_requests: int, rng: np.random.Generator) -> Tra
     """
     if n_requests < 1:
         raise ValueError(f"n_requests must be >= 1, got {n_requests}")
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"rng must be a numpy.random.Generator, got {rng!r}; use default_rng")
     if isinstance(profile, Sessions):
         return draw_sessions(profile, n_requests, rng)
     arrival_s = np.empty(n_requests)
