@@ -126,6 +126,24 @@ RUNS_KEPT = [
         left="! grep -qE '(^|,)\"?=' st/step1.csv && ! grep -q '<b>' st/report.html",
     ),
     Fault(
+        "another hash seed, time zone, locale and folder",
+        "llmsched compare --requests 300 --seeds 2 --json >a; mkdir d; cd d; PYTHONHASHSEED=7 "
+        "TZ=Asia/Tokyo LC_ALL=C OMP_NUM_THREADS=1 llmsched compare --requests 300 --seeds 2 --json >../b",
+        *(0, ""),
+        left="cmp a b",
+    ),
+    Fault(
+        "a trace that is edited without a trace of it",
+        "trace 99 >x.csv; python - <<'END'\n"
+        "import os\nfrom pathlib import Path\nfrom llmsched import Scenario, Workload\n"
+        "scenario = Scenario(workload=Workload(source='x.csv'))\nbefore = scenario.key()\n"
+        "path, status = Path('x.csv'), os.stat('x.csv')\n"
+        "path.write_text(path.read_text().replace(',5\\n', ',6\\n', 1))\n"
+        "os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))\n"
+        "assert status.st_size == path.stat().st_size and before != scenario.key()\nEND",
+        0,
+    ),
+    Fault(
         "a report that is damaged",
         "stress --jobs 1 >a 2>/dev/null; head -c 99 st/report.html > r; mv r st/report.html; stress --jobs 1 >b",
         *(0, ""),
