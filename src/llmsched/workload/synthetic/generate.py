@@ -69,7 +69,7 @@ def generate(profile: Profile, n_requests: int, rng: np.random.Generator) -> Tra
     prompt, output = np.empty(n_requests, np.int32), np.empty(n_requests, np.int32)
     model, log_type = np.zeros(n_requests, np.int16), np.zeros(n_requests, np.int16)
     labelled, filled = False, 0
-    for block in _blocks(profile, rng):
+    for block in _blocks(profile, n_requests, rng):
         rows = slice(filled, min(filled + len(block.arrival_s), n_requests))
         taken = rows.stop - rows.start
         arrival_s[rows] = block.arrival_s[:taken]
@@ -92,17 +92,21 @@ def generate(profile: Profile, n_requests: int, rng: np.random.Generator) -> Tra
 
 
 def _blocks(
-    profile: Poisson | GammaBursts | OnOff | BurstGptLike, rng: np.random.Generator
+    profile: Poisson | GammaBursts | OnOff | BurstGptLike, most: int, rng: np.random.Generator
 ) -> Iterator[Block]:
-    """Endless blocks of requests in order of arrival."""
+    """Blocks of requests in order of arrival, of which the first `most` are wanted."""
     if isinstance(profile, BurstGptLike):
         yield from burstgpt_days(profile, rng)
         return
     gaps, lengths = rng.spawn(2)
     for arrival_s in _arrivals(profile, gaps):
         n = len(arrival_s)
-        prompt = law_tokens(profile.prompt, lengths.random(n))
-        yield Block(arrival_s, prompt, law_tokens(profile.output, lengths.random(n)))
+        prompt = law_tokens(profile.prompt, lengths.random(n)[:most])
+        output = law_tokens(
+            profile.output, lengths.random(n)[:most]
+        )  # of levels of the whole block
+        yield Block(arrival_s[:most], prompt, output)
+        most -= n
 
 
 def _arrivals(
