@@ -96,7 +96,7 @@ def _blocks(
 ) -> Iterator[Block]:
     """Blocks of requests in order of arrival, of which the first `most` are wanted."""
     if isinstance(profile, BurstGptLike):
-        yield from burstgpt_days(profile, rng)
+        yield from burstgpt_days(profile, most, rng)
         return
     gaps, lengths = rng.spawn(2)
     for arrival_s in _arrivals(profile, gaps):
