@@ -77,7 +77,7 @@ def pool(
     if n_jobs <= 1:
         yield _Here()
         return
-    with importing_nothing_from_here():
+    with _importing_nothing_from_here():
         processes = _Processes(n_jobs)
         try:
             yield processes
@@ -161,7 +161,7 @@ class _Processes:
 
 
 @contextmanager
-def importing_nothing_from_here() -> Iterator[None]:
+def _importing_nothing_from_here() -> Iterator[None]:
     """Processes that start meanwhile do not import a `random.py` of the current folder."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"

@@ -100,7 +100,6 @@ def stress(**values: Any) -> None:
     Example: llmsched stress step1 --volumes 1000,10000 --gpu-counts 1,2,4 --seeds 3
     """
     from llmsched.cli.progress import sweep_progress
-    from llmsched.simulation.sweep.store import owned
     from llmsched.studies.stress.run import run_steps
 
     step, out = values["step"], values["out"]
@@ -115,7 +114,7 @@ def stress(**values: Any) -> None:
     plan = _plan(values, scenario)
     execution = {name: values[name] for name in ("backend", "jobs", "address", "retry_failed")}
     try:
-        with owned(out, ".plan.lock"), sweep_progress() as on_done:
+        with sweep_progress() as on_done:
             result = run_steps(plan, steps, out, command=_command(), on_done=on_done, **execution)
     except KeyboardInterrupt:
         click.echo(f"Finished runs are kept in {out}; the same command goes on.", err=True)

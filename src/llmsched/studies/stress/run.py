@@ -12,6 +12,7 @@ import numpy as np
 
 from llmsched._util.files import whole_file
 from llmsched._util.printable import cell
+from llmsched.simulation.sweep.store import owned
 from llmsched.simulation.sweep.sweep import TIMING_COLUMNS, RunRecord, sweep
 from llmsched.simulation.workers import Backend
 from llmsched.studies.stress.plan import SCALED, Plan
@@ -91,14 +92,15 @@ def run_steps(
         found = _step2_before(plan, out)
         choose_gpus(plan, found)  # or fail before the first run
         before = {} if found is None else {"step2": found}
-    for step in STEPS:
-        if step.name.removesuffix("b") not in steps or not (planned := step.runs(plan, before)):
-            continue
-        table = _sweep_step(planned, out, options)
-        said = [*notes, *step.notes(plan, before)]
-        _write_runs(step, table, out, {"notes": said, "settings_key": step.settings_key(plan)})
-        before[step.name] = table
-    return read_steps(plan, out, command=command)
+    with owned(out, ".plan.lock"):  # nobody else's tables come between
+        for step in STEPS:
+            if step.name.removesuffix("b") not in steps or not (planned := step.runs(plan, before)):
+                continue
+            table = _sweep_step(planned, out, options)
+            said = [*notes, *step.notes(plan, before)]
+            _write_runs(step, table, out, {"notes": said, "settings_key": step.settings_key(plan)})
+            before[step.name] = table
+        return read_steps(plan, out, command=command)
 
 
 def available(plan: Plan) -> tuple[Plan, list[str]]:
