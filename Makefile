@@ -36,7 +36,7 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
 test: how-long $(ALL) lint types  ## Lint, types and every test but the papers at full size (make paper); installs all extras
-	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper" src/llmsched tests
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper and not faults" src/llmsched tests
 
 how-long:
 	@echo "make test: about 10 minutes on 2 cores, and 5 more where all extras must be installed first."
@@ -100,6 +100,9 @@ figures: $(CORE)  ## Draw the documents' figures anew, with the commands of docs
 window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
 	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
 
+faults: $(ALL)  ## Some 170 faults on purpose, from full disks to Ctrl-C: each ends in one line
+	$(BIN)/python -m pytest -n 2 -m faults tests/faults $(ARGS)
+
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
 
@@ -111,4 +114,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test how-long check lint types format bench paper calibrate \
-  stress stress-step1 stress-step2 stress-step3 published docs figures window mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published docs figures window faults mutants constraints clean

@@ -184,6 +184,7 @@ FORMING = {
 }
 CONTINUOUS = {
     **WORKLOAD,
+    **CLOSED_LOOP,
     **SERVING,
     "--gpus": Case("--replicas 2", bad=(*SERVING["--gpus"].bad, "--gpus inf")),
     "--sla": replace(SERVING["--sla"], change="--sla 0.5"),
@@ -245,7 +246,27 @@ CONTINUOUS = {
 }
 NO_MEMORY = {"--tp": replace(SERVING["--tp"], base="", same=True)}  # fixed batches know none
 AGEING = {"--ageing": Case("--ageing 2000", bad=tuple(f"--ageing {x}" for x in (0, -1, "inf")))}
+TIMELINE = {
+    "--timeline": Case(
+        "--timeline {out}/t.json",
+        plain=True,
+        bad=("--timeline {out}/t.txt", "--timeline {out}/no/t.png", "--timeline {trace}"),
+    ),
+    "--timeline-window": Case(
+        "--timeline-window 0:1",
+        plain=True,
+        base="--timeline {out}/t.json",
+        bad=("--timeline-window 2:1", "--timeline-window x"),
+    ),
+    "--timeline-events": Case(
+        "--timeline-events 20",
+        plain=True,
+        base="--timeline {out}/t.json",
+        bad=("--timeline-events 0",),
+    ),
+}
 OUTPUT = {
+    **TIMELINE,
     "--json": Case("--json", plain=True),
     "--requests-out": Case(
         "--requests-out {out}/r.csv",
@@ -282,7 +303,7 @@ CONTINUOUS["--requests-out"] = replace(
 OF_CONTINUOUS = {
     name: case
     for name, case in CONTINUOUS.items()
-    if name not in {**WORKLOAD, **SERVING, **OUTPUT, **STEPS_OUT, "--gpu": 0}
+    if name not in {**WORKLOAD, **CLOSED_LOOP, **SERVING, **OUTPUT, **STEPS_OUT, "--gpu": 0}
     and name != "--latency-uncertainty"
 }
 OF_CONTINUOUS["--step-time"] = replace(OF_CONTINUOUS["--step-time"], bad=("--step-time fast",))
