@@ -97,6 +97,9 @@ docs: $(SITE)  ## Build the documentation site with warnings as errors: OUT/site
 figures: $(CORE)  ## Draw the documents' figures anew, with the commands of docs/gallery.md
 	$(BIN)/python docs/docs_blocks.py docs/gallery.md docs/figures
 
+validation: $(ALL)  ## Real runs against the simulator, the table of docs/validation.md; ARGS="--data FOLDER"
+	$(BIN)/python experiments/validation/validation.py $(ARGS)
+
 window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
 	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
 
@@ -114,4 +117,5 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test how-long check lint types format bench paper calibrate \
-  stress stress-step1 stress-step2 stress-step3 published docs figures window faults mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published docs figures validation window faults mutants \
+  constraints clean

@@ -58,10 +58,9 @@ def on_files(files: Files, config: Any) -> Files:
         if not (ROOT / source).is_file():
             continue
         files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
-        for image in (ROOT / source).parent.glob("*.png"):
-            uri = posixpath.join(posixpath.dirname(place), image.name)
-            if files.get_file_from_path(uri) is None:
-                files.append(File.generated(config, uri, abs_src_path=str(image)))
+    for picture in _pictures_beside_data(files):
+        uri = f"pictures/{picture.relative_to(ROOT).as_posix()}"
+        files.append(File.generated(config, uri, abs_src_path=str(picture)))
     for place, source in EXAMPLES.items():
         script = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, place, content=page_of_example(script, source)))
@@ -70,6 +69,18 @@ def on_files(files: Files, config: Any) -> Files:
     if more:
         config["nav"].append({"More": sorted(more)})
     return files
+
+
+def _pictures_beside_data(files: Files) -> set[Path]:
+    """The pictures that pages show and that lie outside of the documents."""
+    docs, found = ROOT / "docs", set()
+    for page in files.documentation_pages():
+        source = Path(page.abs_src_path or "")
+        for mark, _, target in _LINK.findall(page.content_string):
+            picture = (source.parent / target).resolve()
+            if mark and picture.is_file() and not picture.is_relative_to(docs):
+                found.add(picture)
+    return found
 
 
 def on_page_markdown(markdown: str, *, page: Any, files: Files, **_more: Any) -> str:

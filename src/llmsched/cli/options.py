@@ -95,6 +95,18 @@ def scenario_options(*paths: str) -> Callable[[F], F]:
     return decorate
 
 
+def field_options(*paths: str) -> Callable[[F], F]:
+    """A decorator that adds the options of these fields alone."""
+
+    def decorate(command: F) -> F:
+        own = list(getattr(command, "__click_params__", []))
+        fields = [field_option(path) for path in paths]
+        command.__click_params__ = [*own, *reversed(fields)]  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
 def _built(decorator: Any) -> click.Parameter:
     """The option that a decorator of click's adds."""
 
