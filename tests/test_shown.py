@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import llmsched
+from llmsched.latency.base import Shape
 from llmsched.metrics.registry import METRICS
 from llmsched.simulation.capacity.results import Target
 
@@ -130,6 +131,8 @@ def test_function__is_a_latency_model():
     assert run.requests.finish_s.tolist() == [1.5, 1.5]
     constant = llmsched.simulate(both, "dynamic_no_bins", latency=lambda batch: 2.0, n_gpus=1)
     assert constant.metrics.latency_max_s == 2.0 * len(constant.batches)
+    many = Shape(*np.full((5, 3), 7))
+    assert constant.latency.service_s(many).tolist() == [2.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize(
