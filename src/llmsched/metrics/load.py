@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 LoadLabel = Literal["stable", "backlogged", "overloaded"]
 
 DRAIN_SHARE = 0.1  # of the arrival span: a longer drain means that the backlog outgrew the run
+BUSY_SHARE = 0.95  # of the GPU time while requests arrive: less busy, the GPUs were up to the work
+WAIT_SHARE = 0.02  # of the arrival span: a longer wait means that a backlog built up
 MEMORY_SHARE = 0.9  # of the KV capacity: what the dynamic batcher's buffer rule leaves to batches
 
 LABEL_RULE = (
-    "overloaded: ρ >= 1 (infinite when all arrive at once), or nothing was served, or after the "
-    f"last arrival it took longer than the longest batch plus {DRAIN_SHARE:.0%} of the arrival "
-    "span to finish; backlogged: otherwise, if requests wait longer on average than they are "
-    "served; stable: the rest. Rejected requests are not in ρ"
+    "overloaded: ρ >= 1 (infinite when all arrive at once), or nothing was served, or the GPUs "
+    f"were busy for {BUSY_SHARE:.0%} of the arrival span and then drained for another "
+    f"{DRAIN_SHARE:.0%} of it; backlogged: otherwise, if a request waited for over "
+    f"{WAIT_SHARE:.0%} of the arrival span; stable: the rest. The time of the longest batch comes "
+    "on top of both. Rejected requests bring no work to ρ"
 )
 
 
@@ -56,21 +59,24 @@ def offered_load(
     best_batch: int | IntArray,
     latency: LatencyModel,
     n_gpus: float,
+    offered: Trace | None = None,
 ) -> float:
-    """The work offered over the GPU time there is, ρ; infinite when all arrive at one instant.
+    """The mean work of a request times the arrival rate over the GPUs, ρ.
 
     The work is the service time of every bin's requests cut, in order of arrival, into batches
-    of the best size (the last one of a bin is what is left).  The GPU time is `n_gpus` times the
-    span from the first to the last arrival.
+    of the best size (the last one of a bin is what is left).  The arrival rate is (n - 1) over
+    the time from the first to the last arrival.  Infinite when all arrive at one instant.
 
     Parameters
     ----------
     trace : Trace
-        The requests offered; leave out those that the engine would reject.
+        The requests that the engine serves.
     bins : ndarray of shape (n,)
         The bin of each request, in [0, n_bins).
     best_batch : int or ndarray of shape (n_bins,)
         The batch that the scheduler forms when enough requests wait [requests].
+    offered : Trace, optional
+        All that arrive, where the engine rejects some: these bring no work, but time goes on.
 
     Raises
     ------
@@ -83,14 +89,23 @@ def offered_load(
     if not len(trace):
         return 0.0
     work_s = _work_s(trace, bins, sizes, latency)
-    return work_s / (n_gpus * trace.span_s) if trace.span_s > 0 else math.inf
+    everyone = trace if offered is None else offered
+    return work_s / len(everyone) * arrival_rate_per_s(everyone) / n_gpus
 
 
-def load_label(offered_load: float, requests: RequestTable, batches: BatchTable) -> LoadLabel:
+def arrival_rate_per_s(trace: Trace) -> float:
+    """Gaps over the time from the first to the last arrival; infinite where there is none."""
+    return (len(trace) - 1) / trace.span_s if trace.span_s > 0 else math.inf
+
+
+def load_label(
+    offered_load: float, requests: RequestTable, batches: BatchTable, *, n_gpus: float
+) -> LoadLabel:
     """The run's label, by `LABEL_RULE`.
 
-    The drain is the time from the last arrival to the last finish, less the longest service
-    time, which even a lone last request may need.  A run that served nothing is overloaded.
+    A drain is the time from the last arrival to the last finish.  Both it and a wait may last as
+    long as the longest batch without a backlog: a lone last request needs that much, too.  A run
+    that served nothing is overloaded.
 
     Notes
     -----
@@ -99,14 +114,16 @@ def load_label(offered_load: float, requests: RequestTable, batches: BatchTable)
     """
     if not len(batches):
         return "overloaded" if len(requests) else "stable"
-    service_s = batches.finish_s - batches.start_s
-    first_s, last_s = requests.arrival_s[0], requests.arrival_s[-1]
-    drain_s = batches.finish_s.max() - last_s - service_s.max()
-    if offered_load >= 1 or drain_s > DRAIN_SHARE * (last_s - first_s):
+    first_s, last_s = requests.arrival_s.min(), requests.arrival_s.max()
+    span_s = last_s - first_s
+    longest_s = (batches.finish_s - batches.start_s).max()
+    drain_s = batches.finish_s.max() - last_s - longest_s
+    busy_s = np.maximum(np.minimum(batches.finish_s, last_s) - batches.start_s, 0.0).sum()
+    outgrown = drain_s > DRAIN_SHARE * span_s and busy_s >= BUSY_SHARE * n_gpus * span_s
+    if offered_load >= 1 or outgrown:
         return "overloaded"
-    queueing_s = np.nansum(requests.start_s) - requests.arrival_s[requests.completed].sum()
-    # a sum of products, not `@`: BLAS splits long ones over its threads, and the last digits follow
-    return "backlogged" if queueing_s > (service_s * batches.size).sum() else "stable"
+    wait_s = np.fmax.reduce(requests.start_s - requests.arrival_s)  # NaN where rejected
+    return "backlogged" if wait_s - longest_s > WAIT_SHARE * span_s else "stable"
 
 
 def _work_s(trace: Trace, bins: IntArray, sizes: IntArray, latency: LatencyModel) -> float:

@@ -143,6 +143,7 @@ def serve(
             trace, policy, predictor, scenario.binning, hardware.latency, scenario.seed
         )
     model = latency or hardware.latency
+    capacity_tokens = scenario.settings.capacity_tokens or hardware.capacity_tokens
     bins, n_bins = prediction.bins, len(prediction.edges) + 1
     requests, batches = run_engine(
         trace,
@@ -170,10 +171,11 @@ def serve(
             sla_s=scenario.sla_s,
             n_bins=n_bins,
             kv_bytes_per_token=hardware.llm.kv_bytes_per_token,
+            kv_capacity_tokens=capacity_tokens,
         ),
         edges=prediction.edges,
         offered_load=rho,
-        load_label=load_label(rho, requests, batches),
+        load_label=load_label(rho, requests, batches, n_gpus=hardware.n_gpus),
         latency=model,
         predictor=predictor.name,
         config=_config(scenario, trace, policy, hardware),
@@ -218,7 +220,7 @@ def _offered_load(
 ) -> float:
     """ρ of the requests that the engine accepts, at the scheduler's largest batch."""
     best: int | IntArray = policy.batch_max
-    fits = trace.total_tokens <= policy.capacity_tokens
+    offered, fits = trace, trace.total_tokens <= policy.capacity_tokens
     if not fits.all():
         trace, bins = trace.take(fits), bins[fits]
     if math.isfinite(policy.capacity_tokens):
@@ -229,4 +231,12 @@ def _offered_load(
             kv_capacity_tokens=policy.capacity_tokens,
             batch_max=policy.batch_max,
         )
-    return offered_load(trace, bins, n_bins=n_bins, best_batch=best, latency=latency, n_gpus=n_gpus)
+    return offered_load(
+        trace,
+        bins,
+        n_bins=n_bins,
+        best_batch=best,
+        latency=latency,
+        n_gpus=n_gpus,
+        offered=offered,
+    )
