@@ -73,6 +73,8 @@ def replication(seed: int, *, requests: int) -> list[dict[str, object]]:
             trace,
             "multi_bin_dynamic",
             n_gpus=n_gpus,
+            latency="reference",
+            slo=1.0,
             predictor=predictor,
             binning=Binning.parse(edges),
             settings=Settings(bin_choice=choice),

@@ -11,11 +11,10 @@ import measured_claims as c
 import measured_rules as rules
 import numpy as np
 import pandas as pd
-from measured_runs import on_hardware, run
+from measured_runs import PLAN_RPS_SCALE, on_hardware, run
 from published_runs import H100, REFERENCE, Hardware
 from published_text import head, line, number, text
 
-from llmsched._util.limits import DEFAULT_RPS_SCALE
 from llmsched.metrics.intervals import Interval, mean_interval
 from llmsched.studies.stress.plan import SCHEDULERS, Plan
 
@@ -23,7 +22,7 @@ FILES = {
     "Azure 2023 conversation": Path("traces", "azure_llm_2023_conv.csv.gz"),
     "BurstGPT, first 400 rows": Path("burstgpt", "burstgpt_1_head400.csv"),
 }
-RATES = {"as it came": 1.0, f"{DEFAULT_RPS_SCALE:g}×": DEFAULT_RPS_SCALE}
+RATES = {"as it came": 1.0, f"{PLAN_RPS_SCALE:g}×": PLAN_RPS_SCALE}
 MISSING = (
     "**NOT RUN ON ANY REAL ROW: no `--data` was given.** Give the folder that holds "
     + " and ".join(f"`{path.as_posix()}`" for path in FILES.values())

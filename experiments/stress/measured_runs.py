@@ -12,9 +12,11 @@ import pandas as pd
 from measured_claims import Steps
 from published_runs import H100, REFERENCE, Hardware
 
-from llmsched._util.limits import DEFAULT_RPS_SCALE
+from llmsched.simulation.presets import preset
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.run import STEPS, SweepOptions, run_steps
+
+PLAN_RPS_SCALE = preset("plan").recipe().rps_scale or 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Setting:
 
     def plan(self, plan: Plan) -> Plan:
         """This plan on this hardware, with the memory and the SLA that belong to it."""
-        return on_hardware(plan, self.hardware, rps_scale=DEFAULT_RPS_SCALE / self.slower)
+        return on_hardware(plan, self.hardware, rps_scale=PLAN_RPS_SCALE / self.slower)
 
 
 SETTINGS = (

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from llmsched import Binning, Workload
+from llmsched.simulation.presets import preset
 from llmsched.simulation.scenario import Scenario, as_scenario
 from llmsched.simulation.sweep.sweep import RunConfig, sweep
 from llmsched.workload.slo import Slo
@@ -23,6 +24,9 @@ PUBLISHED_RATE_PER_S = {1_000: 4.05, 10_000: 6.2894, 100_000: 24.4, 1_000_000: 5
 MIDNIGHT_S = 12 * 3600.0  # the profile begins at noon, the file at midnight
 ORIGIN_PREDICTOR = "prompt-power-law"
 N_SEEDS = {1_000: 20, 10_000: 20, 100_000: 5, 1_000_000: 5}
+
+
+PLAN_RPS_SCALE = preset("plan").recipe().rps_scale or 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +41,14 @@ class Variant:
 
     def workload(self, requests: int, seed: int, *, rate_per_s: float | None = None) -> Workload:
         """The requests of a replication; another rate than the published one if asked for."""
-        workload = Workload(requests=requests, failures="keep")
+        workload = Workload(requests=requests, failures="keep", rps_scale=PLAN_RPS_SCALE)
         if self.quiet:
             window_s = (MIDNIGHT_S, math.inf)
             workload = replace(workload, window_s=window_s, log_type="Conversation log")
         if not self.same_rate:
             return workload
         rate_per_s = rate_per_s or PUBLISHED_RATE_PER_S[requests]
-        scale = workload.rps_scale * rate_per_s / arrival_rate_per_s(workload, seed)
+        scale = PLAN_RPS_SCALE * rate_per_s / arrival_rate_per_s(workload, seed)
         return replace(workload, rps_scale=float(f"{scale:.6g}"))
 
 

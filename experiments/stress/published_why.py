@@ -11,6 +11,7 @@ import numpy as np
 from published_runs import (
     AS_IT_COMES,
     ORIGIN_PREDICTOR,
+    PLAN_RPS_SCALE,
     PUBLISHED_RATE_PER_S,
     QUIET,
     VARIANTS,
@@ -27,6 +28,7 @@ from llmsched.schedulers.memory_limit import BufferLimit
 from llmsched.schedulers.registry import SCHEDULERS, make_scheduler
 from llmsched.schedulers.settings import Settings
 from llmsched.schedulers.sla_control import PaperController
+from llmsched.simulation.presets import preset
 
 STATIC, DYNAMIC, MULTI = "static_fifo", "dynamic_no_bins", "multi_bin_dynamic"
 SCHEDULERS_COMPARED = (STATIC, DYNAMIC, MULTI)
@@ -152,7 +154,11 @@ def _metrics(trace: Trace, scheduler: str, seed: int, n_gpus: int = 1) -> Metric
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return simulate(
-            trace, scheduler, n_gpus=n_gpus, predictor=ORIGIN_PREDICTOR, seed=seed
+            replace(preset("plan"), workload=trace),
+            scheduler,
+            n_gpus=n_gpus,
+            predictor=ORIGIN_PREDICTOR,
+            seed=seed,
         ).metrics
 
 
@@ -160,7 +166,11 @@ def real_rows(data: Path | None, n_seeds: int = N_SEEDS) -> str:
     """The first 400 rows of the real file at 200×, beside as many of the profile's."""
     if data is None:
         return "Not run: no `--data` was given."
-    workload = Workload(source=str(data / "burstgpt" / "burstgpt_1_head400.csv"), failures="keep")
+    workload = Workload(
+        source=str(data / "burstgpt" / "burstgpt_1_head400.csv"),
+        failures="keep",
+        rps_scale=PLAN_RPS_SCALE,
+    )
     real = workload.load(0)
     rate_per_s = len(real) / real.span_s
     ours = [

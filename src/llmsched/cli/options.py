@@ -20,16 +20,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 WORKLOAD = tuple(
     f"workload.{name}"
     for name in (
-        *("source", "requests", "rps_scale", "failures", "window_s", "model", "log_type"),
-        *("jitter_s", "trace_format"),
+        *("source", "requests", "rps_scale", "offered_load", "rate_per_s", "failures"),
+        *("window_s", "model", "log_type", "jitter_s", "trace_format"),
     )
 )
+RESAMPLE = ("workload.resample",)
 SERVING = (
-    *("hardware.n_gpus", "slo.latency_s", "hardware.latency", "hardware.llm"),
+    *("hardware.n_gpus", "slo.latency_s", "hardware.latency", "hardware.gpu", "hardware.llm"),
     *("predictor", "admission", "seed"),
 )
 FIXED = ("settings.batch_size",)
-MEMORY = ("settings.memory", "settings.batch_max", "hardware.gpu")
+MEMORY = ("settings.memory", "settings.batch_max")
 DYNAMIC = ("settings.controller", "settings.batch_min", "settings.batch_target_s", *MEMORY)
 BINS = ("binning.n_bins", "binning.by", "binning.edges")
 BIN_CHOICE = ("settings.bin_choice",)
@@ -48,15 +49,18 @@ REAL_TIMESTAMPS = click.option(
 )
 
 
-def scenario_options(*paths: str) -> Callable[[F], F]:
-    """A decorator that adds the options of these fields, and those of configuration files."""
+def scenario_options(*paths: str, preset: str | None = None) -> Callable[[F], F]:
+    """A decorator that adds the options of these fields, and those of configuration files.
+
+    With a preset, the defaults are what it says.
+    """
 
     def decorate(command: F) -> F:
         own = list(getattr(command, "__click_params__", []))
         fields: list[click.Parameter] = []
         for path in paths:
-            fields.append(field_option(path))
-            if path == "workload.rps_scale":
+            fields.append(field_option(path, preset=preset))
+            if path == "workload.rate_per_s":
                 fields.append(_built(REAL_TIMESTAMPS))
         # click reads the list backwards: what stands last comes first in the help
         command.__click_params__ = [*own, *reversed(fields)]  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -24,6 +25,7 @@ from llmsched.latency.base import (
     BatchShape,
     CalibrationError,
     CalibrationWarning,
+    ExtrapolationWarning,
     Kind,
     LatencyModel,
     MeasuredRange,
@@ -135,7 +137,7 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     if name in _FORMULAS:
         return _FORMULAS[name]()
     if name in _measured_rows():
-        return _measured_model(_measured_rows()[name])
+        return _measured_model(name)
     if name in user_models:
         model: LatencyModel = user_models[name].load()()
         return model
@@ -231,7 +233,9 @@ def _rows_by_name(table: str) -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def _measured_model(row: dict[str, str]) -> PromptOutputModel:
+@cache  # its covariance takes milliseconds, and every run asks for it
+def _measured_model(name: str) -> PromptOutputModel:
+    row = _measured_rows()[name]
     tokens = (int(row["tokens_min"]), int(row["tokens_max"]))
     quality = (
         f"{row['cells']} cells, R² {float(row['r_squared']):.4f}, relative error median "
@@ -263,12 +267,46 @@ def _measured_uncertainty(row: dict[str, str]) -> Uncertainty:
     return Uncertainty.of(names, matrix, degrees_of_freedom=int(row["degrees_of_freedom"]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extrapolation:
+    """How much of a run lies beyond the measured range of its latency model, and how far."""
+
+    share: float  # of batches, beyond the range on any axis; 0 where nothing was measured
+    times: float  # the largest value over the largest measured one, on any axis; 1 within them
+    axis: str | None  # where that is: a field of `Shape`
+
+    @property
+    def words(self) -> str:
+        """How far, in words."""
+        if self.axis is None:
+            return "below the smallest measured"
+        return f"up to {self.times:.2g} times the largest measured {AXIS_LABELS[self.axis]}"
+
+
+def extrapolation(model: LatencyModel, shapes: Shape) -> Extrapolation:
+    """How many batches lie outside the measured range of a model, and how far above it."""
+    mask = np.atleast_1d(model.outside(shapes))
+    if model.measured is None or not mask.any():
+        return Extrapolation(share=0.0, times=1.0, axis=None)
+    times = {
+        axis: float(np.max(getattr(shapes, axis))) / high
+        for axis, (_, high) in model.measured.axes()
+    }
+    axis = max(times, key=times.__getitem__)
+    beyond = times[axis] > 1
+    return Extrapolation(
+        share=float(mask.mean()),
+        times=times[axis] if beyond else 1.0,
+        axis=axis if beyond else None,
+    )
+
+
 def warn_outside(model: LatencyModel, shapes: Shape, *, stacklevel: int = 2) -> int:
     """Number of batches beyond the model's measured range; warns once when there are any.
 
     Warns
     -----
-    CalibrationWarning
+    ExtrapolationWarning
         With the count, the share, the range and, per axis, how many lie below and above it.
     """
     mask = np.atleast_1d(model.outside(shapes))
@@ -285,7 +323,7 @@ def warn_outside(model: LatencyModel, shapes: Shape, *, stacklevel: int = 2) -> 
         f"{n_outside} of {mask.size} batches ({n_outside / mask.size:.1%}) lie outside the range "
         f"where latency model {model.name!r} was measured ({model.measured}): {'; '.join(parts)}; "
         "their service times are extrapolated",
-        CalibrationWarning,
+        ExtrapolationWarning,
         stacklevel=stacklevel,
     )
     return n_outside

@@ -90,12 +90,7 @@ def offered_load(
         return 0.0
     work_s = _work_s(trace, bins, sizes, latency)
     everyone = trace if offered is None else offered
-    return work_s / len(everyone) * arrival_rate_per_s(everyone) / n_gpus
-
-
-def arrival_rate_per_s(trace: Trace) -> float:
-    """Gaps over the time from the first to the last arrival; infinite where there is none."""
-    return (len(trace) - 1) / trace.span_s if trace.span_s > 0 else math.inf
+    return work_s / len(everyone) * everyone.arrival_rate_per_s / n_gpus
 
 
 def load_label(

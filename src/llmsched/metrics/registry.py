@@ -179,6 +179,20 @@ _ALL = (
         "arrival.",
     ),
     Metric(
+        name="arrival_rate_rps",
+        title="arrival rate",
+        unit="requests/s",
+        scale="log",
+        definition="Gaps between arrivals / time from the first to the last.",
+    ),
+    Metric(
+        name="extrapolated_share",
+        title="batches extrapolated",
+        better="lower",
+        scale="logit",
+        definition="Share of batches beyond the measured range of the latency model.",
+    ),
+    Metric(
         name="service_mean_s",
         title="mean service",
         unit="s",

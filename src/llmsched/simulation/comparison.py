@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Unpack
 
-from llmsched.latency.base import LatencyModel
-from llmsched.simulation.comparison_results import COMPARED, Comparison, Difference, SchedulerResult
+from llmsched._util.notes import Notes
+from llmsched.metrics.differences import MATTERS
+from llmsched.simulation.comparison_results import COMPARED, Comparison, SchedulerResult
+from llmsched.simulation.replications import check_distinct, replicated, resamples, seeds_of
 from llmsched.simulation.scenario import Parts, Scenario, as_scenario
-from llmsched.simulation.simulate import Run, serve
-from llmsched.simulation.uncertainty import Summary, simulate_draws
+from llmsched.simulation.sweep.runner import Row, Runner, RunRecord, runner
+from llmsched.simulation.uncertainty import check_draws, under_draws
+from llmsched.simulation.workers import Backend
 from llmsched.workload.trace import Trace
 from llmsched.workload.workload import Workload
 
@@ -18,31 +23,38 @@ __all__ = [
     "BASELINE",
     "COMPARED",
     "DEFAULT_SCHEDULERS",
+    "REPLICATIONS",
     "Comparison",
-    "Difference",
     "SchedulerResult",
     "compare",
 ]
 
 DEFAULT_SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")
 BASELINE = "static_fifo"
+REPLICATIONS = 10
 
 
 def compare(
     scenario: Scenario | Workload | Trace | str = "burstgpt-like",
     schedulers: Sequence[str] = DEFAULT_SCHEDULERS,
     *,
-    replications: int = 5,
+    replications: int = REPLICATIONS,
     baseline: str = BASELINE,
-    latency_draws: Sequence[LatencyModel] = (),
-    on_run: Callable[[Run], None] | None = None,
+    resample: bool | None = None,
+    matters: float = MATTERS,
+    latency_draws: int = 0,
+    out: Path | None = None,
+    jobs: int | None = None,
+    backend: Backend = "local",
+    address: str | None = None,
+    on_done: Callable[[RunRecord], None] | None = None,
     **parts: Unpack[Parts],
 ) -> Comparison:
     """Run schedulers on equal GPUs and the same requests, seeds `seed`, `seed` + 1, ...
 
-    Each replication draws the workload (where it is synthetic) and the predictor's noise anew,
-    and all schedulers share both: differences are paired. A scheduler that nothing random
-    touches is run once.
+    Each replication draws the workload (where it is synthetic, or a resampled trace) and the
+    predictor's noise anew, and all schedulers share both: differences are paired. A scheduler that
+    nothing random touches is run once.
 
     Parameters
     ----------
@@ -55,11 +67,20 @@ def compare(
     baseline : str
         The scheduler that the others are compared with; without it among `schedulers` there are
         no differences.
-    latency_draws : sequence of LatencyModel
-        What `draw_latencies` gives for this latency: everything is run under each of them too,
-        and intervals that include calibration error come out beside the others.
-    on_run : callable, optional
-        Sees every finished run, tables included; those under a draw too.
+    resample : bool, optional
+        Whether replications are resamples of the trace; by default of a trace file, not of a
+        `Trace`.
+    matters : float
+        The smallest difference that matters: 0.02 is 2 % of rates and times, 2 points of shares.
+    latency_draws : int
+        Run everything under so many draws of the latency's parameters too, for intervals that
+        include calibration error; 95 % take 39.
+    out : Path, optional
+        Folder of the runs: those it has are not done again.
+    jobs, backend, address
+        Where the runs are done, as in `sweep`; no number depends on it.
+    on_done : callable, optional
+        Sees every finished run.
     **parts
         Parts in place of the scenario's, as in `simulate`.
 
@@ -67,84 +88,105 @@ def compare(
     ------
     ValueError
         If an argument is out of range or names nothing known.
+
+    Warns
+    -----
+    UserWarning
+        What the runs had to say, each kind once.
     """
-    if replications < 1:
-        raise ValueError(f"replications must be >= 1, got {replications}")
-    if not schedulers or len(set(schedulers)) != len(schedulers):
-        given = ", ".join(map(str, schedulers)) or "none"
-        raise ValueError(f"schedulers must be distinct names, got {given}")
     base = as_scenario(scenario, **parts)
-    each = {name: replace(base, scheduler=name) for name in schedulers}
-    for one in (*each.values(), replace(base, scheduler=baseline)):
-        one.check()  # a wrong name ends here, not after the first run
-    seeds = tuple(range(base.seed, base.seed + replications))
-    gathered = {name: _Gathered() for name in schedulers}
-    random = {name: one.random for name, one in each.items()}
-    requests = _Requests(base)
-    for seed in seeds:
-        replayed = requests.of_seed(seed)
-        for name, runs in gathered.items():
-            if runs.summaries and not random[name]:
-                runs.repeat(seed)
-            else:
-                runs.add(replace(each[name], seed=seed), replayed, latency_draws, on_run)
+    check_distinct(schedulers)
+    if not 0 <= matters < 1:
+        raise ValueError(f"matters must be in [0, 1), got {matters:g}; 0.02 is 2 %")
+    seeds = seeds_of(base, replications)
+    for name in (*schedulers, baseline):
+        replace(base, scheduler=name).check()  # a wrong name ends here, not after the first run
+    check_draws(base.hardware.resolved().latency, latency_draws)
+    resampled = resamples(base, resample)
+    each = _replications(base, schedulers, replications, resample=resampled)
+    with runner(
+        out,
+        jobs=jobs,
+        backend=backend,
+        address=address,
+        keep_failures=False,
+        on_done=on_done,
+    ) as runs:
+        rows = _rows(runs, each, latency_draws, seed=base.seed)
+    for note in _notes(row for by_seed in rows.values() for row, *_ in by_seed):
+        warnings.warn(note, stacklevel=2)
     return Comparison(
         results=tuple(
-            SchedulerResult(
-                scheduler=name,
-                summaries=tuple(runs.summaries),
-                random=random[name],
-                drawn=tuple(runs.drawn) if latency_draws else (),
+            _result(
+                name, by_seed, seeds, random=resampled or each[name][0].random, resampled=resampled
             )
-            for name, runs in gathered.items()
+            for name, by_seed in rows.items()
         ),
         seeds=seeds,
         n_gpus=base.hardware.n_gpus,
-        latency=base.hardware.resolved().latency,
+        hardware=base.hardware.resolved(),
+        workload=base.workload if isinstance(base.workload, Workload) else None,
         baseline=baseline,
-        n_draws=len(latency_draws),
+        resampled=resampled,
+        matters=matters,
+        n_draws=latency_draws,
     )
 
 
-class _Requests:
-    """The requests of each replication, read or drawn only when they change."""
+def _replications(
+    base: Scenario, schedulers: Sequence[str], replications: int, *, resample: bool
+) -> dict[str, tuple[Scenario, ...]]:
+    """Each scheduler with every seed it takes, all on the same requests."""
+    if resample and not isinstance(base.workload, Workload):
+        stretches = replicated(base, replications, resample=True)  # once, so that all share them
+        return {
+            name: tuple(replace(one, scheduler=name) for one in stretches) for name in schedulers
+        }
+    return {
+        name: replicated(replace(base, scheduler=name), replications, resample=resample)
+        for name in schedulers
+    }
 
-    def __init__(self, scenario: Scenario) -> None:
-        workload = scenario.workload
-        self._random = isinstance(workload, Workload) and workload.random
-        self._load = workload.loader() if isinstance(workload, Workload) else lambda _: workload
-        self._last: Trace | None = None
 
-    def of_seed(self, seed: int) -> Trace:
-        if self._last is None or self._random:
-            self._last = self._load(seed)
-        return self._last
+def _rows(
+    runs: Runner, each: dict[str, tuple[Scenario, ...]], n_draws: int, *, seed: int
+) -> dict[str, list[list[Row]]]:
+    """Of every scheduler and replication: the row as fitted, then those of the draws.
+
+    The runs go replication by replication, so that what schedulers share is made once.
+    """
+    most = max(map(len, each.values()))
+    order = [
+        (name, one)
+        for number in range(most)
+        for name, scenarios in each.items()
+        for scenario in scenarios[number : number + 1]
+        for one in (scenario, *under_draws(scenario, n_draws, seed=seed))
+    ]
+    found: dict[str, list[list[Row]]] = {name: [] for name in each}
+    for (name, _), row in zip(order, runs.rows([one for _, one in order]), strict=True):
+        if not found[name] or len(found[name][-1]) == 1 + n_draws:
+            found[name].append([])
+        found[name][-1].append(row)
+    return found
 
 
-@dataclass(slots=True)
-class _Gathered:
-    """The figures of one scheduler so far, replication by replication."""
+def _result(
+    name: str, by_seed: list[list[Row]], seeds: Sequence[int], *, random: bool, resampled: bool
+) -> SchedulerResult:
+    """One scheduler over all replications; where nothing is random, one run stands for all."""
+    copies = by_seed if len(by_seed) == len(seeds) else by_seed * len(seeds)
+    return SchedulerResult(
+        scheduler=name,
+        summaries=tuple(
+            {**row, "seed": seed} for seed, (row, *_) in zip(seeds, copies, strict=True)
+        ),
+        random=random,
+        drawn=tuple(tuple(drawn) for _, *drawn in copies if drawn),
+        resampled=resampled,
+    )
 
-    summaries: list[dict[str, Any]] = field(default_factory=list)
-    drawn: list[tuple[Summary, ...]] = field(default_factory=list)
 
-    def add(
-        self,
-        scenario: Scenario,
-        requests: Trace,
-        draws: Sequence[LatencyModel],
-        on_run: Callable[[Run], None] | None,
-    ) -> None:
-        """Run one replication at the fitted parameters, then under each draw."""
-        run = serve(scenario, requests)
-        self.summaries.append(run.to_dict())
-        if on_run is not None:
-            on_run(run)
-        del run  # its tables, before the next run makes its own
-        if draws:
-            self.drawn.append(simulate_draws(scenario, requests, draws, on_run=on_run))
-
-    def repeat(self, seed: int) -> None:
-        """One more replication, the same by construction."""
-        self.summaries.append({**self.summaries[0], "seed": seed})
-        self.drawn += self.drawn[:1]
+def _notes(rows: Iterable[Row]) -> list[str]:
+    """What the runs said, the first of each kind."""
+    return Notes().extend(note for row in rows for note in row["notes"])

@@ -1,33 +1,49 @@
 """What a comparison found: per scheduler and replication, and each against the baseline.
 
-`comparison` does the runs. Every figure has its interval over replications and, where latency
-parameters were drawn, one that includes calibration error as well (`calibration_intervals`).
+`comparison` does the runs. A figure is its typical value over replications (`metrics.scales`) with
+its interval and, where latency parameters were drawn, one that includes calibration error as well.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmsched._util.types import FloatArray
 from llmsched.latency.base import LatencyModel
-from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
+from llmsched.metrics.differences import Difference, corrected, difference, told
+from llmsched.metrics.intervals import Interval
+from llmsched.metrics.registry import METRICS
+from llmsched.metrics.scales import from_scale, half_a_request, on_scale, scale_of, typical
+from llmsched.simulation.hardware import ResolvedHardware
 from llmsched.simulation.uncertainty import (
     Summary,
     calibrated_interval,
     reached_confidence,
     values_over_draws,
 )
+from llmsched.workload.workload import Workload
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COMPARED = ("throughput_rps", "goodput_rps", "sla_violation_rate")
+# what schedulers are compared in, where their runs have it
+COMPARED = (
+    *("sla_violation_rate", "latency_mean_s", "latency_p95_s", "latency_p99_s"),
+    *("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s", "itl_p99_s"),
+    *("throughput_rps", "served_per_busy_s", "goodput_rps"),
+)
 PER_REPLICATION = ("seed", "load_label", "bin_edges", "per_bin")  # has no mean: each one's own
+# what a row has beside its figures, and its settings, which are no figures either
+NO_FIGURE = (
+    *("sla_s", "gpus", "seed", "bins", "wall_s", "n_gpus", "extrapolated_times"),
+    *("latency_quantiles_s", "batch_size_counts", "notes", "trace_sha256", "key", "version"),
+    *("status", "error", "traceback"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,30 +51,51 @@ class SchedulerResult:
     """One scheduler over all replications; the runs' tables are not kept."""
 
     scheduler: str
-    summaries: tuple[dict[str, Any], ...]  # `Run.to_dict` of each replication
+    summaries: tuple[dict[str, Any], ...]  # the row of each replication, `Run.to_dict` and more
     random: bool  # False where every replication is the same by construction
     drawn: tuple[tuple[Summary, ...], ...] = ()  # of each replication, of each draw of the latency
+    resampled: bool = False  # whether replications are resamples of one trace
 
     def samples(self, metric: str) -> list[float]:
         """The metric in each replication; NaN where it has no value."""
         values = (summary[metric] for summary in self.summaries)
         return [math.nan if value is None else float(value) for value in values]
 
-    def interval(self, metric: str) -> Interval:
-        """Mean of the metric over replications, with its confidence interval."""
-        return mean_interval(self.samples(metric))
+    def least(self, metric: str) -> list[float]:
+        """What a 0 counts as in each replication: half a request."""
+        return [
+            half_a_request(metric, requests=one["requests"], span_s=one["makespan_s"])
+            for one in self.summaries
+        ]
 
-    def drawn_samples(self, metric: str) -> FloatArray:
-        """The metric under each draw of the latency, shape (n_draws, n_replications)."""
-        return np.column_stack([values_over_draws(draws, metric) for draws in self.drawn])
+    def interval(self, metric: str) -> Interval:
+        """The typical value of the metric over replications, with its confidence interval."""
+        return typical(
+            self.samples(metric), metric, least=self.least(metric), resampled=self.resampled
+        )
+
+    def drawn_on_scale(self, metric: str) -> FloatArray:
+        """The metric under each draw on its scale, shape (n_draws, n_replications)."""
+        columns = [
+            on_scale(values_over_draws(draws, metric), scale_of(metric), least=least)
+            for draws, least in zip(self.drawn, self.least(metric), strict=True)
+        ]
+        return np.column_stack(columns)
 
     def calibrated(self, metric: str) -> Interval | None:
-        """The mean with an interval that includes calibration error; None without draws."""
+        """The same with an interval that includes calibration error; None without draws."""
         if not self.drawn:
             return None
-        samples = self.drawn_samples(metric)
-        mean = self.interval(metric).mean
-        return calibrated_interval(mean, samples if self.random else samples[:, 0])
+        scale, samples = scale_of(metric), self.drawn_on_scale(metric)
+        found = calibrated_interval(
+            0.0, samples if self.random else samples[:, 0], resampled=self.resampled
+        )
+        return replace(
+            found,
+            mean=self.interval(metric).mean,
+            low=from_scale(found.low, scale),
+            high=from_scale(found.high, scale),
+        )
 
     @property
     def load_label(self) -> str:
@@ -66,37 +103,10 @@ class SchedulerResult:
         labels = [summary["load_label"] for summary in self.summaries]
         return max(("overloaded", "backlogged", "stable"), key=labels.count)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A scheduler against the baseline in one metric, replication by replication."""
-
-    scheduler: str
-    baseline: str
-    metric: str
-    interval: Interval  # of scheduler - baseline
-    rounding: float = 0.0  # a difference up to this is that of the last digits of two sums
-    calibrated: Interval | None = None  # the same with calibration error, where it was asked for
-
     @property
-    def verdict(self) -> str:
-        """Whether the difference is larger than the noise of the replications, in words."""
-        return self._verdict(self.interval, "the noise")
-
-    @property
-    def calibrated_verdict(self) -> str | None:
-        """Whether it is larger than noise and calibration error together; None if not asked for."""
-        if self.calibrated is None:
-            return None
-        return self._verdict(self.calibrated, "noise and calibration error")
-
-    def _verdict(self, interval: Interval, what: str) -> str:
-        if math.isnan(interval.low):
-            reason = "one replication" if interval.n == 1 else "no value"
-            return f"{reason}: no interval"
-        if max(interval.high - interval.low, abs(interval.mean)) <= self.rounding:
-            return "equal"
-        return f"{'larger than' if interval.significant else 'within'} {what}"
+    def keeps_up(self) -> bool:
+        """Whether its GPUs were up to the work in most replications."""
+        return self.load_label != "overloaded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,29 +116,65 @@ class Comparison:
     results: tuple[SchedulerResult, ...]
     seeds: tuple[int, ...]
     n_gpus: float
-    latency: LatencyModel
+    hardware: ResolvedHardware
+    workload: Workload | None  # None where a trace was given
     baseline: str
+    resampled: bool  # whether replications are resamples of one trace
+    matters: float  # the smallest difference that does
     n_draws: int = 0  # of the latency's parameters
 
+    @property
+    def latency(self) -> LatencyModel:
+        """What batches take, as fitted."""
+        return self.hardware.latency
+
+    def result(self, scheduler: str) -> SchedulerResult | None:
+        """The results of a scheduler; None where it did not run."""
+        return next((one for one in self.results if one.scheduler == scheduler), None)
+
     def differences(self) -> list[Difference]:
-        """Every scheduler against the baseline: throughput, goodput and violations."""
-        by_name = {result.scheduler: result for result in self.results}
-        if self.baseline not in by_name:
+        """Every scheduler against the baseline, the verdicts corrected for their number.
+
+        Where both keep up, throughput is the arrival rate but for the drain: what they serve in a
+        busy second is compared instead.
+        """
+        base = self.result(self.baseline)
+        if base is None:
             return []
-        base = by_name[self.baseline]
-        return [
-            Difference(
-                scheduler=result.scheduler,
-                baseline=self.baseline,
-                metric=metric,
-                interval=paired_difference(result.samples(metric), base.samples(metric)),
-                rounding=1e-9 * abs(base.interval(metric).mean),
-                calibrated=_calibrated_difference(result, base, metric),
-            )
-            for result in self.results
-            if result.scheduler != self.baseline
-            for metric in COMPARED
-        ]
+        return corrected(
+            [
+                self._difference(result, base, metric)
+                for result in self.results
+                if result is not base
+                for metric in compared(result, base)
+            ]
+        )
+
+    def _difference(
+        self, result: SchedulerResult, base: SchedulerResult, metric: str
+    ) -> Difference:
+        random = result.random or base.random
+        found = difference(
+            result.samples(metric),
+            base.samples(metric),
+            metric=metric,
+            scheduler=result.scheduler,
+            baseline=base.scheduler,
+            least=base.least(metric),
+            random=random,
+            resampled=self.resampled,
+            matters=self.matters,
+        )
+        if not (result.drawn and base.drawn):
+            return found
+        theirs = base.drawn_on_scale(metric)
+        samples = result.drawn_on_scale(metric) - theirs
+        change = calibrated_interval(
+            0.0, samples if random else samples[:, 0], resampled=self.resampled
+        )
+        level = float(on_scale(base.samples(metric), scale_of(metric)).mean())
+        calibrated = told(change, scale_of(metric), level)
+        return replace(found, calibrated=replace(calibrated, mean=found.interval.mean))
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as one JSON object."""
@@ -136,22 +182,15 @@ class Comparison:
             "gpus": _finite(self.n_gpus),
             "seeds": list(self.seeds),
             "confidence": 0.95,
+            "resampled": self.resampled,
+            "matters": self.matters,
+            "rate": "as given" if self.workload is None else self.workload.rate_words(),
             "latency_model": self.latency.name,
             "latency_kind": self.latency.kind,
             "latency_description": self.latency.describe(),
             **self._draws_dict(),
             "schedulers": [_result_dict(result) for result in self.results],
-            "differences": [
-                {
-                    "scheduler": difference.scheduler,
-                    "against": difference.baseline,
-                    "metric": difference.metric,
-                    **difference.interval.to_dict(),
-                    "verdict": difference.verdict,
-                    **calibrated_dict(difference),
-                }
-                for difference in self.differences()
-            ],
+            "differences": [one.to_dict() for one in self.differences()],
         }
 
     def _draws_dict(self) -> dict[str, Any]:
@@ -161,17 +200,17 @@ class Comparison:
         return {"latency_uncertainty": {"draws": self.n_draws, "confidence": reached}}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per scheduler and metric: mean, low, high; with draws `calibrated_low`, ..."""
+        """One row per scheduler and metric: typical, low, high; with draws `calibrated_low`, ..."""
         import pandas as pd
 
         rows = []
         for result in self.results:
-            for metric in _numeric_metrics(result):
+            for metric in figures_of(result):
                 interval = result.interval(metric)
                 row = {
                     "scheduler": result.scheduler,
                     "metric": metric,
-                    "mean": interval.mean,
+                    "typical": interval.mean,
                     "low": interval.low,
                     "high": interval.high,
                 }
@@ -182,56 +221,65 @@ class Comparison:
         return pd.DataFrame(rows)
 
 
-def _calibrated_difference(
-    result: SchedulerResult, base: SchedulerResult, metric: str
-) -> Interval | None:
-    """The paired difference under each draw, with its interval; None without draws."""
-    if not (result.drawn and base.drawn):
-        return None
-    fitted = paired_difference(result.samples(metric), base.samples(metric)).mean
-    samples = result.drawn_samples(metric) - base.drawn_samples(metric)
-    return calibrated_interval(fitted, samples if result.random or base.random else samples[:, 0])
+def compared(result: SchedulerResult, base: SchedulerResult) -> list[str]:
+    """The metrics that two schedulers are compared in."""
+    left_out = "throughput_rps" if result.keeps_up and base.keeps_up else "served_per_busy_s"
+    there = result.summaries[0].keys() & base.summaries[0].keys()
+    return [metric for metric in COMPARED if metric in there and metric != left_out]
 
 
-def _numeric_metrics(result: SchedulerResult) -> list[str]:
-    """Keys of the summary whose values are numbers that vary with the run."""
-    settings = {"sla_s", "gpus", "seed", "bins"}
+def figures_of(result: SchedulerResult) -> list[str]:
+    """The figures of merit that the rows have, in their order."""
     first = result.summaries[0]
     return [
-        key
-        for key, value in first.items()
-        if key not in settings and (value is None or isinstance(value, int | float))
+        name
+        for name, value in first.items()
+        if name not in NO_FIGURE
+        and (name in METRICS or name in _UNREGISTERED)
+        and (value is None or isinstance(value, int | float))
     ]
 
 
+_UNREGISTERED = (
+    *("batch_size_sd", "batch_size_max", "seconds_per_output_token", "kv_tokens_mean"),
+    *("kv_tokens_max", "kv_bytes_mean", "kv_bytes_max"),
+)
+
+
 def _result_dict(result: SchedulerResult) -> dict[str, Any]:
-    numeric = _numeric_metrics(result)
-    intervals = {metric: result.interval(metric) for metric in numeric}
-    apart = {*numeric, *PER_REPLICATION}
+    first, figures = result.summaries[0], figures_of(result)
+    intervals = {metric: result.interval(metric) for metric in figures}
     distinct = result.summaries if result.random else result.summaries[:1]
+    said = ("scheduler", "gpus", "bins", "sla_s", "predictor", "trace", "config")
     return {
-        **{key: value for key, value in result.summaries[0].items() if key not in apart},
+        **{name: first[name] for name in said if name in first},
         **{metric: _finite(interval.mean) for metric, interval in intervals.items()},
         "load_label": result.load_label,
         "random": result.random,
-        "intervals": {metric: interval.to_dict() for metric, interval in intervals.items()},
-        **_calibrated_dicts(result, numeric),
-        "replications": [{key: summary[key] for key in PER_REPLICATION} for summary in distinct],
+        "intervals": {
+            metric: {
+                "typical": _finite(interval.mean),
+                "low": _finite(interval.low),
+                "high": _finite(interval.high),
+                "mean": _finite(_mean(result.samples(metric))),
+            }
+            for metric, interval in intervals.items()
+        },
+        **_calibrated_dicts(result, figures),
+        "replications": [
+            {key: summary[key] for key in (*PER_REPLICATION, *figures)} for summary in distinct
+        ],
     }
+
+
+def _mean(samples: Sequence[float]) -> float:
+    return math.fsum(samples) / len(samples) if np.isfinite(samples).all() else math.nan
 
 
 def _calibrated_dicts(result: SchedulerResult, metrics: Sequence[str]) -> dict[str, Any]:
     found = {metric: result.calibrated(metric) for metric in metrics}
     intervals = {metric: one.to_dict() for metric, one in found.items() if one is not None}
     return {"intervals_with_calibration": intervals} if intervals else {}
-
-
-def calibrated_dict(difference: Difference) -> dict[str, Any]:
-    """A difference with calibration error, for JSON; nothing where it was not asked for."""
-    if difference.calibrated is None:
-        return {}
-    found = {**difference.calibrated.to_dict(), "verdict": difference.calibrated_verdict}
-    return {"with_calibration": found}
 
 
 def _finite(value: float) -> float | None:

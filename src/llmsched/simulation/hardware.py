@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmsched._util.options import check_options, option
+from llmsched._util.streams import Streams
 from llmsched.hardware import (
     DEFAULT_GPU,
     DEFAULT_MODEL,
@@ -25,8 +26,11 @@ from llmsched.hardware import (
 )
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
     from llmsched.latency.base import LatencyModel
 
+DEFAULT_LATENCY = "h100-llama-3-8b-vllm"
 # the GPU that the first part of a measured set's name stands for
 MEASURED_GPUS = {"a100": "a100-80gb", "h100": "h100-sxm", "gh200": "gh200-96gb"}
 
@@ -54,6 +58,9 @@ class Hardware:
         A preset, or gigabytes; by default that of the latency, or 12 GB.
     llm : str or ModelSpec, optional
         A preset; by default the model of the latency, or qwen3-1.7b.
+    draw : (int, int), optional
+        Seed and number of a draw of the latency's parameters from its calibration errors: batches
+        take the drawn times, while the scheduler goes on believing in the fitted ones.
 
     Raises
     ------
@@ -78,7 +85,7 @@ class Hardware:
         parse=parse_gpu_count,
     )
     latency: str | LatencyModel = option(
-        "reference",
+        DEFAULT_LATENCY,
         "Batch latency: a name, a model file or a grid CSV.",
         metavar="NAME|FILE",
         parse=str,
@@ -98,6 +105,8 @@ class Hardware:
         parse=str,
         default_text="that of the latency, or qwen3-1.7b",
     )
+
+    draw: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -119,6 +128,7 @@ class Hardware:
             gpu=gpu or DEFAULT_GPU,
             llm=llm or MODELS[DEFAULT_MODEL],
             gpus_per_model=1 if measured is None else measured.gpus_per_model,
+            drawn=None if self.draw is None else drawn_latency(latency, *self.draw),
         )
 
 
@@ -127,10 +137,16 @@ class ResolvedHardware:
     """Hardware as objects: what a run needs."""
 
     n_gpus: float
-    latency: LatencyModel
+    latency: LatencyModel  # what a scheduler may believe in
     gpu: GpuSpec
     llm: ModelSpec
     gpus_per_model: int = 1
+    drawn: LatencyModel | None = None
+
+    @property
+    def true_latency(self) -> LatencyModel:
+        """What batches take: the draw, where there is one."""
+        return self.latency if self.drawn is None else self.drawn
 
     @property
     def capacity_tokens(self) -> float:
@@ -141,6 +157,25 @@ class ResolvedHardware:
         """The GPUs and the model in a few words."""
         groups = f" x {self.gpus_per_model}" if self.gpus_per_model > 1 else ""
         return f"{self.n_gpus:g}{groups} {self.gpu.name}, {self.llm.name}"
+
+
+def drawn_latency(latency: LatencyModel, seed: int, number: int) -> LatencyModel:
+    """The model with parameters of the draw of this number, from 0, out of the root seed's stream.
+
+    Raises
+    ------
+    CalibrationError
+        If the model has no calibration errors, as every formula.
+    """
+    made, rng = _draws.setdefault(
+        (repr(latency), seed), ([], Streams.of_seed(seed).calibration)
+    )  # each takes milliseconds, and every run of a comparison wants the same
+    while len(made) <= number:
+        made.append(latency.draw(rng))
+    return made[number]
+
+
+_draws: dict[tuple[str, int], tuple[list[LatencyModel], Generator]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmsched._util.options import (
     check_option,
     check_options,
@@ -47,7 +50,7 @@ SECTIONS: dict[str, type] = {
     "settings": Settings,
     "binning": Binning,
 }
-_KEY_VERSION = 2  # of what enters a key; another number gives every run another key
+_KEY_VERSION = 3  # of what enters a key; another number gives every run another key
 
 
 class Parts(TypedDict, total=False):
@@ -187,11 +190,14 @@ class Scenario:
         TraceError
             If they cannot be read, or there are none.
         """
+        from llmsched.workload.prepare import at_scale
         from llmsched.workload.trace import TraceError
 
         trace = self.workload
         if isinstance(trace, Workload):
             trace = trace.load(self.seed if seed is None else seed)
+            if self.workload.held_load is not None:
+                trace = at_scale(trace, self.rate_factor(trace))
         if not len(trace):
             raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
         return trace
@@ -200,13 +206,23 @@ class Scenario:
         """The same on so many GPUs."""
         return replace(self, hardware=replace(self.hardware, n_gpus=n_gpus))
 
+    def rate_factor(self, recorded: Trace) -> float:
+        """What the arrival rate of the requests, as the source has them, is multiplied by."""
+        from llmsched.simulation.held_load import load_as_it_comes
+
+        workload = self.recipe()
+        if workload.held_load is not None:
+            return workload.held_load / load_as_it_comes(recorded, self.hardware)
+        if workload.rate_per_s is not None:
+            return workload.rate_per_s / recorded.arrival_rate_per_s
+        return workload.rps_scale or 1.0
+
     def at_rate(self, factor: float) -> Self:
         """The same with its arrival rate multiplied by this."""
-        if not isinstance(self.workload, Workload):
-            moved = replace(self.workload, arrival_s=self.workload.arrival_s / factor)
-            return replace(self, workload=moved)
-        scale = self.workload.rps_scale * factor
-        return replace(self, workload=replace(self.workload, rps_scale=scale))
+        if isinstance(self.workload, Workload):
+            return replace(self, workload=self.workload.at_rate(factor))
+        moved = replace(self.workload, arrival_s=self.workload.arrival_s / factor)
+        return replace(self, workload=moved)
 
     def check(self) -> None:
         """Fail unless the run can be started: before the first run of many, not after it.
@@ -222,34 +238,44 @@ class Scenario:
     def key(self) -> str:
         """The run's content key, 64 hexadecimal digits.
 
+        Objects enter by the checksum of their content: a trace by its columns, others by what
+        `pickle` makes of them.
+
         Raises
         ------
         ValueError
-            If a part is an object rather than a name, or a file cannot be read.
+            If a file cannot be read, or an object cannot be sent to another process.
         """
         values = self.to_dict()
-        latency = latency_content(values["hardware"]["latency"])
-        return content_key(
-            {
-                "version": _KEY_VERSION,
-                **values,
-                "workload": workload_content(self.recipe()),
-                "hardware": {**values["hardware"], "latency": latency},
-                "predictor": self.predictor_object().name,
-            }
-        )
+        named = {**values["hardware"], "draw": self.hardware.draw}
+        named["latency"] = latency_content(self.hardware.latency)
+        for name in ("gpu", "llm"):
+            named[name] = part_content(getattr(self.hardware, name))
+        predictor = self.predictor
+        content = {
+            "version": _KEY_VERSION,
+            **values,
+            "scheduler": part_content(self.scheduler),
+            "workload": workload_content(self.workload),
+            "hardware": {name: value for name, value in named.items() if value is not None},
+            "predictor": self.predictor_object().name
+            if isinstance(predictor, str)
+            else part_content(predictor),
+        }
+        return content_key(content)
 
     def to_dict(self) -> dict[str, Any]:
         """The scenario as plain values, one mapping per section, without what is None.
 
-        Raises
-        ------
-        ValueError
-            If a part is an object rather than a name.
+        Objects stand there by their names.
         """
         found: dict[str, Any] = {"scheduler": _named(self.scheduler)}
         found |= {**plain_values(self), "predictor": _named(self.predictor)}
-        found["workload"] = plain_values(self.recipe())
+        workload = self.workload
+        if isinstance(workload, Workload):
+            found["workload"] = plain_values(workload)
+        else:
+            found["workload"] = {"source": workload.name, "requests": len(workload)}
         found["hardware"] = {
             name: getattr(value, "name", value)
             for name, value in plain_values(self.hardware).items()
@@ -281,11 +307,12 @@ class Scenario:
 
     def with_absolute_paths(self) -> Scenario:
         """The same run (and key) for a process with another working folder."""
-        workload = self.recipe()
-        hardware = self.hardware
-        if not workload.synthetic or workload.source.endswith(".toml"):
+        workload, hardware = self.workload, self.hardware
+        if isinstance(workload, Workload) and (
+            not workload.synthetic or workload.source.endswith(".toml")
+        ):
             workload = replace(workload, source=str(Path(workload.source).resolve()))
-        grid = _grid_file(str(hardware.latency))
+        grid = _grid_file(hardware.latency)
         if grid is not None:
             path, form = grid
             latency = f"{path.resolve()}#{form}" if form else str(path.resolve())
@@ -412,14 +439,58 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def workload_content(workload: Workload) -> dict[str, Any]:
+def workload_content(workload: Workload | Trace) -> dict[str, Any]:
     """The fields of a workload, its source replaced by what the source holds."""
-    return {**plain_values(workload), "source": _source_content(workload)}
+    if not isinstance(workload, Workload):
+        return {"trace": workload.name, "sha256": trace_sha256(workload)}
+    values = plain_values(workload)
+    if not workload.resample:
+        values.pop("resample", None)
+    return {**values, "source": _source_content(workload)}
 
 
-def source_sha256(workload: Workload) -> str | None:
-    """Checksum of the trace file; None for a profile, whose content is in the key itself."""
-    return None if workload.synthetic else file_sha256(workload.source)
+def source_sha256(workload: Workload | Trace) -> str | None:
+    """Checksum of the trace file; None for what has its content in the key itself."""
+    if not isinstance(workload, Workload) or workload.synthetic:
+        return None
+    return file_sha256(workload.source)
+
+
+def trace_sha256(trace: Trace) -> str:
+    """Of the columns that a run depends on, the same on every machine."""
+    return arrays_sha256(trace.columns())
+
+
+def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Of the arrays' names, types and little-endian values, the same on every machine."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        little = array.dtype.newbyteorder("<")
+        digest.update(f"{name}:{little.str}:{len(array)};".encode())
+        digest.update(np.ascontiguousarray(array, dtype=little).data)
+    return digest.hexdigest()
+
+
+def part_content(part: Any) -> Any:
+    """A name, or the name of an object and the checksum of what `pickle` makes of it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be pickled.
+    """
+    if part is None or isinstance(part, str):
+        return part
+    from joblib.externals import cloudpickle
+
+    try:
+        content = cloudpickle.dumps(part)
+    except Exception as error:  # whatever its own hooks raise
+        raise ValueError(
+            f"{_named(part)} must be a name, or an object that can be pickled, got one that "
+            f"cannot ({type(error).__name__}: {error})"
+        ) from error
+    return {"object": _named(part), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _source_content(workload: Workload) -> dict[str, Any]:
@@ -445,8 +516,10 @@ def _profile_content(source: str, _sha256: str) -> dict[str, Any]:
     return {"kind": profile.kind, **asdict(profile)}
 
 
-def latency_content(latency: str) -> Any:
-    """The latency model's name, or the name, form and checksum of its grid file."""
+def latency_content(latency: str | LatencyModel) -> Any:
+    """The latency model's name or content, or the name, form and checksum of its grid file."""
+    if not isinstance(latency, str):
+        return part_content(latency)
     grid = _grid_file(latency)
     if grid is None:
         return latency
@@ -454,8 +527,10 @@ def latency_content(latency: str) -> Any:
     return {"grid": path.name, "form": form, "sha256": file_sha256(path)}
 
 
-def _grid_file(latency: str) -> tuple[Path, str] | None:
-    """The path and the form (empty for the best) of a grid file; None for a model by name."""
+def _grid_file(latency: str | LatencyModel) -> tuple[Path, str] | None:
+    """The path and the form (empty for the best) of a grid file; None for another model."""
+    if not isinstance(latency, str):
+        return None
     from llmsched.latency.registry import latency_names
 
     path, mark, form = latency.rpartition("#")

@@ -9,18 +9,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, Unpack
 
 from llmsched._util.options import plain_values
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.types import FloatArray
 from llmsched._util.version import __version__
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.latency.base import LatencyModel, Shape
-from llmsched.latency.registry import warn_outside
-from llmsched.metrics.load import LoadLabel, load_label, memory_best_batch, offered_load
+from llmsched.latency.registry import Extrapolation, extrapolation, warn_outside
+from llmsched.metrics.load import LoadLabel, load_label
 from llmsched.metrics.run import Metrics, metrics
 from llmsched.schedulers.base import Scheduler
 from llmsched.schedulers.registry import SchedulerFactory
 from llmsched.simulation.beliefs import BinnedPrediction, predict_bins, scheduler_binning
 from llmsched.simulation.hardware import ResolvedHardware
+from llmsched.simulation.held_load import policy_load
 from llmsched.simulation.scenario import Parts, Scenario, as_scenario
 from llmsched.workload.trace import Trace
 from llmsched.workload.workload import Workload
@@ -39,18 +40,23 @@ class Run:
     edges: FloatArray  # bin edges, in the unit of what was binned
     offered_load: float  # ρ
     load_label: LoadLabel
+    arrival_rate_rps: float  # (n - 1) / (last - first arrival); infinite where all come at once
+    extrapolation: Extrapolation  # beyond the measured range of the latency model
     latency: LatencyModel
     predictor: str
     config: Mapping[str, Any]  # settings, bins, workload: what it takes to run it again
 
     def to_dict(self) -> dict[str, Any]:
         """The run as one JSON object: figures of merit, load, and what produced them."""
-        rho = self.offered_load
         return {
             "scheduler": self.scheduler,
             **self.metrics.to_dict(),
-            "offered_load": rho if math.isfinite(rho) else None,
+            "offered_load": _finite(self.offered_load),
             "load_label": self.load_label,
+            "arrival_rate_rps": _finite(self.arrival_rate_rps),
+            "extrapolated_share": self.extrapolation.share,
+            "extrapolated_times": self.extrapolation.times,
+            "extrapolated_axis": self.extrapolation.axis,
             "bin_edges": self.edges.tolist(),
             "latency_model": self.latency.name,
             "latency_kind": self.latency.kind,
@@ -113,7 +119,6 @@ def serve(
     scenario: Scenario,
     trace: Trace,
     *,
-    latency: LatencyModel | None = None,
     prediction: BinnedPrediction | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Run:
@@ -125,8 +130,6 @@ def serve(
         How they are served; its workload is not read.
     trace : Trace
         The requests.
-    latency : LatencyModel, optional
-        How long batches take, where that is not what the scheduler believes in.
 
     The other parameters are those of `simulate`.
     """
@@ -142,7 +145,7 @@ def serve(
         prediction = predict_bins(
             trace, policy, predictor, scenario.binning, hardware.latency, scenario.seed
         )
-    model = latency or hardware.latency
+    model = hardware.true_latency
     capacity_tokens = scenario.settings.capacity_tokens or hardware.capacity_tokens
     bins, n_bins = prediction.bins, len(prediction.edges) + 1
     requests, batches = run_engine(
@@ -156,8 +159,10 @@ def serve(
         predicted_tokens=prediction.tokens,
         progress=progress,
     )
-    warn_outside(model, _shapes(batches), stacklevel=4)
-    rho = _offered_load(trace, bins, n_bins, policy, model, hardware.n_gpus)
+    shapes = _shapes(batches)
+    if hardware.drawn is None:  # once is enough
+        warn_outside(model, shapes, stacklevel=4)
+    rho = policy_load(trace, bins, n_bins, policy, model, hardware.n_gpus)
     return Run(
         scheduler=scenario.scheduler_name,
         trace_name=trace.name,
@@ -176,6 +181,8 @@ def serve(
         edges=prediction.edges,
         offered_load=rho,
         load_label=load_label(rho, requests, batches, n_gpus=hardware.n_gpus),
+        arrival_rate_rps=trace.arrival_rate_per_s,
+        extrapolation=extrapolation(model, shapes),
         latency=model,
         predictor=predictor.name,
         config=_config(scenario, trace, policy, hardware),
@@ -210,33 +217,5 @@ def _shapes(batches: BatchTable) -> Shape:
     )
 
 
-def _offered_load(
-    trace: Trace,
-    bins: IntArray,
-    n_bins: int,
-    policy: Scheduler,
-    latency: LatencyModel,
-    n_gpus: float,
-) -> float:
-    """ρ of the requests that the engine accepts, at the scheduler's largest batch."""
-    best: int | IntArray = policy.batch_max
-    offered, fits = trace, trace.total_tokens <= policy.capacity_tokens
-    if not fits.all():
-        trace, bins = trace.take(fits), bins[fits]
-    if math.isfinite(policy.capacity_tokens):
-        best = memory_best_batch(
-            trace,
-            bins,
-            n_bins=n_bins,
-            kv_capacity_tokens=policy.capacity_tokens,
-            batch_max=policy.batch_max,
-        )
-    return offered_load(
-        trace,
-        bins,
-        n_bins=n_bins,
-        best_batch=best,
-        latency=latency,
-        n_gpus=n_gpus,
-        offered=offered,
-    )
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

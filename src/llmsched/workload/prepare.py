@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.limits import DEFAULT_RPS_SCALE, LONGEST_JITTER_S, RPS_SCALES
+from llmsched._util.limits import LONGEST_JITTER_S, RPS_SCALES
 from llmsched.workload.trace import Labels, Trace, TraceError
 
 
@@ -24,7 +24,7 @@ def prepare(
     model: str | None = None,
     log_type: str | None = None,
     failures: Literal["drop", "keep"] = "drop",
-    rps_scale: float = DEFAULT_RPS_SCALE,
+    rps_scale: float = 1.0,
     jitter_s: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> Trace:
@@ -47,8 +47,8 @@ def prepare(
     failures
         What to do with requests without any output token: a failed request has none.
     rps_scale
-        Divide the times by this, so that requests come so many times as fast; 1 for real time.
-        Within `RPS_SCALES`.
+        Divide the times by this, so that requests come so many times as fast; by default 1, in
+        real time. Within `RPS_SCALES`.
     jitter_s
         Move each arrival later by a uniform random part of this [s], and sort again, stably: 1.0
         undoes the rounding of whole-second stamps. At most `LONGEST_JITTER_S`.
@@ -96,6 +96,11 @@ def prepare(
         trace = _keep(trace, slice(requests), f"after the first {requests}")
     if jitter_s and rng is not None:
         trace = _jittered(trace, jitter_s, rng)
+    return at_scale(trace, rps_scale)
+
+
+def at_scale(trace: Trace, rps_scale: float) -> Trace:
+    """The requests so many times as fast, from time 0 on."""
     first_s = trace.arrival_s[0]
     if first_s == 0 and rps_scale == 1:
         return trace

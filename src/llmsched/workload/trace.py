@@ -6,6 +6,7 @@ Reading files is in `formats`, making synthetic ones in `arrivals`; nothing here
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,6 +102,12 @@ class Trace:
             service_s=None if self.service_s is None else self.service_s[rows],
         )
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns that a run depends on, by name; labels only choose requests."""
+        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s")
+        found = {name: getattr(self, name) for name in names}
+        return {name: column for name, column in found.items() if column is not None}
+
     @property
     def total_tokens(self) -> IntArray:
         """Prompt plus output tokens of each request, shape (n,)."""
@@ -110,6 +117,11 @@ class Trace:
     def span_s(self) -> float:
         """Time from the first to the last arrival [s]."""
         return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) else 0.0
+
+    @property
+    def arrival_rate_per_s(self) -> float:
+        """Gaps over the span [requests/s]; infinite where all arrive at one instant."""
+        return (len(self) - 1) / self.span_s if self.span_s > 0 else math.inf
 
 
 def _check_service(service_s: FloatArray, n: int, name: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmsched._util.limits import DEFAULT_RPS_SCALE, LONGEST_JITTER_S, RPS_SCALES
+from llmsched._util.limits import DEFAULT_LOAD, LOADS, LONGEST_JITTER_S, RATES_PER_S, RPS_SCALES
 from llmsched._util.options import check_options, option
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROFILE = "burstgpt-like"
 DEFAULT_REQUESTS = 10_000
+RATE_FIELDS = ("rps_scale", "offered_load", "rate_per_s")  # one of them says how fast requests come
 
 
 def parse_window(text: str) -> tuple[float, float]:
@@ -41,14 +42,22 @@ def parse_window(text: str) -> tuple[float, float]:
 class Workload:
     """Which requests are run, and how fast they come.
 
+    At most one of `rps_scale`, `offered_load` and `rate_per_s` is given. With none of them a file
+    is replayed as recorded, and a profile is held at an offered load of 0.7.
+
     Parameters
     ----------
     source : str
         A trace file, or the name (or TOML file) of a synthetic profile.
     requests : int, optional
         First N requests; by default all of a file, and 10,000 of a profile.
-    rps_scale : float
+    rps_scale : float, optional
         The arrival rate is multiplied by this; 1 replays the real timestamps.
+    offered_load : float, optional
+        The arrival rate is scaled so that this is the offered load ρ of every replication on the
+        hardware of its scenario; `llmsched.simulation.held_load` has the definition.
+    rate_per_s : float, optional
+        The arrival rate is scaled to this in every replication [requests/s].
     failures : {"drop", "keep"}
         What happens to requests without output.
     window_s : (float, float), optional
@@ -57,6 +66,9 @@ class Workload:
         Only requests with this label.
     jitter_s : float
         Adds U(0, jitter_s) to every stamp, before scaling, to undo whole-second stamps [s].
+    resample : bool, optional
+        Whether a seed stands for a resample of the file's traffic (`resample`) rather than for the
+        file itself; None leaves it to the command.
     trace_format : str, optional
         Format of the file, when it is not to be recognised.
     """
@@ -75,12 +87,29 @@ class Workload:
         most=1_000_000_000,
         default_text="all of a file, 10000 of a profile",
     )
-    rps_scale: float = option(
-        DEFAULT_RPS_SCALE,
+    rps_scale: float | None = option(
+        None,
         "Multiply the arrival rate; 1 keeps it as it is.",
         metavar="FACTOR",
         least=RPS_SCALES[0],
         most=RPS_SCALES[1],
+        default_text=f"1 for a file; a profile is held at --load {DEFAULT_LOAD:g}",
+    )
+    offered_load: float | None = option(
+        None,
+        "Scale the arrival rate so that this is the offered load of every replication.",
+        flag="load",
+        metavar="RHO",
+        least=LOADS[0],
+        most=LOADS[1],
+    )
+    rate_per_s: float | None = option(
+        None,
+        "Scale the arrival rate to this.",
+        flag="rate",
+        metavar="REQUESTS/S",
+        least=RATES_PER_S[0],
+        most=RATES_PER_S[1],
     )
     failures: Literal["drop", "keep"] = option(
         "drop", "What to do with requests without output.", choices=("drop", "keep")
@@ -105,9 +134,17 @@ class Workload:
     trace_format: str | None = option(
         None, "Format of the file, instead of recognising it.", metavar="NAME"
     )
+    resample: bool | None = option(
+        None,
+        "Replications are resamples of a file's traffic, or the file itself each time.",
+        flag="resample-trace",
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
+        given = [name for name in RATE_FIELDS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {', '.join(RATE_FIELDS)}, got {' and '.join(given)}")
 
     @property
     def synthetic(self) -> bool:
@@ -119,10 +156,44 @@ class Workload:
     @property
     def random(self) -> bool:
         """Whether another seed gives other requests."""
-        return self.synthetic or self.jitter_s > 0
+        return self.synthetic or self.jitter_s > 0 or self.resample is True
+
+    @property
+    def held_load(self) -> float | None:
+        """The offered load that every replication is brought to; None where the rate is given."""
+        if any(getattr(self, name) is not None for name in RATE_FIELDS) or not self.synthetic:
+            return self.offered_load
+        return DEFAULT_LOAD
+
+    @property
+    def in_real_time(self) -> Workload:
+        """The same requests as the source has them, whatever their rate is to be."""
+        return replace(self, rps_scale=1.0, offered_load=None, rate_per_s=None)
+
+    def at_rate(self, factor: float) -> Workload:
+        """The same with its arrival rate, however it is said, multiplied by this."""
+        said = {name: getattr(self, name) for name in RATE_FIELDS}
+        if self.held_load is not None:
+            said["offered_load"] = self.held_load
+        elif said["rate_per_s"] is None:
+            said["rps_scale"] = said["rps_scale"] or 1.0
+        return replace(self, **{k: None if v is None else v * factor for k, v in said.items()})
+
+    def rate_words(self) -> str:
+        """How the arrival rate comes about."""
+        if self.held_load is not None:
+            return f"offered load held at {self.held_load:g}"
+        if self.rate_per_s is not None:
+            return "as asked for"
+        recorded = "as the profile has it" if self.synthetic else "as recorded"
+        return recorded if self.rps_scale in (None, 1) else f"{self.rps_scale:g} times {recorded}"
 
     def load(self, seed: int = 0) -> Trace:
-        """The requests that a run with this seed replays."""
+        """The requests that a run with this seed replays.
+
+        Where the offered load is to be held they come as the source has them: the load depends on
+        the hardware, which `Scenario.requests` knows.
+        """
         return self.loader()(seed)
 
     def loader(self) -> Callable[[int], Trace]:
@@ -138,8 +209,10 @@ class Workload:
 
     def _prepared(self, raw: Trace, seed: int, requests: int | None) -> Trace:
         from llmsched._util.streams import Streams
-        from llmsched.workload.prepare import prepare
+        from llmsched.workload.prepare import at_scale, prepare
+        from llmsched.workload.resample import resampled
 
+        streams = Streams.of_seed(seed)
         prepared = prepare(
             raw,
             requests=requests,
@@ -147,11 +220,15 @@ class Workload:
             model=self.model,
             log_type=self.log_type,
             failures=self.failures,
-            rps_scale=self.rps_scale,
             jitter_s=self.jitter_s,
-            rng=Streams.of_seed(seed).jitter,
+            rng=streams.jitter,
         )
-        return replace(prepared, recipe=asdict(self))
+        if self.resample:
+            prepared = resampled(prepared, streams.resampling)
+        scale = self.rps_scale or 1.0
+        if self.rate_per_s is not None:
+            scale = self.rate_per_s / prepared.arrival_rate_per_s
+        return replace(at_scale(prepared, scale), recipe=asdict(self))
 
     def _generate(self, seed: int) -> Trace:
         """Requests of the profile, as many as asked for after the filters."""
@@ -163,6 +240,11 @@ class Workload:
         if self.trace_format is not None:
             raise ValueError(
                 f"a trace format needs a trace file, got the profile {self.source!r}; leave it out"
+            )
+        if self.resample:
+            raise ValueError(
+                f"resampling needs a trace file, got the profile {self.source!r}, of which every "
+                "seed is another stretch; leave it out"
             )
         profile = load_profile(self.source)
         wanted = DEFAULT_REQUESTS if self.requests is None else self.requests

@@ -144,14 +144,17 @@ EXECUTION: Sequence[Any] = (
 )
 
 
-PLANNED = ("workload.requests", "hardware.n_gpus", "admission")  # the plan's, or left alone
+PLANNED = (
+    *("workload.requests", "workload.offered_load", "workload.rate_per_s"),
+    *("hardware.n_gpus", "admission"),
+)  # the plan's, or left alone
 OPTIONS = [path for path in (*WORKLOAD, *SERVING, *FIXED, *DYNAMIC) if path not in PLANNED]
 
 
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
 @click.argument("step", type=click.Choice(list(STEPS)), default="all")
 @with_options(PLAN)
-@scenario_options(*OPTIONS)
+@scenario_options(*OPTIONS, preset="plan")
 @with_options(EXECUTION)
 def stress(**values: Any) -> None:
     """Run the three-step stress plan, or one step of it; a killed one goes on where it was.
@@ -175,7 +178,7 @@ def stress(**values: Any) -> None:
         raise click.UsageError("--address is that of a Ray cluster; give --backend ray as well")
     keep_inputs(_outputs(out))
     command = _command()
-    scenario = the_scenario(values)
+    scenario = the_scenario(values, preset="plan")
     if show_config(values, scenario):
         return
     execution = {name: values.pop(name) for name in ("backend", "jobs", "address", "retry_failed")}

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from llmsched.latency.base import ExtrapolationWarning
 from llmsched.simulation.beliefs import BinnedPrediction, predict_bins, scheduler_binning
 from llmsched.simulation.scenario import (
     Scenario,
     content_key,
     latency_content,
+    part_content,
     source_sha256,
+    trace_sha256,
     workload_content,
 )
 from llmsched.simulation.simulate import Run, serve
@@ -26,8 +29,9 @@ from llmsched.simulation.sweep.cache import (
     cached_trace,
     recorded_warnings,
 )
+from llmsched.workload.prepare import at_scale
 from llmsched.workload.trace import Trace, TraceError
-from llmsched.workload.workload import DEFAULT_REQUESTS
+from llmsched.workload.workload import DEFAULT_REQUESTS, Workload
 
 N_QUANTILES = 201  # of latency: every half per cent, both ends included
 ON_DISK = 20_000  # requests from which on a workload is worth a file that processes share
@@ -41,6 +45,7 @@ class RunTask:
     scenario: Scenario  # with absolute paths
     cache: Path | None  # where processes share large workloads
     source_sha256: str | None  # of the trace file, where the sweep was started
+    keep_failure: bool = True  # what goes wrong is the run's outcome; else it is raised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,7 @@ class Outcome:
 
 
 def execute(task: RunTask) -> Outcome:
-    """Do one run; what goes wrong in it is its outcome, and the sweep goes on.
+    """Do one run; what goes wrong in it is its outcome, if that is asked for, and others go on.
 
     Raises
     ------
@@ -70,6 +75,8 @@ def execute(task: RunTask) -> Outcome:
     except (OSError, MemoryError):
         raise
     except Exception as problem:  # recorded with the run: the other runs still count
+        if not task.keep_failure:
+            raise
         error = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
         details = traceback.format_exc()
     wall_s = time.perf_counter() - started_s
@@ -81,7 +88,7 @@ def row_of(task: RunTask) -> dict[str, Any]:
     scenario = task.scenario
     trace = _trace(task)
     prediction = _prediction(task, trace)
-    with recorded_warnings() as notes:
+    with recorded_warnings(ExtrapolationWarning) as notes:  # the row has share and distance
         run = serve(scenario, trace.value, prediction=prediction.value)
     return {
         **run.to_dict(),
@@ -94,7 +101,9 @@ def row_of(task: RunTask) -> dict[str, Any]:
 
 def about_requests(scenario: Scenario) -> float:
     """About how many requests a run has: its own number, or a guess from the file's size."""
-    workload = scenario.recipe()
+    workload = scenario.workload
+    if not isinstance(workload, Workload):
+        return len(workload)
     if workload.requests is not None:
         return workload.requests
     if workload.synthetic:
@@ -109,10 +118,24 @@ def _shared(task: RunTask) -> Path | None:
 def _trace(task: RunTask) -> Prepared[Trace]:
     """The requests, kept once for all rates: scaling divides the arrival times, and is done here.
 
-    The checksum is that of the requests and the rate together.
+    The checksum is that of the requests and the factor together.
     """
-    workload, seed = task.scenario.recipe(), task.scenario.seed
-    in_real_time = replace(workload, rps_scale=1.0)
+    scenario, workload = task.scenario, task.scenario.workload
+    if not isinstance(workload, Workload):
+        return Prepared(value=scenario.requests(), sha256=trace_sha256(workload), notes=())
+    kept = _in_real_time(task, workload)
+    factor = scenario.rate_factor(kept.value)
+    if factor == 1:
+        return kept
+    return Prepared(
+        value=at_scale(kept.value, factor),
+        sha256=content_key({"requests": kept.sha256, "factor": factor}),
+        notes=kept.notes,
+    )
+
+
+def _in_real_time(task: RunTask, workload: Workload) -> Prepared[Trace]:
+    seed, recorded = task.scenario.seed, workload.in_real_time
 
     def load() -> Trace:
         here = source_sha256(workload)
@@ -121,20 +144,13 @@ def _trace(task: RunTask) -> Prepared[Trace]:
                 f"{workload.source}: must be the file that the sweep was started with, got "
                 "another content on this machine; copy it there"
             )
-        return replace(task.scenario, workload=in_real_time).requests(seed)
+        return replace(task.scenario, workload=recorded).requests(seed)
 
     content = {
-        "workload": workload_content(in_real_time),
+        "workload": workload_content(recorded),
         "seed": seed if workload.random else None,
     }
-    kept = cached_trace(_shared(task), content_key(content), load)
-    if workload.rps_scale == 1:
-        return kept
-    return Prepared(
-        value=replace(kept.value, arrival_s=kept.value.arrival_s / workload.rps_scale),
-        sha256=content_key({"requests": kept.sha256, "rps_scale": workload.rps_scale}),
-        notes=kept.notes,
-    )
+    return cached_trace(_shared(task), content_key(content), load)
 
 
 def _prediction(task: RunTask, trace: Prepared[Trace]) -> Prepared[BinnedPrediction]:
@@ -144,10 +160,12 @@ def _prediction(task: RunTask, trace: Prepared[Trace]) -> Prepared[BinnedPredict
     binning = scheduler_binning(policy, scenario.binning)
     by_service = None
     if binning.by == "service":
-        by_service = latency_content(str(scenario.hardware.latency))
+        by_service = latency_content(scenario.hardware.latency)
     content = {
         "trace": trace.sha256,
-        "predictor": predictor.name,
+        "predictor": predictor.name
+        if isinstance(scenario.predictor, str)
+        else part_content(scenario.predictor),
         "seed": scenario.seed if predictor.random else None,
         "binned": policy.binned,
         "binning": {name: getattr(binning, name) for name in binning.__slots__},

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from llmsched._util.limits import MAX_BINS
 from llmsched.prediction.binning import Binning
+from llmsched.simulation.presets import preset
 from llmsched.simulation.scenario import Scenario
 from llmsched.workload.workload import Workload
 
@@ -55,7 +56,7 @@ class Plan:
         If a list is empty, unordered or out of range.
     """
 
-    base: Scenario = field(default_factory=Scenario)
+    base: Scenario = field(default_factory=lambda: preset("plan"))
     volumes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     gpu_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 100)
     compared_gpu_counts: tuple[int, ...] | None = None
@@ -184,7 +185,7 @@ def _rate(plan: Plan, load: float, n_gpus: int, rho: float) -> float:
             f"step 2b must have requests whose load the arrival rate sets, got load {rho:g} on "
             "one GPU; do they all arrive at one instant?"
         )
-    exact = plan.workload.rps_scale * load * n_gpus / rho
+    exact = (plan.workload.rps_scale or 1.0) * load * n_gpus / rho
     digits = 6 - math.ceil(math.log10(exact))
     return math.ceil(exact * 10.0**digits) / 10.0**digits
 

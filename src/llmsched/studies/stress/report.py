@@ -178,10 +178,11 @@ def _making(result: StressResult) -> Markup:
     hardware = plan.base.hardware.resolved()
     capacity_tokens = settings.capacity_tokens or hardware.capacity_tokens
     kind = "synthetic profile" if workload.synthetic else "trace file"
-    real_time = "real timestamps" if workload.rps_scale == 1 else "arrival times divided by it"
+    scale = workload.rps_scale or 1.0
+    real_time = "real timestamps" if scale == 1 else "arrival times divided by it"
     rows: list[list[object]] = [
         ["workload", f"{workload.source} ({kind})"],
-        ["rate scaling", f"{workload.rps_scale:g} ({real_time})"],
+        ["rate scaling", f"{scale:g} ({real_time})"],
         ["failed requests of the trace", {"keep": "kept", "drop": "left out"}[workload.failures]],
         ["latency model", "; ".join(_latency_models(result))],
         ["served model", f"{hardware.llm.name}; KV cache for {capacity_tokens:,.0f} tokens"],

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from llmsched.simulation.comparison_results import COMPARED
 from llmsched.studies.stress.findings import STATEMENTS, Findings, common_statements
 from llmsched.studies.stress.gallery import step_figures
+from llmsched.studies.stress.noise import COMPARED
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.step_results import StepResult
 from llmsched.studies.stress.tables import differences, groups, summary_table, with_scaling

@@ -15,7 +15,7 @@ import numpy as np
 
 from llmsched._util.types import FloatArray
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
-from llmsched.simulation.comparison_results import COMPARED, Difference
+from llmsched.studies.stress.noise import COMPARED, Difference
 
 if TYPE_CHECKING:
     import pandas as pd
