@@ -19,7 +19,12 @@ import numpy as np
 from derive_measured_sets import FIRST_TOKEN, RESULTS, keep_whole, read_first_token_s, read_series
 from numpy.typing import NDArray
 
-from llmsched.calibration.benchmarks.points import BenchmarkPoint, Benchmarks
+from llmsched.calibration.benchmarks.runs import (
+    Benchmarks,
+    ClosedLoopPoint,
+    LatencySummary,
+    Load,
+)
 from llmsched.latency.fit.grid import LatencyGrid
 
 FloatArray = NDArray[np.float64]
@@ -156,19 +161,18 @@ def rtx3090(folder: Path) -> Benchmarks:
     for row in _rows(folder / RTX3090):
         ttft_s, tpot_s = float(row["ttft_mean_ms"]) / 1e3, float(row["tpot_mean_ms"]) / 1e3
         points.append(
-            BenchmarkPoint(
-                concurrency=int(row["concurrency"]),
+            ClosedLoopPoint(
+                load=Load(words="", concurrency=int(row["concurrency"])),
                 prompt_tokens=RTX3090_PROMPT_TOKENS,
                 output_tokens=RTX3090_OUTPUT_TOKENS,
-                ttft_s=ttft_s,
-                tpot_s=tpot_s,
-                e2e_s=ttft_s + (RTX3090_OUTPUT_TOKENS - 1) * tpot_s,
+                ttft=LatencySummary(mean_s=ttft_s),
+                tpot=LatencySummary(mean_s=tpot_s),
+                e2e=LatencySummary(mean_s=ttft_s + (RTX3090_OUTPUT_TOKENS - 1) * tpot_s),
                 completed=int(row["requests_per_level"]),
-                failed=0,
                 source=f"{RTX3090}, concurrency {row['concurrency']}",
             )
         )
-    return Benchmarks(tool="vllm-bench", points=tuple(points), notes=(), source=RTX3090)
+    return Benchmarks(format="closed-loop", files=(tuple(points),), source=RTX3090)
 
 
 def ml_energy(folder: Path) -> list[DecodeSeries]:

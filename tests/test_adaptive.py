@@ -11,8 +11,9 @@ import pytest
 from llmsched import Binning, Settings, Trace, make_scheduler, simulate
 from llmsched.engine.batch.run import run_engine
 from llmsched.prediction.edges import assign_bins, rolling_bins
-from llmsched.schedulers.adaptive import AdaptiveBatcher, AdaptiveChoice, ServiceLine
-from llmsched.schedulers.bin_choice import Waits
+from llmsched.schedulers.adaptive import AdaptivePolicy, LearnedBin, ServiceLine
+from llmsched.schedulers.base import Head, WaitingView
+from llmsched.schedulers.scheduler import Scheduler
 from llmsched.simulation.beliefs import scheduler_binning
 
 
@@ -36,23 +37,24 @@ class Finished:
     mean_squared_tokens: float = 1.0
 
 
-def learned(*batches: tuple[int, float], most: int = 1000) -> AdaptiveBatcher:
-    """A batcher that has seen these batches: (size, service time)."""
-    batcher = AdaptiveBatcher(FixedMemory(most))
+def learned(
+    *batches: tuple[int, float], most: int = 1000, sla_s: float = 10.0, batch_max: int = 128
+) -> LearnedBin:
+    """A bin that has seen these batches: (size, service time)."""
+    one = LearnedBin(FixedMemory(most), sla_s, batch_max)
     for size, service_s in batches:
-        batcher.observe(Finished(size), service_s)
-    return batcher
+        one.observe(Finished(size), service_s)
+    return one
 
 
-def choosing(
-    *batchers: AdaptiveBatcher, waited_s: list[float], sla_s: float = 10.0
-) -> AdaptiveChoice:
-    """A choice between bins whose oldest requests have waited so long."""
-    choice = AdaptiveChoice(sla_s, FixedMemory, batchers=list(batchers))
-    arrival_s = np.array([100.0 - wait_s for wait_s in waited_s])
-    choice.waits.follow(list(range(len(waited_s))), lambda: arrival_s.data)
-    choice.waits.now_s = 100.0
-    return choice
+def chosen_of(
+    *bins: LearnedBin, waited_s: list[float], counts: list[int]
+) -> tuple[int, int] | None:
+    """Bin and size that the policy plans, the oldest request of each bin having waited so long."""
+    policy = AdaptivePolicy(10.0, FixedMemory, bins=list(bins))
+    oldest_s = tuple(100.0 - wait_s for wait_s in waited_s)
+    plan = policy.next_batch(WaitingView(tuple(counts), oldest_s), 100.0)
+    return None if plan is None else (plan.bin, plan.size)
 
 
 # ------------------------------------------------------------------------- the service line
@@ -114,17 +116,17 @@ LINE = ((2, 4.0), (6, 8.0))  # T = 2 + b
     ],
 )
 def test_plan__shrinks_only_where_shrinking_helps(waiting, waited_s, most, planned):
-    batcher = learned(*LINE, most=most)
-    assert batcher.plan(waiting, waited_s, sla_s=10.0) == planned
+    one = learned(*LINE, most=most)
+    assert one.plan(waiting, waited_s)[0] == planned
 
 
 def test_plan__of_requests_that_cannot_meet_the_sla_takes_all():
-    assert learned(*LINE).plan(20, 0.0, sla_s=2.9) == 20  # T(1) = 3 s
-    assert learned(*LINE).plan(20, 0.0, sla_s=3.0) == 1
+    assert learned(*LINE, sla_s=2.9).plan(20, 0.0) == (20, 22.0)  # T(1) = 3 s
+    assert learned(*LINE, sla_s=3.0).plan(20, 0.0) == (1, 3.0)
 
 
 def test_plan__is_never_above_the_largest_batch():
-    assert AdaptiveBatcher(FixedMemory(), batch_max=7).plan(20, 0.0, 1.0) == 7
+    assert learned(sla_s=1.0, batch_max=7).plan(20, 0.0) == (7, 0.0)
 
 
 # ------------------------------------------------------------------------------ the choice
@@ -132,39 +134,37 @@ def test_plan__is_never_above_the_largest_batch():
 
 def test_choice__takes_the_most_requests_per_gpu_second():
     # given T = 4 s and T = 1 s, nothing has waited: scores 6 and 2, then 1 and 2
-    choice = choosing(learned((4, 4.0)), learned((4, 1.0)), waited_s=[0.0, 0.0])
-    assert choice.choose([6, 2]) == 0
-    assert choice.choose([1, 2]) == 1
-    assert choice.batchers[1].limit() == 2
+    bins = learned((4, 4.0)), learned((4, 1.0))
+    assert chosen_of(*bins, waited_s=[0.0, 0.0], counts=[6, 2]) == (0, 6)
+    assert chosen_of(*bins, waited_s=[0.0, 0.0], counts=[1, 2]) == (1, 2)
 
 
 def test_choice__is_drawn_by_the_wait_in_units_of_the_service():
     # given one request each of 4 s and 1 s: 1 + 3/4 loses to 1 + 1/1, 1 + 5/4 wins
     for waited_s, chosen in ((3.0, 1), (5.0, 0)):
-        choice = choosing(learned((1, 4.0)), learned((1, 1.0)), waited_s=[waited_s, 1.0])
-        assert choice.choose([1, 1]) == chosen
+        bins = learned((1, 4.0)), learned((1, 1.0))
+        assert chosen_of(*bins, waited_s=[waited_s, 1.0], counts=[1, 1]) == (chosen, 1)
 
 
 def test_choice__counts_the_hopeless_a_tenth():
     # given 12 s against an SLA of 10 s: 30 requests score 30·(12 + 0)/12/10 = 3
-    for others, chosen in ((2, 0), (4, 1)):
-        choice = choosing(learned((4, 12.0)), learned((4, 1.0)), waited_s=[0.0, 0.0])
-        assert choice.choose([30, others]) == chosen
+    bins = learned((4, 12.0)), learned((4, 1.0))
+    for others, chosen in ((2, (0, 30)), (4, (1, 4))):
+        assert chosen_of(*bins, waited_s=[0.0, 0.0], counts=[30, others]) == chosen
     # but they do not wait for ever
-    choice = choosing(learned((4, 12.0)), learned((4, 1.0)), waited_s=[120.0, 0.0])
-    assert choice.choose([30, 4]) == 0
+    assert chosen_of(*bins, waited_s=[120.0, 0.0], counts=[30, 4]) == (0, 30)
 
 
 def test_choice__finds_out_about_a_bin_that_nobody_knows():
-    choice = choosing(learned((1, 1.0)), learned(), waited_s=[50.0, 0.0])
-    assert choice.choose([100, 1]) == 1
+    bins = learned((1, 1.0)), learned()
+    assert chosen_of(*bins, waited_s=[50.0, 0.0], counts=[100, 1]) == (1, 1)
 
 
 def test_choice__is_none_when_nothing_waits_and_lowest_on_ties():
-    choice = choosing(learned((1, 1.0)), learned((1, 1.0)), waited_s=[1.0, 1.0])
-    assert choice.choose([0, 0]) is None
-    assert choice.choose([3, 3]) == 0
-    assert choice.choose([0, 3]) == 1
+    bins = learned((1, 1.0)), learned((1, 1.0))
+    assert chosen_of(*bins, waited_s=[1.0, 1.0], counts=[0, 0]) is None
+    assert chosen_of(*bins, waited_s=[1.0, 1.0], counts=[3, 3]) == (0, 3)
+    assert chosen_of(*bins, waited_s=[1.0, 1.0], counts=[0, 3]) == (1, 3)
 
 
 # ------------------------------------------------------------------------- what it is told
@@ -174,14 +174,15 @@ def test_choice__is_none_when_nothing_waits_and_lowest_on_ties():
 class Watching:
     """Serves the first bin that is not empty and notes how long its oldest has waited."""
 
-    waits: Waits
     seen: list[tuple[float, int, float]] = field(default_factory=list)
 
-    def choose(self, waiting: list[int]) -> int | None:
-        chosen = next((index for index, count in enumerate(waiting) if count), None)
-        if chosen is not None:
-            self.seen.append((self.waits.now_s, chosen, self.waits.oldest_s(chosen)))
-        return chosen
+    def next_batch(self, waiting: WaitingView, now_s: float) -> Head:
+        chosen = next(index for index, count in enumerate(waiting.counts) if count)
+        self.seen.append((now_s, chosen, now_s - waiting.oldest_arrival_s[chosen]))
+        return Head(chosen, 1)
+
+    def observe(self, batch: object, service_s: float) -> None:
+        pass
 
 
 class Seconds:
@@ -192,16 +193,15 @@ class Seconds:
 
 
 @pytest.mark.parametrize("admission", ["together", "one-by-one"])
-def test_waits__are_those_of_the_oldest_at_every_pull(admission):
+def test_ages__are_those_of_the_oldest_whenever_a_policy_is_asked(admission):
     # given requests at 0, 1, 2, 3, 4 and 99 s, every other one in bin 1, and batches of one
     trace = Trace(
         arrival_s=np.array([0.0, 1.0, 2.0, 3.0, 4.0, 99.0]),
         prompt_tokens=np.ones(6, dtype=np.int32),
         output_tokens=np.ones(6, dtype=np.int32),
     )
-    scheduler = make_scheduler("multi_bin_dynamic", Settings(batch_max=1))
-    watching = Watching(scheduler.waits)
-    object.__setattr__(scheduler, "choice", watching)
+    watching = Watching()
+    scheduler = Scheduler(policy=watching, sees="ages", binned=True)
     # when one GPU serves them, bin 0 first
     bins = np.array([0, 1, 0, 1, 0, 1], dtype=np.int32)
     run_engine(trace, bins, 2, scheduler, n_gpus=1, latency=Seconds(), admission=admission)

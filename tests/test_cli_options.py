@@ -67,6 +67,16 @@ TRACE_OPTIONS = {
         base="--trace {two_formats}",
         bad=("--trace-format azure", "--trace-format excel"),
     ),
+    "--time-unit": Case("--time-unit ms", bad=("--time-unit min",)),
+    "--columns": Case(
+        "--columns arrival=arrival_s,prompt=prompt_tokens,output=output_tokens",
+        base="--trace {two_formats}",
+        bad=(
+            "--columns arrival=t,prompt=p,output=o",
+            "--columns prompt=prompt_tokens",
+            "--columns prompt",
+        ),
+    ),
 }
 WORKLOAD = {
     **CONFIG,
@@ -81,19 +91,38 @@ WORKLOAD = {
     "--failures": Case("--failures keep", bad=("--failures maybe",)),
     "--jitter": Case("--jitter 1", bad=("--jitter -1", "--jitter nan", "--jitter inf")),
 }
+CLOSED_LOOP = {
+    "--concurrency": Case(
+        "--concurrency 4", bad=tuple(f"--concurrency {x}" for x in ("0", "1.5", "2e6", "x"))
+    ),
+    "--think-time": Case(
+        "--think-time 2",
+        base="--concurrency 4",
+        bad=("--think-time -1", "--think-time nan", "--think-time inf"),
+    ),
+    "--think-time-law": Case(
+        "--think-time-law constant",
+        base="--concurrency 4 --think-time 2",
+        bad=("--think-time-law uniform",),
+    ),
+}
 SERVING = {
     "--gpus": Case("--gpus 2", bad=("--gpus 0", "--gpus -4", "--gpus 1.5")),
     "--sla": Case("--sla 0.2", bad=tuple(f"--sla {x}" for x in ("0", "-1", "nan", "inf", "x"))),
-    "--latency": Case(
-        "--latency h100-llama-3-8b-vllm", bad=("--latency gpu", "--latency {broken}")
-    ),
+    "--tp": Case("--tp 2", base="--gpu-memory 4.4", bad=("--tp 0", "--tp two", "--tp 1.5")),
     "--predictor": Case(
         "--predictor oracle",
         bad=tuple(f"--predictor {x}" for x in ("psychic", "noisy:-1", "noisy:x", "bin-error:0.7")),
     ),
     "--llm": Case("--llm qwen3-4b", bad=("--llm gpt-5",)),
-    "--admission": Case("--admission one-by-one", bad=("--admission never",)),
     "--seed": Case("--seed 1", bad=("--seed -1", "--seed x")),
+}
+BATCHES = {
+    "--latency": Case(
+        "--latency h100-llama-3-8b-vllm",
+        bad=("--latency gpu", "--latency {broken}", "--latency h100-llama-3-8b-vllm --tp 2"),
+    ),
+    "--admission": Case("--admission one-by-one", bad=("--admission never",)),
 }
 UNCERTAINTY = {
     "--latency-uncertainty": Case(
@@ -153,6 +182,69 @@ FORMING = {
         bad=tuple(f"--max-forming-wait {x}" for x in ("-1", "nan", "inf", "x")),
     )
 }
+CONTINUOUS = {
+    **WORKLOAD,
+    **SERVING,
+    "--gpus": Case("--replicas 2", bad=(*SERVING["--gpus"].bad, "--gpus inf")),
+    "--sla": replace(SERVING["--sla"], change="--sla 0.5"),
+    "--tp": replace(SERVING["--tp"], base="--gpu-memory 5 --rps-scale 2000", same=False),
+    "--predictor": replace(SERVING["--predictor"], base="--router predicted-work"),
+    "--step-time": Case(
+        "--step-time h100-llama-3-8b-vllm",
+        bad=(
+            *("--step-time fast", "--step-time {broken}", "--step-time {tmp}/absent.json"),
+            *("--step-time {lacking}", "--step-time {negative}", "--step-time reference"),
+            "--step-time rtx-4090-llama-3.1-8b --llm qwen3-8b",
+        ),
+    ),
+    "--latency-uncertainty": Case(
+        "--latency-uncertainty 2",
+        base="--step-time physics:h100:llama-3.1-8b",
+        bad=(
+            "--latency-uncertainty 1",
+            "--latency-uncertainty 2 --step-time rtx-4090-llama-3.1-8b",
+        ),
+    ),
+    "--ttft-slo": Case("--ttft-slo 0.05", bad=tuple(f"--ttft-slo {x}" for x in ("0", "nan", "x"))),
+    "--tpot-slo": Case("--tpot-slo 0.02", bad=tuple(f"--tpot-slo {x}" for x in ("0", "nan", "x"))),
+    "--router": Case("--router least-outstanding", base="--rps-scale 5", bad=("--router best",)),
+    "--gpu": Case(
+        "--gpu-memory 4.8",
+        base="--rps-scale 2000",
+        bad=tuple(f"--gpu-memory {x}" for x in ("0", "-1", "nan", "inf", "3", "huge")),
+    ),
+    "--kv-tokens": Case(
+        "--kv-tokens 1500", bad=tuple(f"--kv-tokens {x}" for x in ("0", "5", "-1", "1.5", "x"))
+    ),
+    "--gpu-memory-utilization": Case(
+        "--gpu-memory-utilization 0.38",
+        bad=tuple(f"--gpu-memory-utilization {x}" for x in ("0", "1.1", "nan", "0.1")),
+    ),
+    "--block": Case(
+        "--block 100", base="--kv-tokens 1500", bad=tuple(f"--block {x}" for x in (0, 1501, "x"))
+    ),
+    "--max-running": Case("--max-running 2", bad=tuple(f"--max-running {x}" for x in (0, "x"))),
+    "--step-tokens": Case("--step-tokens 64", bad=tuple(f"--step-tokens {x}" for x in (0, "x"))),
+    "--depth": Case("--depth 1", bad=("--depth 0", "--depth 3", "--depth 2 --prefill first")),
+    "--prefill": Case(
+        "--prefill first", base="--depth 1", bad=("--prefill no", "--prefill first --depth 2")
+    ),
+    **{
+        f"--{name}": Case(
+            f"--no-{name}", base="--kv-tokens 1250 --step-tokens 16", bad=(f"--{name} maybe",)
+        )
+        for name in ("prefix-caching", "full-sequence-check")
+    },
+    "--watermark": Case("--watermark 40", base="--kv-tokens 1500", bad=("--watermark -1",)),
+    "--long-prefill": Case("--long-prefill 16", bad=("--long-prefill -1",)),
+    "--max-model-len": Case("--max-model-len 500", bad=("--max-model-len 1",)),
+    **{
+        name: Case(f"{name} 0.01", bad=tuple(f"{name} {x}" for x in ("-1", "nan", "inf", "x")))
+        for name in ("--overhead", "--overhead-per-request")
+    },
+}
+NO_MEMORY = {"--tp": replace(SERVING["--tp"], base="", same=True)}  # fixed batches know none
+AGEING = {"--ageing": Case("--ageing 2000", bad=tuple(f"--ageing {x}" for x in (0, -1, "inf")))}
 OUTPUT = {
     "--json": Case("--json", plain=True),
     "--requests-out": Case(
@@ -172,6 +264,28 @@ OUTPUT = {
         bad=("--batches-out {out}/b", "--batches-out {out}/no/b.csv", "--batches-out {trace}"),
     ),
 }
+STEPS_OUT = {
+    "--steps-out": Case(
+        "--steps-out {out}/s.parquet",
+        plain=True,
+        bad=("--steps-out {out}/s", "--steps-out {trace}"),
+    ),
+    "--most-steps": Case(
+        "--most-steps 30", plain=True, base="--steps-out {out}/s.csv", bad=("--most-steps 0",)
+    ),
+}
+CONTINUOUS |= {**STEPS_OUT, **{name: case for name, case in OUTPUT.items() if "batch" not in name}}
+CONTINUOUS["--requests-out"] = replace(
+    OUTPUT["--requests-out"],
+    bad=("--requests-out {out}/r.txt", "--requests-out {out}/r.csv --steps-out {out}/r.csv"),
+)
+OF_CONTINUOUS = {
+    name: case
+    for name, case in CONTINUOUS.items()
+    if name not in {**WORKLOAD, **SERVING, **OUTPUT, **STEPS_OUT, "--gpu": 0}
+    and name != "--latency-uncertainty"
+}
+OF_CONTINUOUS["--step-time"] = replace(OF_CONTINUOUS["--step-time"], bad=("--step-time fast",))
 COMPARE = {
     "--schedulers": Case(
         "--schedulers static-fifo,dynamic-no-bins",
@@ -293,11 +407,30 @@ def _after(base: str, options: dict[str, Case]) -> dict[str, Case]:
 
 
 TABLE: dict[str, dict[str, Case]] = {
-    "static-fifo": {**WORKLOAD, **SERVING, **UNCERTAINTY, **FIXED, **OUTPUT},
-    "dynamic-no-bins": {**WORKLOAD, **SERVING, **UNCERTAINTY, **DYNAMIC, **OUTPUT},
+    "static-fifo": {
+        **WORKLOAD,
+        **CLOSED_LOOP,
+        **SERVING,
+        **NO_MEMORY,
+        **BATCHES,
+        **UNCERTAINTY,
+        **FIXED,
+        **OUTPUT,
+    },
+    "dynamic-no-bins": {
+        **WORKLOAD,
+        **CLOSED_LOOP,
+        **SERVING,
+        **BATCHES,
+        **UNCERTAINTY,
+        **DYNAMIC,
+        **OUTPUT,
+    },
     "multi-bin-dynamic": {
         **WORKLOAD,
+        **CLOSED_LOOP,
         **SERVING,
+        **BATCHES,
         **UNCERTAINTY,
         **DYNAMIC,
         **BINS,
@@ -307,23 +440,55 @@ TABLE: dict[str, dict[str, Case]] = {
     "multi-bin-only": {
         **WORKLOAD,
         **SERVING,
+        **BATCHES,
         **UNCERTAINTY,
-        "--admission": replace(SERVING["--admission"], note="makes no difference"),
+        **NO_MEMORY,
+        "--admission": replace(BATCHES["--admission"], note="makes no difference"),
         **FIXED,
         **BINS,
         **FORMING,
         **OUTPUT,
     },
-    "multi-bin-adaptive": {**WORKLOAD, **SERVING, **UNCERTAINTY, **ADAPTIVE, **OUTPUT},
+    "multi-bin-adaptive": {
+        **WORKLOAD,
+        **CLOSED_LOOP,
+        **SERVING,
+        **BATCHES,
+        **UNCERTAINTY,
+        **ADAPTIVE,
+        **OUTPUT,
+    },
+    "continuous-static": CONTINUOUS,
+    "continuous-dynamic": {
+        **CONTINUOUS,
+        # D_SLA, too: so tight that it decides who is admitted
+        "--tpot-slo": replace(CONTINUOUS["--tpot-slo"], base="--rps-scale 2000"),
+    },
+    "continuous-multi-bin": {
+        **CONTINUOUS,
+        "--predictor": SERVING["--predictor"],
+        **_on("--max-running 2", {**BINS, **BIN_CHOICE}),
+        "--bin-by": replace(BINS["--bin-by"], base="--max-running 2", bad=("--bin-by colour",)),
+    },
+    "continuous-sjf": {
+        **CONTINUOUS,
+        "--predictor": replace(SERVING["--predictor"], base="--max-running 2"),
+        **_on("--max-running 2", AGEING),
+    },
+    "continuous-priority": CONTINUOUS,
     "compare": {
         **WORKLOAD,
+        **CLOSED_LOOP,
         **SERVING,
+        **BATCHES,
         **UNCERTAINTY,
         **FIXED,
         **DYNAMIC,
         **BINS,
         **BIN_CHOICE,
         **_on("--schedulers multi-bin-only", FORMING),
+        **_on("--schedulers continuous-static --step-time {steps} --sla 5", OF_CONTINUOUS),
+        **_on("--schedulers continuous-sjf --step-time {steps} --max-running 2", AGEING),
         **COMPARE,
     },
     "capacity": {
@@ -332,25 +497,35 @@ TABLE: dict[str, dict[str, Case]] = {
         "--rps-scale": replace(WORKLOAD["--rps-scale"], base="--search gpus"),
         "--real-timestamps": replace(WORKLOAD["--real-timestamps"], base="--search gpus"),
         **SERVING,
+        **BATCHES,
         **UNCERTAINTY,
         "--gpus": replace(SERVING["--gpus"], bad=(*SERVING["--gpus"].bad, "--gpus inf")),
-        "--admission": replace(SERVING["--admission"], base="--target-violations 0.5"),
+        "--admission": replace(BATCHES["--admission"], base="--target-violations 0.5"),
         **_on("--schedulers static-fifo", FIXED),
         **_on("--target-violations 0.5", {**DYNAMIC, **BINS, **BIN_CHOICE}),
         "--batch-min": replace(DYNAMIC["--batch-min"], base="--sla 0.05 --target-p95 0.5"),
         **_on("--schedulers multi-bin-only", FORMING),
+        **_on("--schedulers continuous-static --step-time {steps} --sla 5", OF_CONTINUOUS),
+        **_on("--schedulers continuous-sjf --step-time {steps} --max-running 2", AGEING),
         **CAPACITY,
     },
+    "list": {"--json": Case("--json", plain=True)},
     "trace info": {
         **TRACE_OPTIONS,
-        "--trace-format": replace(TRACE_OPTIONS["--trace-format"], base="", file="{two_formats}"),
+        **{
+            name: replace(TRACE_OPTIONS[name], base="", file="{two_formats}")
+            for name in ("--trace-format", "--columns")
+        },
         "--failures": Case("--failures drop", bad=("--failures maybe",)),
         "--seed": Case("--seed 1", base="--requests 50", file="poisson", bad=("--seed -1",)),
         "--json": OUTPUT["--json"],
     },
     "trace convert": {
         **TRACE_OPTIONS,
-        "--trace-format": replace(TRACE_OPTIONS["--trace-format"], base="", file="{two_formats}"),
+        **{
+            name: replace(TRACE_OPTIONS[name], base="", file="{two_formats}")
+            for name in ("--trace-format", "--columns")
+        },
         "--failures": Case("--failures drop", bad=("--failures maybe",)),
         "--rps-scale": WORKLOAD["--rps-scale"],
         "--jitter": WORKLOAD["--jitter"],
@@ -415,10 +590,14 @@ TABLE: dict[str, dict[str, Case]] = {
             bad=("--out {out}/m.txt", "--out {out}/no/m.json", "--out {bench}/1.json"),
         ),
         "--figure": COMPARE["--figure"],
-        # where every file says its own it is refused; test_benchmark_imports.py has its use
+        # where every file says its own they are refused; test_benchmark_formats.py has their use
         "--concurrency": Case(
-            "--concurrency 4", change_exit=2, bad=("--concurrency 0", "--concurrency x")
+            "--concurrency 4", change_exit=2, bad=("--concurrency 0", "--concurrency 1,x")
         ),
+        "--output-tokens": Case(
+            "--output-tokens 50", change_exit=2, bad=("--output-tokens 0", "--output-tokens x")
+        ),
+        "--where": Case("--where max_concurrency=4", change_exit=2, bad=("--where x",)),
         "--json": OUTPUT["--json"],
     },
     # a failed download is a failed run, not a wrong argument: exit code 1
@@ -430,11 +609,16 @@ TABLE: dict[str, dict[str, Case]] = {
 }
 BASE = {
     **dict.fromkeys(TABLE, "--trace {trace} --gpus 3"),
+    **{
+        f"continuous-{name}": "--trace {trace} --gpus 3 --step-time {steps} --sla 5"
+        for name in ("static", "dynamic", "multi-bin", "sjf", "priority")
+    },
     "compare": "--trace {trace} --gpus 3 --seeds 1 --schedulers "
     "static-fifo,dynamic-no-bins,multi-bin-dynamic",
     "capacity": "--trace {trace} --seeds 1 --jobs 1 --tolerance 0.1 --sla 0.5 "
     "--schedulers multi-bin-dynamic",
     "stress": "--trace {trace} --volumes 200 --seeds 1 --jobs 1 --out {out}/stress",
+    "list": "profiles",
     "trace info": "{file}",
     "trace convert": "{file} {out}/converted",
     "trace fetch": "burstgpt --url {url}/right --sha256 {sha}",
@@ -448,9 +632,14 @@ BASE = {
 TABLES = "--json --requests-out {out}/requests.csv --batches-out {out}/batches.csv"
 IN_FULL = {
     **dict.fromkeys(TABLE, TABLES),
+    **{
+        f"continuous-{name}": "--json --requests-out {out}/requests.csv"
+        for name in ("static", "dynamic", "multi-bin", "sjf", "priority")
+    },
     "compare": "--json",
     "capacity": "--json",
     "stress": "--json --tables-only",
+    "list": "",
     "trace info": "--json",
     "trace convert": "",
     "trace fetch": "",
@@ -480,6 +669,7 @@ def places(tmp_path_factory) -> Iterator[dict[str, str]]:
             "trace": str(_trace(tmp / "t.csv")),
             "two_formats": str(_two_formats(tmp / "two.csv")),
             "model": str(_model(tmp / "model.json")),
+            **_step_times(tmp),
             "grid": str(_grid(tmp / "grid.csv")),
             **_llm_configs(tmp),
             "config": str(
@@ -541,6 +731,20 @@ def _model(path: Path) -> Path:
     errors = Uncertainty.of(tuple(values), np.diag([(0.1 * v) ** 2 for v in values.values()]))
     save_model(SaturatingModel(name="mine", source="made up", uncertainty=errors, **values), path)
     return path
+
+
+def _step_times(tmp: Path) -> dict[str, str]:
+    """Two-regime files: a sound one, one that lacks a coefficient, one below zero."""
+    decode = {"c0_s": 0.01, "cb_s": 1e-4, "ckv_s": 1e-7}
+    mixed = {**decode, "cp_s": 1e-4, "n0_tokens": 64, "cpair_s": 1e-9}
+    forms = {
+        "steps": {"form": "two-regime", "decode": decode, "mixed": mixed},
+        "lacking": {"form": "two-regime", "decode": {"c0_s": 0.01}, "mixed": mixed},
+        "negative": {"form": "two-regime", "decode": {**decode, "cb_s": -1.0}, "mixed": mixed},
+    }
+    for name, form in forms.items():
+        (tmp / f"{name}.json").write_text(json.dumps(form))
+    return {name: str(tmp / f"{name}.json") for name in forms}
 
 
 def _llm_configs(tmp: Path) -> dict[str, str]:

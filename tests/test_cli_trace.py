@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from llmsched._util.resources import data_folder
 from llmsched.cli.commands.trace import trace
 from llmsched.workload.fetch import FetchError
-from llmsched.workload.formats.csv import CsvFormat
+from llmsched.workload.formats import registry as formats
 from llmsched.workload.formats.registry import read_trace
 
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
@@ -64,7 +64,8 @@ def test_info__prints_every_figure_with_its_unit(file):
     assert table["trace"] == "b.csv"
     assert table["requests"] == "4"
     assert table["span [s]"] == "100"
-    assert table["mean rate [1/s]"] == "0.04"
+    assert table["read as"] == "burstgpt (CSV, times in seconds)"
+    assert table["mean rate [1/s]"] == "0.03"  # three gaps in 100 s
     # gaps 40, 60, 0: mean 100/3, variance (40² + 60² + 0) / 3 - (100/3)²
     assert table["CV of gaps"] == f"{math.sqrt(5200 / 3 - 1e4 / 9) / (100 / 3):.4g}"
     assert table["burst shape"].startswith("undefined")
@@ -103,6 +104,50 @@ def test_info__every_option_chooses_and_is_reported(file, options, requests, lef
     table = run("info", file, *options).stdout
     for rule, count in left_out:
         assert f"{count} ({rule})" in table
+
+
+def test_info__asks_for_a_unit_that_cannot_be_known_and_takes_it(tmp_path):
+    path = tmp_path / "t.jsonl"
+    keys = '"input_length": 3, "output_length": 4}'
+    path.write_text("".join(f'{{"timestamp": {time}, {keys}\n' for time in (0, 1500)))
+    assert_refused(
+        run("info", path), "in seconds they span 1500 s", "--time-unit s or --time-unit ms"
+    )
+    for unit, span_s in (("s", 1500), ("ms", 1.5)):
+        assert described(path, "--time-unit", unit)["span_s"] == span_s
+    assert "times in milliseconds" in run("info", path, "--time-unit", "ms").stdout
+
+
+def test_info__proposes_columns_and_takes_them(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("created,n_in,n_out,user\n1700000000,3,4,a\n1700000002,9,4,b\n")
+    proposed = "arrival=created,prompt=n_in,output=n_out"
+    assert_refused(run("info", path), f"say it with --columns {proposed}")
+    assert described(path, "--columns", proposed)["span_s"] == 2.0
+    assert run("convert", path, tmp_path / "o.csv", "--columns", proposed).exit_code == 0
+    assert read_trace(tmp_path / "o.csv").prompt_tokens.tolist() == [3, 9]
+    assert_refused(run("info", path, "--columns", "prompt=n_in"), "must name a column for output")
+
+
+def test_info__describes_sessions():
+    table = run("info", "sessions", "--requests", "2000").stdout
+    rows = dict(line.split("  ", 1) for line in table.splitlines())
+    summary = described("sessions", "--requests", "2000")
+    assert rows["sessions"].strip().endswith("turns on average")
+    assert rows["pauses"].split(" s on average")[0].endswith(f" {summary['think_mean_s']:.4g}")
+    assert 0 < summary["waiting_share"] < 1
+    assert summary["think_mean_s"] > 0
+
+
+def test_info__tells_what_prompts_share(tmp_path, file):
+    path = tmp_path / "m.jsonl"
+    row = '"timestamp": 0, "input_length": 1500, "output_length": 4'
+    lists = ("[1, 2]", "[1, 2, 3]", "[1, 5]", "[7]")
+    path.write_text("".join(f'{{{row}, "hash_ids": {ids}}}\n' for ids in lists))
+    # 1 and 2, then 1 again, of eight
+    assert described(path)["shared_prefix_share"] == 3 / 8
+    assert "37.50% of the pieces came before" in run("info", path).stdout
+    assert described(file)["shared_prefix_share"] is None
 
 
 def test_info__tells_of_sorted_rows(tmp_path):
@@ -157,7 +202,8 @@ def test_convert__jitter_follows_the_seed(file, tmp_path):
 
 
 def test_convert__tells_what_the_format_cannot_hold(file, tmp_path):
-    result = run("convert", file, tmp_path / "o.jsonl.gz", "--rps-scale", "3")
+    out = ("--to", "mooncake", "--rps-scale", "3")
+    result = run("convert", file, tmp_path / "o.jsonl.gz", *out)
     assert result.exit_code == 0
     assert "Note: mooncake holds times in whole milliseconds: 3 of 4" in result.stderr
     assert "Note: mooncake has no column for model" in result.stderr
@@ -203,7 +249,7 @@ def test_bad_option__is_exit_code_2(file, tmp_path, options, expected):
         (["--rps-scale", "0"], "'--rps-scale': must be a finite number from 1e-06 to 1e+09, got 0"),
         (["--rps-scale", "1e10"], "from 1e-06 to 1e+09, got 1e+10"),
         (["--rps-scale", "fast"], "'--rps-scale'"),
-        (["--jitter", "-1"], "'--jitter': must be a finite number from 0 to 1e+06, got -1"),
+        (["--jitter", "-1"], "'--jitter': must be a finite number from 0 to 1e+06 seconds, got -1"),
         (["--jitter", "nan"], "got nan"),
         (["--seed", "-1"], "'--seed'"),
         (["--to", "excel"], "got 'excel'"),
@@ -240,7 +286,7 @@ def test_convert__that_fails_at_the_end_is_a_failed_run(file, tmp_path, monkeypa
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(CsvFormat, "write", fail)
+    monkeypatch.setattr(formats, "write_table", fail)
     result = run("convert", file, tmp_path / "o.csv")
     assert result.exit_code == 1
     expected = f"Error: {tmp_path / 'o.csv'}: cannot be written (No space left on device)\n"

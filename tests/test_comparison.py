@@ -15,7 +15,7 @@ from llmsched import Run, Settings, Trace, Workload, compare, simulate
 from llmsched.hardware import MODELS
 from llmsched.latency.formulas import PerTokenModel
 from llmsched.metrics.intervals import Interval
-from llmsched.simulation.comparison_results import Comparison, Difference, SchedulerResult
+from llmsched.simulation.comparison.results import Comparison, Difference, SchedulerResult
 from llmsched.workload.formats import registry as formats
 
 THREE = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")

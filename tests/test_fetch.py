@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,6 +35,9 @@ class Server:
     cut_at: list[int] = field(default_factory=list)  # bytes after which each connection breaks
     status: list[int] = field(default_factory=list)  # statuses to answer with first
     asked: list[str | None] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)  # to send beside the usual ones
+    endless: bool = False  # send no length, and fifty times the body
+    hold: threading.Event | None = None  # wait for it before the body
 
 
 @pytest.fixture
@@ -55,9 +64,17 @@ def server(monkeypatch):
             else:
                 self.send_response(200)
             body = state.content[start:]
-            self.send_header("Content-Length", str(len(body)))
+            for name, value in state.headers.items():
+                self.send_header(name, value)
+            if not state.endless:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[: state.cut_at.pop(0)] if state.cut_at else body)
+            if state.hold is not None:
+                state.hold.wait(30)
+            with contextlib.suppress(ConnectionError):
+                for _ in range(50 if state.endless else 0):
+                    self.wfile.write(body)
+                self.wfile.write(body[: state.cut_at.pop(0)] if state.cut_at else body)
 
         def log_message(self, *_):
             pass
@@ -104,14 +121,16 @@ def test_download__is_done_once(server, tmp_path):
 
 
 def test_download__any_accepted_checksum_will_do(server, tmp_path, monkeypatch):
-    release = fetch_module.Release(url=server.url, sha256=("0" * 64, SHA256))
+    release = fetch_module.Release(
+        url=server.url, sha256=("0" * 64, SHA256), size_bytes=len(CONTENT)
+    )
     monkeypatch.setitem(RELEASES, "burstgpt", release)
     assert fetch("burstgpt", folder=tmp_path).read_bytes() == CONTENT
     assert fetch("burstgpt", folder=tmp_path) == tmp_path / FILE
 
 
 def test_download__goes_to_the_cache_by_default(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / name)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     assert get(server, None) == tmp_path / "llmsched" / FILE
 
 
@@ -228,6 +247,97 @@ def test_path__is_absolute(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in ("downloaded", "there already"):
         assert get(server, Path("data")) == tmp_path / "data" / FILE
+
+
+def test_size__of_the_release_is_the_cap(server, tmp_path, monkeypatch):
+    release = fetch_module.Release(url=server.url, sha256=(SHA256,), size_bytes=len(CONTENT))
+    monkeypatch.setitem(RELEASES, "burstgpt", release)
+    # given a server that goes on and on, or says at once that there is more
+    for server.endless in (True, False):
+        server.content = CONTENT + b"x"
+        with pytest.raises(FetchError, match="at most 1000016 bytes long, the server sends more"):
+            fetch("burstgpt", folder=tmp_path)
+        assert names(tmp_path) == []
+    server.content = CONTENT
+    assert fetch("burstgpt", folder=tmp_path).read_bytes() == CONTENT
+
+
+def test_packed_answer__is_refused_before_it_is_unpacked(server, tmp_path):
+    server.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(FetchError, match=r"the server packs it \(gzip\)"):
+        get(server, tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_not_satisfiable__with_nothing_kept_names_the_server(server, tmp_path):
+    server.status = [416]
+    with pytest.raises(FetchError, match=r"must be a file to download, the server says 416"):
+        get(server, tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_part__that_is_a_link_is_not_followed(server, tmp_path):
+    (tmp_path / "precious").write_bytes(b"mine")
+    (tmp_path / f"{FILE}.part").symlink_to("precious")
+    with pytest.raises(FetchError, match=r"\.part: must not be a link; remove it first"):
+        get(server, tmp_path)
+    assert (tmp_path / "precious").read_bytes() == b"mine"
+    (tmp_path / "precious").unlink()  # nor made, where it is not there
+    with pytest.raises(FetchError, match=r"\.part: must not be a link; remove it first"):
+        get(server, tmp_path)
+    assert names(tmp_path) == [f"{FILE}.part"]
+
+
+def test_part__that_is_no_file_is_refused(server, tmp_path):
+    (tmp_path / f"{FILE}.part").mkdir()
+    with pytest.raises(FetchError, match="cannot be written"):
+        get(server, tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / f"{FILE}.part").rmdir()
+    (tmp_path / "fifo").rename(tmp_path / f"{FILE}.part")
+    with pytest.raises(FetchError, match="must be a regular file"):
+        get(server, tmp_path)
+
+
+def test_two_at_once__are_both_right_and_one_downloads(server, tmp_path):
+    # given a server that holds the first download until the second has begun to wait
+    server.hold = threading.Event()
+    found: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(get(server, tmp_path))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    threading.Timer(0.3, server.hold.set).start()
+    for thread in threads:
+        thread.join(30)
+    # then all have the file, and it came once
+    assert found == [tmp_path / FILE] * 3
+    assert found[0].read_bytes() == CONTENT
+    assert server.asked == [None]
+    assert names(tmp_path) == [FILE]
+
+
+def test_killed__leaves_nothing_but_the_part_and_goes_on_with_it(server, tmp_path):
+    # given a download that is killed half-way, three times
+    server.hold = threading.Event()
+    code = (
+        "import sys\nfrom llmsched.workload.fetch import fetch\n"
+        "print('here', flush=True)\n"
+        "fetch('burstgpt', url=sys.argv[1], sha256=sys.argv[2], folder=sys.argv[3])"
+    )
+    command = [sys.executable, "-c", code, server.url, SHA256, str(tmp_path)]
+    for n_asked in range(1, 4):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            process.stdout.readline()
+            while len(server.asked) < n_asked:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+    # then there is no litter, and the next one is right
+    assert set(names(tmp_path)) <= {f"{FILE}.part"}
+    server.hold.set()
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert names(tmp_path) == [FILE]
 
 
 def test_name__unknown_is_refused_with_the_known_ones(tmp_path):

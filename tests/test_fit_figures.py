@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from llmsched.calibration.benchmarks.fit import fit_benchmarks
-from llmsched.calibration.benchmarks.points import BenchmarkPoint, Benchmarks
+from llmsched.calibration.benchmarks.runs import (
+    Benchmarks,
+    ClosedLoopPoint,
+    LatencySummary,
+    Load,
+)
 from llmsched.figures.calibration import (
     FORM_COLOURS,
     benchmark_figure,
@@ -104,26 +109,24 @@ def test_colours__are_one_per_form():
 def benchmark_fit():
     """A sweep whose end-to-end time jumps at concurrency 8, so that the model misses it."""
     points = tuple(
-        BenchmarkPoint(
-            concurrency=n,
+        ClosedLoopPoint(
+            load=Load(words="", concurrency=n),
             prompt_tokens=100,
             output_tokens=10,
-            ttft_s=0.1 * n,
-            tpot_s=0.01,
-            e2e_s=0.1 * n + 0.09 + 0.2 * (n == 8),
-            completed=None,
-            failed=0,
+            ttft=LatencySummary(mean_s=0.1 * n),
+            tpot=LatencySummary(mean_s=0.01),
+            e2e=LatencySummary(mean_s=0.1 * n + 0.09 + 0.2 * (n == 8)),
             source="hand",
         )
         for n in (1, 4, 8)
     )
-    return fit_benchmarks(Benchmarks(tool="aiperf", points=points, notes=(), source="hand"))
+    return fit_benchmarks(Benchmarks(format="aiperf", files=(points,), source="hand"))
 
 
 def test_benchmark_figure__has_the_model_as_line_and_the_measurement_as_points():
     fit = benchmark_fit()
     figure = benchmark_figure(fit)
-    assert figure.data["measured_s"].tolist() == [one.point.e2e_s for one in fit.points]
+    assert figure.data["measured_s"].tolist() == [one.e2e_s for one in fit.points]
     assert figure.data["batch_s"].tolist() == [one.batch_s for one in fit.points]
     drawn = {type(layer.geom).__name__: layer.mapping["y"] for layer in figure.layers}
     assert (drawn["geom_line"], drawn["geom_point"]) == ("batch_s", "measured_s")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
 import math
 import os
 import subprocess
@@ -18,9 +17,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import llmsched.workload.trace
+from installed_package import put_package
 from llmsched.workload.formats import registry as formats
-from llmsched.workload.formats.columns import buffer_of
+from llmsched.workload.formats.encodings.columns import buffer_of
 from llmsched.workload.formats.registry import read_trace, recognise, write_trace
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Labels, Trace, TraceError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -37,7 +38,7 @@ GOOD = {
     "csv": (CSV, "{t},{p},{o}\n", "0.5", "arrival_s"),
     "mooncake": (
         "",
-        '{{"timestamp": {t}, "input_length": {p}, "output_length": {o}}}\n',
+        '{{"timestamp": {t}, "input_length": {p}, "output_length": {o}, "hash_ids": [7]}}\n',
         "5",
         "timestamp",
     ),
@@ -118,10 +119,57 @@ def test_mooncake__is_milliseconds_and_skips_other_keys(tmp_path):
     text = (
         '{"timestamp": 27482, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]}\n'
         "\n"
-        '{"output_length": 490, "timestamp": 30535, "input_length": 7322}\n'
+        '{"output_length": 490, "timestamp": 30535, "input_length": 7322, "x": [{}]}\n'
     )
     path = put(tmp_path, text, "m.jsonl")
     assert rows(read_trace(path)) == [(0.0, 6758, 500), (3.053, 7322, 490)]
+
+
+def test_mooncake__keeps_the_prefix_ids_in_order_of_arrival(tmp_path):
+    text = (
+        '{"timestamp": 9, "input_length": 600, "output_length": 5, "hash_ids": [4, 8]}\n'
+        '{"timestamp": 10, "input_length": 500, "output_length": 4}\n'
+        '{"timestamp": 3, "input_length": 1024, "output_length": 6, "hash_ids": [4, 9]}\n'
+    )
+    trace = read_trace(put(tmp_path, text, "m.jsonl"))
+    assert [trace.prefix_ids.row(row).tolist() for row in range(3)] == [[4, 9], [4, 8], []]
+    assert trace.prefix_ids.tokens_per_id == 512
+    write_trace(trace, tmp_path / "again.jsonl", trace_format="mooncake")
+    again = read_trace(tmp_path / "again.jsonl")
+    assert rows(again) == rows(trace)
+    assert again.prefix_ids.ids.tolist() == trace.prefix_ids.ids.tolist()
+    with pytest.warns(UserWarning, match="vidur has no column for prefix_ids"):
+        write_trace(trace, tmp_path / "o.csv", trace_format="vidur")
+    odd = replace(trace, prefix_ids=PrefixIds.of([[1], [], []], tokens_per_id=64))
+    with pytest.raises(TraceError, match="mooncake holds prefix ids of 512 or 16 tokens, got ids"):
+        write_trace(odd, tmp_path / "again.jsonl", trace_format="mooncake")
+
+
+def test_mooncake__ids_of_16_tokens_are_told_by_their_number(tmp_path):
+    line = '{"timestamp": 0, "input_length": 40, "output_length": 5, "hash_ids": [1, 2, 3]}\n'
+    trace = read_trace(put(tmp_path, line, "m.jsonl"))
+    assert trace.prefix_ids.tokens_per_id == 16
+    assert trace.notes == ("prefix ids were taken to stand for 16 tokens",)
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ("[1, 2, 3, 4]", "must have at most an id per 16 prompt tokens, 3 here, got 4"),
+        ("[1, -2]", "must be a list of whole numbers >= 0, got"),
+        ('["a"]', "must be a list of whole numbers >= 0, got"),
+        ("[1.5]", "must be a list of whole numbers >= 0, got"),
+        ("[null]", "must be a list of whole numbers >= 0, got"),
+        ("7", "must be a list of whole numbers >= 0, got 7"),
+        ("[9223372036854775808]", "must be a list of whole numbers >= 0, got"),
+    ],
+)
+def test_mooncake__bad_prefix_ids_are_refused_with_their_line(tmp_path, ids, told):
+    good = '{"timestamp": 0, "input_length": 40, "output_length": 5}\n'
+    bad = good.replace("}", f', "hash_ids": {ids}}}')
+    message = refusal(put(tmp_path, good + bad, "m.jsonl"))
+    assert "line 2, column 'hash_ids'" in message
+    assert told in message
 
 
 def test_csv__accepts_input_tokens_and_optional_labels(tmp_path):
@@ -157,7 +205,7 @@ def test_recognition__goes_by_content_not_by_name(tmp_path):
     assert recognise(put(tmp_path, BURSTGPT + "1,A,1,1,2,B\n", "x.jsonl")) == "burstgpt"
     assert recognise(put(tmp_path, AZURE, "x.parquet")) == "azure"
     assert recognise(put(tmp_path, gzip.compress(CSV.encode()), "x.csv")) == "csv"
-    assert recognise(put(tmp_path, '{"timestamp": 1', "x.csv")) == "mooncake"
+    assert recognise(put(tmp_path, GOOD["mooncake"][1].format(t=1, p=1, o=1))) == "mooncake"
 
 
 def test_blocks__many_blocks_read_like_one(tmp_path):
@@ -252,7 +300,7 @@ def test_order__a_stray_row_ahead_is_named_and_not_the_one_after_it(tmp_path):
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("bad", ["-1", "62.5", "nan", "inf", "", "abc", "1_0", "2e9", "1e400"])
+@pytest.mark.parametrize("bad", ["-1", "62.5", "nan", "inf", "", "abc", "1_0", "2e9", "1e400", "٣"])
 def test_tokens__must_be_a_whole_number_in_range(tmp_path, name, which, bad):
     header, row, time, _ = GOOD[name]
     column = TOKEN_COLUMNS[name][which]
@@ -262,20 +310,22 @@ def test_tokens__must_be_a_whole_number_in_range(tmp_path, name, which, bad):
     message = refusal(put(tmp_path, text))
     line = 3 + bool(header)
     assert f"line {line}" in message
-    if not (name == "mooncake" and bad in ("nan", "inf", "", "abc", "1_0")):  # those do not parse
+    if not (
+        name == "mooncake" and bad in ("nan", "inf", "", "abc", "1_0", "٣")
+    ):  # those do not parse
         assert f"line {line}, column {column!r}: must be a" in message
         assert "got an empty cell" in message if not bad else "got " in message
 
 
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("bad", ["NaN", "inf", "1e16", "", "soon", "2023-13-45 00:00:00"])
+@pytest.mark.parametrize("bad", ["NaN", "inf", "1e19", "", "soon", "٣", "2023-13-45 00:00:00"])
 def test_time__must_be_finite_and_of_the_format(tmp_path, name, bad):
     header, row, time, column = GOOD[name]
     bad = {"inf": "Infinity"}.get(bad, bad) if name == "mooncake" else bad
     text = header + row.format(t=time, p=1, o=1) + row.format(t=bad, p=1, o=1)
     message = refusal(put(tmp_path, text))
     assert f"line {2 + bool(header)}" in message
-    if not (name == "mooncake" and bad in ("", "soon", "2023-13-45 00:00:00")):
+    if not (name == "mooncake" and bad in ("", "soon", "٣", "2023-13-45 00:00:00")):
         assert f"column {column!r}: must be " in message
 
 
@@ -340,7 +390,7 @@ def test_csv__an_empty_label_is_refused(tmp_path):
 
 def test_csv__a_quote_that_never_ends_is_refused_where_it_begins(tmp_path):
     text = 'model,arrival_s,prompt_tokens,output_tokens\nA,0,1,1\n"B,1,1,1\nA,2,1,1\n'
-    assert "line 3: must be comma-separated values" in refusal(put(tmp_path, text))
+    assert "line 3: must be separated values" in refusal(put(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -375,10 +425,19 @@ def test_csv__a_quote_that_never_ends_is_refused_where_it_begins(tmp_path):
             "line 2, column 'timestamp': must be a number that a float64 can hold",
         ),
         ("[" * 100_000, "line 2: must be one flat JSON object"),
+        (
+            '{"timestamp": 1, "timestamp": 2, "input_length": 2, "output_length": 3}',
+            "line 2, column 'timestamp': must stand once in its object",
+        ),
+        (
+            '{"timestamp": 1, "input_length": 2, "output_length": 3} '
+            '{"timestamp": 1, "input_length": 2, "output_length": 3}',
+            "line 2: must be one JSON object (Extra data",
+        ),
     ],
 )
 def test_mooncake__a_bad_line_is_named(tmp_path, line, expected):
-    good = '{"timestamp": 1, "input_length": 2, "output_length": 3}'
+    good = '{"timestamp": 1, "input_length": 2, "output_length": 3, "hash_ids": []}'
     assert expected in refusal(put(tmp_path, f"{good}\n{line}\n{good}\n"))
 
 
@@ -398,11 +457,11 @@ def parquet_with(path: Path, **changes: pa.Array | None) -> Path:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"output_tokens": None}, "must have the column 'output_tokens'"),
-        ({"prompt_tokens": None}, "must have the column 'prompt_tokens or input_tokens'"),
+        ({"output_tokens": None}, "must name the column 'output_tokens'"),
+        ({"prompt_tokens": None}, "must name the column 'prompt_tokens or input_tokens'"),
         (
             {"arrival_s": pa.array(["a", "b", "c"])},
-            "column 'arrival_s': must hold numbers, got str",
+            "row 1, column 'arrival_s': must be a date and time like",
         ),
         ({"prompt_tokens": pa.array([True] * 3)}, "'prompt_tokens': must hold numbers, got bool"),
         ({"model": pa.array([1, 2, 3])}, "column 'model': must hold texts, got int64"),
@@ -410,7 +469,7 @@ def parquet_with(path: Path, **changes: pa.Array | None) -> Path:
         ({"arrival_s": pa.array([0.0, None, 1.0])}, "row 2, column 'arrival_s': must have a value"),
         (
             {"arrival_s": pa.array([0.0, 1.0, float("inf")])},
-            "row 3, column 'arrival_s': must be a finite time within ±1e+15, got inf",
+            "row 3, column 'arrival_s': must be a finite time within ±9.2e+18, got inf",
         ),
         (
             {"output_tokens": pa.array([1, -2, 3])},
@@ -426,7 +485,7 @@ def test_parquet__what_is_wrong_is_named(tmp_path, changes, expected):
 
 
 def test_parquet__the_row_counts_through_all_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmsched.workload.formats.parquet._ROWS_PER_BLOCK", 2)
+    monkeypatch.setattr("llmsched.workload.formats.encodings.parquet._ROWS_PER_BLOCK", 2)
     spoilt = {"output_tokens": pa.array([1, 2, -3])}
     assert "row 3, column 'output_tokens'" in refusal(parquet_with(tmp_path / "x", **spoilt))
     trace = read_trace(parquet_with(tmp_path / "x"))
@@ -521,7 +580,7 @@ def test_format__the_wrong_one_is_explained(tmp_path):
 
 def test_format__an_unknown_name_is_refused_with_the_known_ones(tmp_path):
     path = put(tmp_path, CSV + "0,1,1\n")
-    with pytest.raises(TraceError, match="must be one of burstgpt, azure, mooncake, csv, parquet"):
+    with pytest.raises(TraceError, match="must be one of burstgpt, azure, bailian, aiperf"):
         read_trace(path, trace_format="excel")
     with pytest.raises(TraceError, match="got 'excel'"):
         write_trace(read_trace(path), tmp_path / "out", trace_format="excel")
@@ -543,7 +602,7 @@ def made(arrival_s: np.ndarray, *, seed: int = 0, labels: bool = False) -> Trace
     )
 
 
-@pytest.mark.parametrize("name", ["burstgpt", "csv", "parquet"])
+@pytest.mark.parametrize("name", ["burstgpt", "csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_writing__any_float_comes_back_to_the_last_bit(tmp_path, name, suffix):
     trace = made(np.random.default_rng(5).exponential(size=500).cumsum() / 3, labels=True)
@@ -637,12 +696,12 @@ def test_writing__a_suffix_that_is_not_known_needs_a_format(tmp_path, name):
 
 def test_writing__a_label_without_a_column_is_warned_of(tmp_path):
     trace = made(np.arange(3.0), labels=True)
-    with pytest.warns(UserWarning, match="are left out") as caught:
+    with pytest.warns(UserWarning, match="is left out") as caught:
         write_trace(trace, tmp_path / "out", trace_format="azure")
     texts = [str(warning.message) for warning in caught]
     assert texts == [
-        "azure has no column for model: the names are left out",
-        "azure has no column for log_type: the names are left out",
+        "azure has no column for model: it is left out",
+        "azure has no column for log_type: it is left out",
     ]
     with pytest.warns(UserWarning, match="is left out") as caught:
         write_trace(made(np.arange(3.0)), tmp_path / "out", trace_format="burstgpt")
@@ -663,7 +722,7 @@ def test_writing__burstgpt_looks_like_the_original(tmp_path):
         ("o.CSV.GZ", "csv"),
         ("o.parquet", "parquet"),
         ("o.pq.zst", "parquet"),
-        ("o.jsonl.gz", "mooncake"),
+        ("o.jsonl.gz", "jsonl"),
         ("o", "csv"),
     ],
 )
@@ -688,7 +747,7 @@ def test_writing__a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monke
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(formats.CsvFormat, "write", fail)
+    monkeypatch.setattr(formats, "write_table", fail)
     with pytest.raises(OSError, match=r"trace\.csv: cannot be written \(No space left"):
         write_trace(made(np.arange(3.0)), path)
     assert path.read_text() == "precious"
@@ -736,20 +795,54 @@ class Lines:
 
 
 def test_plugin__is_recognised_read_and_written(tmp_path, monkeypatch):
-    group = formats.ENTRY_POINTS
-    entry = importlib.metadata.EntryPoint("lines", f"{__name__}:LINES", group)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [entry])
-    monkeypatch.setattr(sys.modules[__name__], "LINES", Lines(), raising=False)
+    code = f"from {__name__} import Lines\nmake = Lines()\n"
+    site = put_package(tmp_path, "liner", code, group=formats.ENTRY_POINTS, entry="lines")
+    monkeypatch.syspath_prepend(site)
     trace = made(np.arange(3.0))
     write_trace(trace, tmp_path / "o.gz", trace_format="lines")
     assert recognise(tmp_path / "o.gz") == "lines"
     assert read_trace(tmp_path / "o.gz").arrival_s.tolist() == [0.0, 1.0, 2.0]
 
 
-def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
-    entry = importlib.metadata.EntryPoint("ghost", "no_such_package:X", formats.ENTRY_POINTS)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [entry])
-    with pytest.raises(TraceError, match=r"'ghost' must be loadable.*uninstall"):
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("def make(:", "SyntaxError"),
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("raise SystemExit(7)", "SystemExit: 7"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("make = 42", "recognises, read, write; got haunted:make, which lacks recognises"),
+    ],
+)
+def test_plugin__that_cannot_be_loaded_is_named(tmp_path, monkeypatch, code, said):
+    site = put_package(tmp_path, "haunted", code, group=formats.ENTRY_POINTS, entry="ghost")
+    monkeypatch.syspath_prepend(site)
+    with pytest.raises(TraceError, match=said) as caught:
+        read_trace(put(tmp_path, "what\n"))
+    assert "trace format 'ghost' of package haunted must" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # and files that others recognise are read as ever
+    assert len(read_trace(put(tmp_path, BURSTGPT + "5,ChatGPT,472,18,490,Conversation log\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("recognises=lambda head: 1 / 0", r"recognises must not fail.*ZeroDivisionError"),
+        ("read=lambda file: 1 / 0", r"read must not fail.*ZeroDivisionError"),
+        ("read=lambda file: [1, 2]", r"read must give a Trace, got \[1, 2\]"),
+    ],
+)
+def test_plugin__whose_calls_fail_is_named(tmp_path, monkeypatch, broken, said):
+    code = (
+        "from types import SimpleNamespace\n"
+        "verbs = dict(name='ghost', recognises=lambda head: True, read=len, write=len)\n"
+        f"make = SimpleNamespace(**{{**verbs, **dict({broken})}})\n"
+    )
+    site = put_package(tmp_path, "haunted", code, group=formats.ENTRY_POINTS, entry="ghost")
+    monkeypatch.syspath_prepend(site)
+    with pytest.raises(ValueError, match=said):
         read_trace(put(tmp_path, "what\n"))
 
 
@@ -757,7 +850,7 @@ def test_import__is_light():
     code = (
         "import sys, llmsched.workload.formats.registry, llmsched.workload.prepare\n"
         "import llmsched.workload.fetch, llmsched.cli.commands.trace\n"
-        "heavy = {'pandas', 'pyarrow', 'scipy', 'requests', 'pooch', 'rich', 'plotnine'}\n"
+        "heavy = {'pandas', 'pyarrow', 'scipy', 'requests', 'rich', 'plotnine'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -808,7 +901,13 @@ def test_real__files_read_as_documented(file, name, n, span_s, prompt, output):
 def test_real__files_survive_a_round_trip(tmp_path, file, as_format):
     trace = read_trace(DATA / file)
     write_trace(trace, tmp_path / "o.zst", trace_format=as_format)
-    assert rows(read_trace(tmp_path / "o.zst")) == rows(trace)
+    again = read_trace(tmp_path / "o.zst")
+    assert rows(again) == rows(trace)
+    assert (again.prefix_ids is None) == (trace.prefix_ids is None)
+    if trace.prefix_ids is not None:
+        assert again.prefix_ids.tokens_per_id == trace.prefix_ids.tokens_per_id
+        assert (again.prefix_ids.ids == trace.prefix_ids.ids).all()
+        assert (again.prefix_ids.offsets == trace.prefix_ids.offsets).all()
 
 
 @pytest.mark.data
@@ -822,10 +921,14 @@ def test_real__the_exact_pass_agrees_with_the_fast_one(
     def refuse(*_):
         raise OSError
 
-    monkeypatch.setattr("llmsched.workload.formats.csv.CsvFormat._read_blocks", refuse)
-    monkeypatch.setattr("llmsched.workload.formats.jsonlines._read_blocks", refuse)
+    monkeypatch.setattr("llmsched.workload.formats.encodings.csv._read_blocks", refuse)
+    monkeypatch.setattr("llmsched.workload.formats.encodings.jsonlines._read_blocks", refuse)
     exact = read_trace(DATA / file)
     assert rows(exact) == rows(fast)
+    assert (exact.prefix_ids is None) == (fast.prefix_ids is None)
+    if fast.prefix_ids is not None:
+        assert (exact.prefix_ids.ids == fast.prefix_ids.ids).all()
+        assert (exact.prefix_ids.offsets == fast.prefix_ids.offsets).all()
     for column in ("model", "log_type"):
         if getattr(fast, column) is not None:
             assert getattr(exact, column).names == getattr(fast, column).names

@@ -3,13 +3,13 @@
 import csv
 import importlib.util
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from installed_package import put_package
 from llmsched._util.resources import data_folder
 from llmsched.latency import registry as latency
 from llmsched.latency.base import (
@@ -169,10 +169,20 @@ class _Constant(LatencyModel):
         return "T = 2 s"
 
 
-def test_user_model__is_found_by_its_entry_point(monkeypatch):
+@pytest.fixture
+def installed_model(tmp_path, monkeypatch):
+    """Puts a package with one latency model where Python finds it."""
+
+    def put(code: str, *, entry: str = "mine") -> None:
+        site = put_package(tmp_path, "gpus", code, group=latency.ENTRY_POINT_GROUP, entry=entry)
+        monkeypatch.syspath_prepend(site)
+
+    return put
+
+
+def test_user_model__is_found_by_its_entry_point(installed_model):
     # given an installed package with an entry point of our group
-    point = EntryPoint("mine", f"{__name__}:_Constant", latency.ENTRY_POINT_GROUP)
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    installed_model(f"from {__name__} import _Constant as make\n")
     # when loaded by name, then it works and has the inherited verbs
     model = load_latency("mine")
     assert model.service_s(Shape(1, 1, 1, 0)) == 2.0
@@ -181,11 +191,28 @@ def test_user_model__is_found_by_its_entry_point(monkeypatch):
     assert latency_names()[-1] == "mine"
 
 
-def test_user_model__may_not_take_a_built_in_name(monkeypatch):
-    point = EntryPoint("reference", f"{__name__}:_Constant", latency.ENTRY_POINT_GROUP)
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
-    with pytest.raises(ValueError, match="must not take built-in names, got reference"):
-        load_latency("multi-bin-paper")
+def test_user_model__of_a_built_in_name_is_left_aside_with_a_note(installed_model):
+    installed_model("1 / 0\n", entry="reference")
+    with pytest.warns(UserWarning, match="'reference' is llmsched's own; that of package gpus is"):
+        assert load_latency("reference").kind == "formula"
+    assert load_latency("multi-bin-paper").kind == "formula"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise SystemExit(7)\n", "must be importable from gpus:make, got SystemExit: 7"),
+        ("make = 42\n", "must name a callable"),
+        ("def make():\n    1 / 0\n", "must be made without a failure, got ZeroDivisionError"),
+        ("def make():\n    return 7\n", "must make an object with service_s, got 7"),
+    ],
+)
+def test_user_model__that_is_not_in_order_is_one_line(installed_model, code, said):
+    installed_model(code)
+    with pytest.raises(ValueError, match=said) as caught:
+        load_latency("mine")
+    assert "latency model 'mine' of package gpus must" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bad", [-1e-9, float("nan"), float("inf")])

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HEAVY = ("numpy", "scipy", "pandas", "pyarrow", "plotnine", "matplotlib", "torch", "transformers")
-ALSO = ("simpy", "rich", "requests", "pooch", "ray")
+ALSO = ("simpy", "rich", "requests", "ray")
 RUN = """
 import sys
 from llmsched.cli.main import main
@@ -53,6 +53,7 @@ def test_import__of_a_name_loads_what_it_needs_only():
         ["compare", "--help"],
         ["static-fifo", "--help"],
         ["multi-bin-dynamic", "--help"],
+        ["continuous-static", "--help"],
         ["trace", "--help"],
         ["trace", "info", "--help"],
     ],
@@ -75,5 +76,5 @@ def test_run__loads_neither_plotting_nor_torch_nor_the_network(arguments):
     loaded = loaded_by(*arguments)
     assert "simpy" in loaded
     assert loaded.isdisjoint(
-        {"plotnine", "matplotlib", "pandas", "torch", "transformers", "requests", "pooch", "ray"}
+        {"plotnine", "matplotlib", "pandas", "torch", "transformers", "requests", "ray"}
     )

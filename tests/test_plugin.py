@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from installed_package import put_package
 from llmsched._util.registry import Registry
 from llmsched.cli.main import main
 from llmsched.schedulers.registry import SCHEDULERS, make_scheduler, static_fifo
@@ -52,7 +53,7 @@ def test_example__is_short():
 
 def test_example__is_a_command_in_the_help(installed):
     listed = llmsched(installed, "--help").stdout
-    assert "  shortest-bin-first  Of package shortest-bin-first.\n" in listed
+    assert "  shortest-bin-first    Of package shortest-bin-first.\n" in listed
     of_command = llmsched(installed, "shortest-bin-first", "--help")
     assert "Bins by predicted length, the shortest first." in of_command.stdout
     assert "--bins" in of_command.stdout
@@ -86,7 +87,7 @@ def test_example__is_gone_when_it_is_not_installed():
     assert run("shortest-bin-first").exit_code == 2
 
 
-# packages that are not in order; made by hand, to install one such takes pip a second each
+# packages that are not in order
 
 Installer = Callable[..., None]
 
@@ -96,13 +97,9 @@ def install(tmp_path, monkeypatch) -> Installer:
     """Puts a package of one module and one entry point where Python finds it."""
 
     def write(name: str, code: str, *, scheduler: str, attribute: str = "make") -> None:
-        site = tmp_path / name
-        info = site / f"{name}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (site / f"{name}.py").write_text(code)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        entry = f"[llmsched.schedulers]\n{scheduler} = {name}:{attribute}\n"
-        (info / "entry_points.txt").write_text(entry)
+        site = put_package(
+            tmp_path, name, code, group=SCHEDULERS.group, entry=scheduler, attribute=attribute
+        )
         monkeypatch.syspath_prepend(site)
 
     return write
@@ -144,7 +141,7 @@ def test_package__that_cannot_be_loaded_is_one_line_and_disturbs_no_other(
     assert_refused(run("compare", "--schedulers", "static-fifo,mine"), *whose, *texts)
     with pytest.raises(ValueError, match="scheduler 'mine' of package"):
         make_scheduler("mine")
-    assert f"mine                Of package {name}." in run("--help").stdout
+    assert f"mine                  Of package {name}." in run("--help").stdout
     assert run("static-fifo", "--requests", "5").exit_code == 0
 
 

@@ -203,7 +203,7 @@ def test_describe__is_right_for_a_hand_worked_trace():
     summary = describe(trace)
     # then
     assert (summary.name, summary.requests, summary.span_s) == ("hand", 4, 30.0)
-    assert summary.arrival_rate_per_s == 4 / 30
+    assert summary.arrival_rate_per_s == 3 / 30
     assert summary.gap_cv == pytest.approx(math.sqrt(200 / 3) / 10, rel=1e-15)
     assert (summary.burst_shape, summary.burst_windows) == (None, 0)
     assert (summary.prompt_tokens.mean, summary.prompt_tokens.p50) == (25.0, 25.0)

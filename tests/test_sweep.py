@@ -45,7 +45,7 @@ IMPOSSIBLE = RunConfig(  # a predictor of bins of output tokens cannot bin by an
 )
 
 
-GOLDEN_KEY = "cf0983cbc17fc66f39ad3f1dc6f15800ceefc1aa7b612c9a2d07f821b9fccd85"
+GOLDEN_KEY = "6a36649574a6c33aa641a22aae34e66b974b2591c63fdf697c15642726b0414a"
 ORACLE = predictor_from_spec("oracle")
 
 
@@ -562,6 +562,22 @@ def test_cached_trace__is_a_read_only_map(tmp_path):
         assert type(column) is np.ndarray
 
 
+def test_cached_trace__keeps_priorities_and_prefix_ids(tmp_path):
+    from llmsched.simulation.sweep.cache import cached_trace
+    from llmsched.workload.prefixes.prefix_ids import PrefixIds
+
+    def load():
+        trace = SMALL.load(0).take(slice(3))
+        ids = PrefixIds.of([[7], [], [7]], tokens_per_id=4)
+        return replace(trace, priority=np.array([2, 0, 1], np.int32), prefix_ids=ids)
+
+    for name in ("made", "made"):  # then found
+        kept = cached_trace(tmp_path, name, load).value
+        assert kept.priority.tolist() == [2, 0, 1]
+        assert [kept.prefix_ids.row(row).tolist() for row in range(3)] == [[7], [], [7]]
+        assert kept.prefix_ids.tokens_per_id == 4
+
+
 def test_trace_file__that_changes_under_a_running_sweep_is_a_failure(tmp_path, monkeypatch):
     path = write_trace(tmp_path / "burst.csv")
     config = RunConfig(workload=Workload(source=str(path), rps_scale=1), scheduler="static_fifo")
@@ -584,7 +600,7 @@ def test_progress__is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     )
     with sweep_progress() as on_done:
         sweep(
-            [*grid(1), IMPOSSIBLE, ties, as_scenario(ties, n_gpus=9)],
+            [*grid(1), IMPOSSIBLE, ties, replace(ties, binning=Binning(n_bins=59))],
             tmp_path,
             jobs=1,
             on_done=on_done,

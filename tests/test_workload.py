@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from llmsched._util.streams import Streams
-from llmsched.workload import synthetic as arrivals
 from llmsched.workload.formats import registry as formats
+from llmsched.workload.synthetic import generate as arrivals
 from llmsched.workload.trace import Trace, TraceError
 from llmsched.workload.workload import DEFAULT_REQUESTS, Workload
 

@@ -114,7 +114,67 @@ def synthetic_run(n: int) -> dict[str, float]:
     return {"generate_s": load_s, "run_s": run_s, "batches": run.metrics.batches}
 
 
-CHILDREN = {"engine_ratio": engine_ratio, "csv_run": csv_run, "synthetic_run": synthetic_run}
+def poisson_trace(n: int, rate_per_s: float):
+    """Poisson arrivals, prompts of 300 and outputs of 200 tokens on average, both exponential."""
+    import numpy as np
+
+    from llmsched.workload.trace import Trace
+
+    rng = np.random.default_rng(1)
+    return Trace(
+        arrival_s=np.cumsum(rng.exponential(1 / rate_per_s, n)),
+        prompt_tokens=np.maximum(1, rng.exponential(300, n)).astype(np.int32),
+        output_tokens=np.maximum(1, rng.exponential(200, n)).astype(np.int32),
+    )
+
+
+def iteration_run(n: int, rate_per_s: float, caching: bool) -> dict[str, float]:
+    """One run of the iteration level with its figures: 4 replicas of an RTX 4090's memory."""
+    from llmsched.engine import IterationSettings, run_iteration_engine
+    from llmsched.latency.step_times import step_time_from_spec
+    from llmsched.metrics import token_metrics
+
+    trace = poisson_trace(n, rate_per_s)
+    settings = IterationSettings(kv_tokens=41_392, prefix_caching=caching)
+    step = step_time_from_spec("rtx-4090-llama-3.1-8b")
+    start = time.process_time()
+    run = run_iteration_engine(trace, settings, step, n_replicas=4)
+    figures = token_metrics(run)
+    cpu_s = time.process_time() - start
+    return {
+        "requests_per_s": n / cpu_s,
+        "tokens_per_step": figures.tokens_per_step,
+        "preemptions": int(run.requests.preemptions.sum()),
+    }
+
+
+def iteration_ratio(n: int, rate_per_s: float) -> dict[str, float]:
+    """CPU time of the stepping reference over that of the engine, one replica."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "reference"))
+    import stepping
+
+    from llmsched.engine import IterationSettings, run_iteration_engine
+    from llmsched.latency.step_times import step_time_from_spec
+
+    trace, step = poisson_trace(n, rate_per_s), step_time_from_spec("rtx-4090-llama-3.1-8b")
+    columns = (trace.arrival_s, trace.prompt_tokens, trace.output_tokens)
+    start = time.process_time()
+    options = stepping.Options(usable_blocks=2587)
+    stepping.run(*(column.tolist() for column in columns), step.step_s, options)
+    reference_s = time.process_time() - start
+    engine_s = []
+    for _ in range(3):
+        start = time.process_time()
+        settings = IterationSettings(kv_tokens=41_392, prefix_caching=False)
+        run_iteration_engine(trace, settings, step)
+        engine_s.append(time.process_time() - start)
+    return {"ratio": reference_s / min(engine_s)}
+
+
+CHILDREN = {
+    call.__name__: call
+    for call in (engine_ratio, csv_run, synthetic_run, iteration_run, iteration_ratio)
+}
 
 
 def child(task: str, *args: object) -> dict[str, float]:
@@ -188,6 +248,23 @@ def bench_growth(sizes: list[int]) -> None:
         )
 
 
+def bench_iteration(n: int, most: int) -> None:
+    print(f"\nIteration level: {n:,} requests on 4 replicas, with metrics, per CPU second")
+    for rate_per_s, load in ((12, "light"), (24, "moderate"), (48, "saturated")):
+        for caching, least in ((False, 30_000), (True, 10_000)):
+            got = child("iteration_run", n, rate_per_s, caching)
+            name = f"{load}, {got['tokens_per_step']:.0f} tokens a step, "
+            name += f"{got['preemptions']:,} preemptions{', prefix cache' if caching else ''}"
+            aim = f"at least {least:,}" if load != "light" else ""
+            line(name, f"{got['requests_per_s']:,.0f}/s", aim)
+    got = child("iteration_run", most, 24, False)
+    line(f"{most:,} requests, moderate", f"{got['requests_per_s']:,.0f}/s", "at most 40 s, 1.5 GB")
+    line("its peak memory", f"{got['peak_mib']:.0f} MiB")
+    for rate_per_s, batch in ((3, 12), (6, 29), (12, 80)):
+        got = child("iteration_ratio", 3000, rate_per_s)
+        line(f"over the stepping reference, batch {batch}", f"{got['ratio']:.0f}x", "at least 20x")
+
+
 def bench_start() -> None:
     print("\nStart")
     cli = str(Path(sys.executable).parent / "llmsched")
@@ -208,6 +285,7 @@ def main() -> None:
         return
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
     bench_start()
+    bench_iteration(100_000, 100_000 if options.quick else 1_000_000)
     bench_file(1_000_000)
     bench_growth([10**4, 10**5, 10**6] + ([] if options.quick else [10**7]))
     bench_engine(1_000_000)

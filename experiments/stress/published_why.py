@@ -22,10 +22,10 @@ from published_text import difference, head, line, number, text
 from llmsched import Trace, Workload, simulate
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
 from llmsched.metrics.run import Metrics
-from llmsched.schedulers.base import Scheduler
 from llmsched.schedulers.batch_size import DynamicBatcher
 from llmsched.schedulers.memory_limit import BufferLimit
 from llmsched.schedulers.registry import SCHEDULERS, make_scheduler
+from llmsched.schedulers.scheduler import Scheduler
 from llmsched.schedulers.settings import Settings
 from llmsched.schedulers.sla_control import PaperController
 from llmsched.simulation.presets import preset

@@ -29,8 +29,8 @@ from aggregates import (
 )
 
 from llmsched._util.resources import data_folder
-from llmsched.workload.profiles import load_profile
-from llmsched.workload.synthetic import generate
+from llmsched.workload.synthetic.generate import generate
+from llmsched.workload.synthetic.profiles import load_profile
 from llmsched.workload.trace import Trace
 
 if TYPE_CHECKING:

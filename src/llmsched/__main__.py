@@ -1,5 +1,5 @@
 """`python -m llmsched`, the same as the `llmsched` command."""
 
-from llmsched.cli.main import main
+from llmsched_command import main
 
 main()

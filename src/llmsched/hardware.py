@@ -197,13 +197,17 @@ class ModelSpec:
         return self.layers * self.attention_parameters + dense + moe + outside
 
 
-def kv_capacity_tokens(gpu: GpuSpec, model: ModelSpec, *, n_gpus: int = 1) -> float:
+def kv_capacity_tokens(
+    gpu: GpuSpec, model: ModelSpec, *, n_gpus: int = 1, memory_share: float = 1.0
+) -> float:
     """Tokens η whose keys and values fit beside the model's weights.
 
     Parameters
     ----------
     n_gpus : int
         GPUs that hold one copy of the model together.
+    memory_share : float
+        Share of their memory that may be used at all.
 
     Raises
     ------
@@ -215,13 +219,14 @@ def kv_capacity_tokens(gpu: GpuSpec, model: ModelSpec, *, n_gpus: int = 1) -> fl
     >>> round(kv_capacity_tokens(GPUS["default-12gb"], MODELS["qwen3-1.7b"]), 1)
     69231.3
     """
-    memory_bytes = n_gpus * gpu.memory_bytes
+    memory_bytes = memory_share * (n_gpus * gpu.memory_bytes)
     capacity = (memory_bytes - model.weight_bytes) / model.kv_bytes_per_token
     if capacity < 1:
         many = f"{n_gpus} GPUs" if n_gpus > 1 else "GPU"
+        share = "" if memory_share == 1 else f", {memory_share:g} of the memory"
         raise ValueError(
             f"model {model.name!r} must fit {many} {gpu.name!r} with room for a token, got "
-            f"{model.weight_bytes / 1e9:.2f} GB of weights in {memory_bytes / 1e9:.2f} GB; "
+            f"{model.weight_bytes / 1e9:.2f} GB of weights in {memory_bytes / 1e9:.2f} GB{share}; "
             "take a larger GPU or a smaller model"
         )
     return capacity

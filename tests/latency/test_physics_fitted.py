@@ -13,7 +13,8 @@ import pytest
 from llmsched.hardware import DEFAULT_GPU, GPUS, MODELS, ShapeError, gpu_named
 from llmsched.latency.base import Shape, service_times_s
 from llmsched.latency.physics.constants import Constants, fitted
-from llmsched.latency.physics.step import PhysicsBatch, PhysicsStep, fitted_step, step_model
+from llmsched.latency.physics.step import PhysicsStep, fitted_step, step_model
+from llmsched.latency.steps.batches import BatchOfSteps
 
 CALIBRATION = Path(__file__).parents[2] / "calibration"
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -103,14 +104,14 @@ def test_batch__is_the_sum_of_its_steps():
     shape = Shape(size=3, max_total_tokens=5_100, max_prompt_tokens=5_000, max_output_tokens=100)
     steps_s = step.step_s([(5_000, 0)] * 3, 0, 0)
     steps_s += sum(step.step_s((), 3, 3 * (5_000 + j)) for j in range(99))
-    batch = PhysicsBatch(step)
+    batch = BatchOfSteps(step)
     assert batch.service_s(shape) == pytest.approx(steps_s, rel=1e-12)
     one = replace(shape, max_output_tokens=1)
     assert batch.service_s(one) == step.step_s([(5_000, 0)] * 3, 0, 0)
 
 
 def test_batch__of_columns_equals_one_by_one():
-    batch = PhysicsBatch(step_model("physics:h100:qwen3-30b-a3b"))
+    batch = BatchOfSteps(step_model("physics:h100:qwen3-30b-a3b"))
     sizes, outputs = np.array([1, 4, 1, 64]), np.array([5, 9, 5, 30])
     shapes = Shape(sizes, 100 + outputs, np.full(4, 100), outputs)
     times_s = service_times_s(batch, shapes)
@@ -122,11 +123,11 @@ def test_batch__of_columns_equals_one_by_one():
 
 
 def test_batch__draw_moves_its_times():
-    batch = PhysicsBatch(step_model("physics:h100:qwen3-8b"))
+    batch = BatchOfSteps(step_model("physics:h100:qwen3-8b"))
     drawn = batch.draw(np.random.default_rng(1))
     shape = Shape(4, 200, 100, 100)
     assert drawn.service_s(shape) != batch.service_s(shape)
-    assert "one draw" in drawn.source
+    assert drawn.step.factor != batch.step.factor
 
 
 def test_describe__says_what_it_is_made_of():

@@ -9,3 +9,6 @@ LOADS = (1e-6, 1e6)
 RATES_PER_S = (1e-9, 1e9)
 RPS_SCALES = (1e-6, 1e9)  # least and most; beyond them no trace keeps its gaps
 LONGEST_JITTER_S = 1e6
+MOST_USERS = 1_000_000
+LONGEST_THINK_S = 1e6
+THINK_TIMES = ("exponential", "constant")

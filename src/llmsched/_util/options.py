@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -92,16 +92,16 @@ def check_option(name: str, value: Any, what: Option, kind: type, optional: bool
     if what.choices is not None and value not in what.choices:
         raise ValueError(f"{name} must be one of {', '.join(what.choices)}; got {value!r}")
     if kind in (int, float):
-        _check_number(name, value, what, whole=kind is int or what.whole)
+        _check_number(name, value, what, integer=kind is int)
     elif kind is bool and not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}")
     elif kind is str and not (what.choices or what.parse or isinstance(value, str)):
         raise ValueError(f"{name} must be a text, got {value!r}")
 
 
-def _check_number(name: str, value: Any, what: Option, *, whole: bool) -> None:
-    number = math.nan
-    if isinstance(value, Real) and not isinstance(value, bool):
+def _check_number(name: str, value: Any, what: Option, *, integer: bool) -> None:
+    number, whole = math.nan, integer or what.whole
+    if isinstance(value, Integral if integer else Real) and not isinstance(value, bool):
         number = float(value)
     kind = "a whole number" if whole else "a finite number"
     if whole and math.isfinite(number) and number != int(number):
@@ -114,7 +114,7 @@ def _check_number(name: str, value: Any, what: Option, *, whole: bool) -> None:
     )
     if not held:
         unit = " seconds" if what.metavar == "SECONDS" else ""
-        given = f"{value:g}" if isinstance(value, float) else repr(value)
+        given = f"{value:g}" if isinstance(value, float) and not integer else repr(value)
         hint = f"; {what.hint}" if what.hint else ""
         raise ValueError(f"{name} must be {kind} {what.rule()}{unit}, got {given}{hint}")
 

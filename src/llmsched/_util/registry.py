@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from llmsched._util.plugins import said
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -26,15 +28,20 @@ class Registry(Mapping[str, T], Generic[T]):
     kind : str
         What is registered, for messages ("scheduler").
     group : str
-        Entry-point group that users' packages fill, each with a callable.
+        Entry-point group that users' packages fill, each with one such object.
     ours : mapping
         The names that the package itself ships.
+    methods : sequence of str
+        What an object of an entry point must have; by default it must be callable.
     """
 
-    def __init__(self, kind: str, group: str, ours: Mapping[str, T]) -> None:
+    def __init__(
+        self, kind: str, group: str, ours: Mapping[str, T], *, methods: Sequence[str] = ()
+    ) -> None:
         self.kind = kind
         self.group = group
         self.ours = dict(ours)
+        self.methods = tuple(methods)
 
     def __getitem__(self, name: str) -> T:
         if name in self.ours:
@@ -85,6 +92,11 @@ class Registry(Mapping[str, T], Generic[T]):
                 )
         return self[name]
 
+    def label(self, name: str) -> str:
+        """What messages call the object of that name: with its package, unless it is ours."""
+        found = () if name in self.ours else self._users().get(name, ())
+        return " of ".join([f"{self.kind} {name!r}", *map(package_of, found)])
+
     def _users(self) -> dict[str, list[EntryPoint]]:
         """Entry points by name, without those whose names are ours."""
         taken = {_key(name) for name in self.ours}
@@ -95,17 +107,21 @@ class Registry(Mapping[str, T], Generic[T]):
         return users
 
     def _loaded(self, point: EntryPoint) -> T:
+        whose = f"{self.kind} {point.name!r} of {package_of(point)}"
         try:
             found: T = point.load()
-        except Exception as error:  # whatever somebody else's module does when it is imported
+        except BaseException as error:  # whatever somebody else's module does when it is imported
             raise ValueError(
-                f"{self.kind} {point.name!r} of {package_of(point)} must be importable from "
-                f"{point.value}, got {type(error).__name__}: {error}; mend or uninstall it"
+                f"{whose} must be importable from {point.value}, got {said(error)}; mend or "
+                "uninstall it"
             ) from error
-        if not callable(found):
+        lacking = [name for name in self.methods if not callable(getattr(found, name, None))]
+        if not self.methods and not callable(found):
+            raise ValueError(f"{whose} must name a callable as module:function, got {point.value}")
+        if lacking:
             raise ValueError(
-                f"{self.kind} {point.name!r} of {package_of(point)} must name a callable as "
-                f"module:function, got {point.value}"
+                f"{whose} must name an object with {', '.join(self.methods)}; got {point.value}, "
+                f"which lacks {', '.join(lacking)}"
             )
         return found
 

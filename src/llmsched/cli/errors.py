@@ -1,46 +1,153 @@
-"""Errors in one line, warnings as notes, and inputs that no output may replace."""
+"""How a command ends: errors in one line, the exit codes, warnings as notes.
+
+Exit codes: 0 done; 1 the run or the machine failed, or a result could not be written; 2 the input
+cannot be used; 130 interrupted (Ctrl-C), 143 terminated.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
 import click
 
 from llmsched._util.files import OutputError
 from llmsched._util.notes import Notes
 
+FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+# what a user can mend in the command line; other faults of files are the machine's
+_OF_THE_INPUT = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENODEV, errno.ENXIO, None),
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by a signal other than Ctrl-C's."""
+
+
+def terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+    """What SIGTERM does while a command runs: it ends as with Ctrl-C, its workers with it."""
+    raise Terminated
+
 
 class InputError(click.ClickException):
     """Input that cannot be used: one line on stderr, exit code 2."""
 
-    exit_code = 2
+    exit_code = BAD_INPUT
 
 
 class OneLineErrors(click.Command):
-    """A command whose errors end in one line, without a traceback.
-
-    Exit code 2 means that the input cannot be used, 1 that the run failed.
-    """
+    """A command whose errors end in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; show warnings as notes on stderr."""
         try:
             with notes_on_stderr():
                 return super().invoke(ctx)
+        except KeyboardInterrupt as end:
+            click.echo("Interrupted.", err=True)
+            code = TERMINATED if isinstance(end, Terminated) else INTERRUPTED
+            raise click.exceptions.Exit(code) from end
         except BrokenPipeError:
             raise  # nobody reads on, as after `| head`: click ends quietly
-        except OutputError as error:
-            raise click.ClickException(str(error)) from error
         except MemoryError as error:
             message = "the run needs more memory than there is; ask for fewer --requests"
             raise click.ClickException(message) from error
         except (ValueError, OSError) as error:
-            raise InputError(" ".join(str(error).split())) from error
+            raise _in_one_line(error) from error
+
+
+def _in_one_line(error: ValueError | OSError) -> click.ClickException:
+    text = " ".join(str(error).split())
+    if isinstance(error, OutputError | ChildProcessError):
+        return click.ClickException(text)
+    if isinstance(error, OSError) and error.errno not in _OF_THE_INPUT:
+        if error.filename is None and error.strerror:
+            text = f"standard output cannot be written ({error.strerror})"
+        return click.ClickException(text)
+    return InputError(text)
+
+
+class OneLineGroup(OneLineErrors, click.Group):
+    """A group of commands whose usage errors, too, are one line."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line and end the process with its exit code."""
+        if not standalone_mode:
+            return self._run(*args, **extra)
+        _have_streams()
+        sys.exit(_code_of(lambda: self._run(*args, **extra)))
+
+    def _run(self, *args: Any, **extra: Any) -> Any:
+        return super().main(*args, **{**extra, "standalone_mode": False})
+
+
+def _code_of(command: Callable[[], Any]) -> int:
+    """The exit code of a command, its error shown."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        _say(f"Error: {' '.join(error.format_message().split())}")
+        return error.exit_code
+    except click.Abort as error:
+        _say("Interrupted.")
+        return TERMINATED if isinstance(error.__cause__, Terminated) else INTERRUPTED
+    except KeyboardInterrupt as end:
+        _say("Interrupted.")
+        return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return FAILED
+    except OSError as error:
+        _forget_stdout()
+        _say(f"Error: standard output cannot be written ({error.strerror or error})")
+        return FAILED
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # there may be nobody left to tell
+        click.echo(line, err=True)
+
+
+def _have_streams() -> None:
+    """Without stderr a command works unheard; without stdout its result is lost, which it says."""
+    if sys.stderr is None:
+        sys.stderr = _nowhere()
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+
+
+class _Closed(io.StringIO):
+    """A standard output that nobody opened."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def _forget_stdout() -> None:
+    """Keep Python from flushing what cannot be written when it ends, and from saying so."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, AttributeError, ValueError):
+        sys.stdout = _nowhere()
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # while the process lives
 
 
 @contextmanager
@@ -76,7 +183,7 @@ def keep_inputs(outputs: Iterable[str | os.PathLike[str] | None]) -> None:
 
 def _inputs(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What a command reads, by what it is: its trace or profile, and its latency grid."""
-    from llmsched.workload.profiles import profile_names
+    from llmsched.workload.synthetic.profiles import profile_names
 
     for name in ("file", "workload__source"):
         if (trace := params.get(name)) and trace not in profile_names():

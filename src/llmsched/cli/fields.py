@@ -100,11 +100,12 @@ def field_option(path: str, *, preset: str | None = None) -> click.Option:
     if name in said:
         default, default_text = said[name], None
     if plain is bool:
+        both = [f"{one}/--no-{one.removeprefix('--')}" for one in spellings]
         return click.Option(
-            ["/".join(f"--{no}{flag}" for no in ("", "no-")), parameter_name(path)],
-            help=what.help,
-            show_default=default_text or default is not None,
+            [*both, parameter_name(path)],
             default=default,
+            show_default=default_text or default is not None,
+            help=what.help,
         )
     return click.Option(
         [*spellings, parameter_name(path)],

@@ -6,11 +6,11 @@ import importlib
 
 import click
 
-from llmsched.cli.errors import OneLineErrors
+from llmsched.cli.errors import OneLineGroup
 from llmsched.cli.values import COMMANDS, SCHEDULER_HELP
 
 
-class _LazyGroup(OneLineErrors, click.Group):
+class _LazyGroup(OneLineGroup):
     """Commands by name: ours, and one per registered scheduler, users' own included."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -52,9 +52,11 @@ def _users_schedulers() -> dict[str, tuple[str, str]]:
     from llmsched._util.registry import installed, package_of
 
     taken = {*map(_command, SCHEDULER_HELP), *COMMANDS}
+    groups = ("llmsched.schedulers", "llmsched.iteration_schedulers")
     return {
         _command(point.name): (point.name, package_of(point))
-        for point in installed("llmsched.schedulers")
+        for group in groups
+        for point in installed(group)
         if _command(point.name) not in taken
     }
 

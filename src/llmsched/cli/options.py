@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from llmsched._util.options import Option, options_of
 from llmsched.cli.config import config_options
-from llmsched.cli.fields import field_option, given_parameter, parameter_name
-from llmsched.cli.values import REPLICATIONS, scheduler_name
+from llmsched.cli.fields import (
+    FieldType,
+    field_option,
+    given_parameter,
+    parameter_name,
+    parse_number,
+)
+from llmsched.cli.values import REPLICATIONS
+from llmsched.engine.iteration.settings import IterationSettings
+from llmsched.metrics.differences import MATTERS
 
 if TYPE_CHECKING:
-    from llmsched.latency.base import LatencyModel
     from llmsched.simulation.scenario import Scenario
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,29 +30,56 @@ WORKLOAD = tuple(
     f"workload.{name}"
     for name in (
         *("source", "requests", "rps_scale", "offered_load", "rate_per_s", "failures"),
-        *("window_s", "model", "log_type", "jitter_s", "trace_format"),
+        *("window_s", "model", "log_type", "jitter_s", "trace_format", "time_unit", "columns"),
     )
 )
+CLOSED_LOOP = tuple(f"workload.{name}" for name in ("concurrency", "think_time_s", "think_time"))
 RESAMPLE = ("workload.resample",)
 SERVING = (
-    *("hardware.n_gpus", "slo.latency_s", "hardware.latency", "hardware.gpu", "hardware.llm"),
-    *("predictor", "admission", "seed"),
+    *("hardware.n_gpus", "slo.latency_s", "hardware.gpu", "hardware.llm", "hardware.tp"),
+    *("predictor", "seed"),
 )
+BATCHES = ("hardware.latency", "admission")
 FIXED = ("settings.batch_size",)
 MEMORY = ("settings.memory", "settings.batch_max")
 DYNAMIC = ("settings.controller", "settings.batch_min", "settings.batch_target_s", *MEMORY)
 BINS = ("binning.n_bins", "binning.by", "binning.edges")
 BIN_CHOICE = ("settings.bin_choice",)
 FORMING = ("settings.max_forming_wait_s",)
-ALL_SETTINGS = (*FIXED, *DYNAMIC, *BINS, *BIN_CHOICE, *FORMING)
-# what a scheduler of ours takes beside workload and serving
+CONTINUOUS = (
+    *("hardware.step_time", "slo.ttft_s", "slo.tpot_s", "router"),
+    *(f"serving.{name}" for name in options_of(IterationSettings)),
+)
+AGEING = ("settings.ageing_tokens_per_s",)
+BATCH_SETTINGS = (*BATCHES, *FIXED, *DYNAMIC, *BINS, *BIN_CHOICE, *FORMING)
+ALL_SETTINGS = tuple(dict.fromkeys((*BATCH_SETTINGS, *CONTINUOUS, *AGEING)))
+# what a scheduler of ours takes beside workload and serving; full batches, which multi_bin_only
+# waits for, would never come from users who wait for answers
 TAKES: Mapping[str, Sequence[str]] = {
-    "static_fifo": FIXED,
-    "dynamic_no_bins": DYNAMIC,
-    "multi_bin_dynamic": (*DYNAMIC, *BINS, *BIN_CHOICE),
-    "multi_bin_only": (*FIXED, *BINS, *FORMING),
-    "multi_bin_adaptive": (*MEMORY, *BINS),
+    "static_fifo": (*CLOSED_LOOP, *BATCHES, *FIXED),
+    "dynamic_no_bins": (*CLOSED_LOOP, *BATCHES, *DYNAMIC),
+    "multi_bin_dynamic": (*CLOSED_LOOP, *BATCHES, *DYNAMIC, *BINS, *BIN_CHOICE),
+    "multi_bin_only": (*BATCHES, *FIXED, *BINS, *FORMING),
+    "multi_bin_adaptive": (*CLOSED_LOOP, *BATCHES, *MEMORY, *BINS),
+    "continuous_static": CONTINUOUS,
+    "continuous_dynamic": CONTINUOUS,
+    "continuous_multi_bin": (*CONTINUOUS, *BINS, *BIN_CHOICE),
+    "continuous_sjf": (*CONTINUOUS, *AGEING),
+    "continuous_priority": CONTINUOUS,
 }
+
+
+def taken_by(scheduler: str) -> Sequence[str]:
+    """What a scheduler takes beside workload and serving; a user's own takes all of its level."""
+    if scheduler in TAKES:
+        return TAKES[scheduler]
+    from llmsched.schedulers.iteration.registry import ITERATION_SCHEDULERS
+
+    if scheduler in ITERATION_SCHEDULERS:
+        return (*CONTINUOUS, *BINS, *BIN_CHOICE, *AGEING)
+    return (*CLOSED_LOOP, *BATCH_SETTINGS)
+
+
 REAL_TIMESTAMPS = click.option(
     "--real-timestamps", is_flag=True, help="Keep the arrival rate as it is: --rps-scale 1."
 )
@@ -117,14 +153,55 @@ UNCERTAINTY: Sequence[Any] = (
 )
 
 
-def take_draws(n_draws: int | None, scenario: Scenario) -> tuple[LatencyModel, ...]:
-    """The draws of the latency that were asked for, with a note where they are few."""
-    if n_draws is None:
-        return ()
-    from llmsched.simulation.uncertainty import FULL_DRAWS, draw_latencies, reached_confidence
+def parse_share(text: str) -> float:
+    """A share: `2%` or `0.02`."""
+    if text.endswith("%"):
+        return parse_number(text[:-1].strip()) / 100
+    return parse_number(text)
 
-    latency = scenario.hardware.resolved().latency
-    draws = draw_latencies(latency, n_draws, seed=scenario.seed)
+
+VERBOSE = click.option("--verbose", is_flag=True, help="Print every figure, and what words mean.")
+RUNS: Sequence[Any] = (
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="FOLDER",
+        help="Keep the runs there; those it has are not done again.",
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        show_default="one per core",
+        help="Runs at a time; the result does not depend on it.",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where the runs are done: this machine, or a Ray cluster.",
+    ),
+    click.option("--address", metavar="HOST:PORT", help="Of a running Ray cluster."),
+)
+MATTERS_OPTION = click.option(
+    "--matters",
+    type=FieldType(
+        "matters", Option(help="", metavar="SHARE", least=0, most=0.99, parse=parse_share), float
+    ),
+    default=MATTERS,
+    show_default="2%",
+    help="Smallest difference that matters: of rates and times, and in points of shares.",
+)
+
+
+def take_draws(n_draws: int | None, scenario: Scenario) -> int:
+    """How many draws of the latency were asked for, checked, with a note where they are few."""
+    if n_draws is None:
+        return 0
+    from llmsched.simulation.uncertainty import FULL_DRAWS, check_draws, reached_confidence
+
+    check_draws(scenario.resolved_hardware(), n_draws)
     if n_draws < FULL_DRAWS:
         reached = 100 * reached_confidence(n_draws)
         click.echo(
@@ -132,18 +209,18 @@ def take_draws(n_draws: int | None, scenario: Scenario) -> tuple[LatencyModel, .
             f"{reached:.3g} %, not 95 %; take {FULL_DRAWS} or more",
             err=True,
         )
-    return draws
+    return n_draws
 
 
 def chosen_schedulers(text: str) -> list[str]:
     """The schedulers to compare, each known and given once, and every option of use to one."""
-    from llmsched.schedulers.registry import SCHEDULERS
+    from llmsched.schedulers.names import canonical, check_scheduler
 
-    schedulers = [scheduler_name(name) for name in text.split(",")]
+    schedulers = [canonical(name) for name in text.split(",")]
     if "" in schedulers:
         raise click.UsageError(f"--schedulers must be names between commas, got {text!r}")
     for name in schedulers:
-        SCHEDULERS.named(name)
+        check_scheduler(name)
         if schedulers.count(name) > 1:
             raise click.UsageError(f"--schedulers must name each one once, got {name} twice")
     if set(schedulers) <= TAKES.keys():  # an installed package's scheduler may take any option

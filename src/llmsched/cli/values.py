@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import click
 
-REQUEST_COUNT = click.IntRange(1, 1_000_000_000)
 REPLICATIONS = click.IntRange(1, 10_000)
 SEED = click.IntRange(0, 2**32 - 1)
 BATCH_SIZE = click.IntRange(1, 1_000_000)
@@ -28,6 +27,7 @@ COMMANDS = {
         "compare",
         "Compare schedulers on the same requests.",
     ),
+    "list": ("llmsched.cli.commands.list", "list_", "Print the names that an option takes."),
     "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),
     "stress": ("llmsched.cli.commands.stress", "stress", "Run the three-step stress plan."),
     "trace": (
@@ -42,16 +42,12 @@ SCHEDULER_HELP = {
     "multi_bin_dynamic": "Bins by predicted length, each with its own batcher.",
     "multi_bin_only": "The multi-bin paper: bins, batches of exactly B.",
     "multi_bin_adaptive": "Bins by service time; ages and learned costs decide.",
+    "continuous_static": "Continuous batching as vLLM does it: first come, first served.",
+    "continuous_dynamic": "How many run follows memory and --tpot-slo.",
+    "continuous_multi_bin": "Bins by predicted length take turns to be admitted.",
+    "continuous_sjf": "Shortest predicted output first, with ageing.",
+    "continuous_priority": "Smallest priority number first.",
 }
-
-
-def scheduler_name(text: str) -> str:
-    """The registered scheduler that a text means; a command's spelling, with dashes, will do."""
-    from llmsched.schedulers.registry import SCHEDULERS
-
-    wanted = text.strip()
-    spelled = (name for name in SCHEDULERS if name.replace("_", "-") == wanted.replace("_", "-"))
-    return next(spelled, wanted)
 
 
 def positive(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -66,33 +62,6 @@ def not_negative(
     return _checked(context, option, value, lambda number: number >= 0, ">= 0")
 
 
-def rate_factor(
-    context: click.Context, option: click.Parameter, value: float | None
-) -> float | None:
-    """A factor that arrival rates can be multiplied by."""
-    from llmsched._util.limits import RPS_SCALES
-
-    return _within(context, option, value, RPS_SCALES)
-
-
-def jitter(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    """A jitter in seconds."""
-    from llmsched._util.limits import LONGEST_JITTER_S
-
-    return _within(context, option, value, (0.0, LONGEST_JITTER_S))
-
-
-def _within(
-    context: click.Context,
-    option: click.Parameter,
-    value: float | None,
-    bounds: tuple[float, float],
-) -> float | None:
-    least, most = bounds
-    rule = f"from {least:g} to {most:g}"
-    return _checked(context, option, value, lambda number: least <= number <= most, rule)
-
-
 def _checked(
     context: click.Context,
     option: click.Parameter,
@@ -104,23 +73,6 @@ def _checked(
         return value
     message = f"must be a finite number {rule}, got {value:g}"
     raise click.BadParameter(message, ctx=context, param=option)
-
-
-def window(
-    context: click.Context, option: click.Parameter, text: str | None
-) -> tuple[float, float] | None:
-    """START:END in seconds, either of which may be left out."""
-    if text is None:
-        return None
-    start_text, colon, end_text = text.partition(":")
-    try:
-        start_s, end_s = float(start_text or 0), float(end_text or "inf")
-    except ValueError:
-        start_s = end_s = float("nan")
-    if not (colon and 0 <= start_s < end_s):
-        message = f"must be START:END seconds with 0 <= START < END, got {text!r}"
-        raise click.BadParameter(message, ctx=context, param=option)
-    return start_s, end_s
 
 
 def gpu_count(context: click.Context, option: click.Parameter, text: str) -> float:

@@ -13,13 +13,11 @@ __all__ = ["NORMAL", "URGENT", "Clock"]
 
 
 class _Instant(Event):
-    """An event that is bound to happen; like SimPy's Timeout, it skips Event.__init__ for speed."""
+    """An event that is bound to happen; `Clock.at` sets what Event.__init__ would, for speed."""
 
-    def __init__(self, env: Environment, value: Any) -> None:
-        self.env = env
-        self.callbacks = []
-        self._ok = True
-        self._value = value
+    __init__: Any = object.__init__
+    _ok = True
+    _value = None
 
 
 class Clock(Environment):
@@ -39,9 +37,35 @@ class Clock(Environment):
         """
         if instant_s < self._now:
             raise ValueError(f"instant must be >= now ({self._now!r}), got {instant_s!r}")
-        event = _Instant(self, value)
+        event: Event = _Instant()
+        event.env = self
+        event.callbacks = []
+        if value is not None:
+            event._value = value
         heappush(self._queue, (instant_s, priority, next(self._eid), event))
         return event
+
+    def bring_forward(self, event: Event, instant_s: float) -> Event:
+        """Whoever waits for an event waits for `instant_s` instead, which is earlier.
+
+        SimPy cannot take an event out of its queue: the old one stays there and wakes nobody.
+
+        Returns
+        -------
+        Event
+            The one that is waited for now.
+        """
+        sooner = self.at(instant_s)
+        sooner.callbacks, event.callbacks = event.callbacks, []
+        return sooner
+
+    def happen(self, event: Event, value: Any) -> None:
+        """Make an event happen now, inside the present one, without the way through the heap."""
+        event._ok = True
+        event._value = value
+        callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+        for callback in callbacks:
+            callback(event)
 
     def run(self, until: SimTime | Event | None = None) -> Any:
         """Process events; to the last one when `until` is not given.

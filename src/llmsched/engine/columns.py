@@ -1,4 +1,4 @@
-"""The requests that take part in a run, as columns sorted by bin."""
+"""The requests that take part in a run: as they arrive, and as columns in the order of service."""
 
 from __future__ import annotations
 
@@ -6,69 +6,95 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmsched._util.types import IntArray
 from llmsched.workload.trace import Trace
 
 
-class Columns:
-    """The requests that take part, as columns sorted by bin; positions index these columns.
+class Accepted:
+    """The requests that take part, in order of arrival.
 
     Parameters
     ----------
     trace : Trace
     bins : ndarray of shape (n,)
         Bin of every request of the trace.
-    n_bins : int
     capacity_tokens : float
-        Requests larger than this alone are left out (`rejected`).
+        Requests larger than this alone are left out: rejected on arrival.
     """
 
-    def __init__(self, trace: Trace, bins: IntArray, n_bins: int, capacity_tokens: float) -> None:
+    def __init__(self, trace: Trace, bins: IntArray, capacity_tokens: float) -> None:
         fits = trace.total_tokens <= capacity_tokens
-        self.accepted = np.flatnonzero(fits).astype(np.int32)
-        everyone = len(self.accepted) == len(trace)
-        accepted: IntArray | slice = slice(None) if everyone else self.accepted
-        self.bin_of = np.ascontiguousarray(bins[accepted], dtype=np.int32)
+        self.rows = np.flatnonzero(fits).astype(np.int32)
+        self.everyone = len(self.rows) == len(trace)
+        chosen: IntArray | slice = slice(None) if self.everyone else self.rows
+        self.bin_of = np.ascontiguousarray(bins[chosen], dtype=np.int32)
+        self.arrival_s = np.append(trace.arrival_s[chosen], math.inf)
+        # that of the trace: a rejected request may be the last
+        self.last_arrival_s = float(trace.arrival_s[-1]) if len(trace) else -math.inf
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def by_bin(self, n_bins: int) -> tuple[IntArray, IntArray]:
+        """Indices of these requests sorted by bin, each bin in order of arrival; where bins begin.
+
+        The second has shape (n_bins + 1,).
+        """
         order = np.argsort(self.bin_of, kind="stable").astype(np.int32)
-        self.request = order if everyone else self.accepted[order]  # position -> row of the trace
-        self.first_of_bin = np.concatenate(
-            ([0], np.cumsum(np.bincount(self.bin_of, minlength=n_bins)))
-        )
-        self.prompt = trace.prompt_tokens[self.request]
-        self.output = trace.output_tokens[self.request]
+        ends = np.cumsum(np.bincount(self.bin_of, minlength=n_bins))
+        return order, np.append(0, ends)
+
+
+class Columns:
+    """Requests as columns, by position; a batch is a range of positions.
+
+    Parameters
+    ----------
+    trace : Trace
+    request : ndarray of shape (n,)
+        Row of the trace at each position.
+    """
+
+    def __init__(self, trace: Trace, request: IntArray) -> None:
+        self.request = request
+        # Prompt and output of each in turn: a batch that has finished is one slice to copy.
+        lengths = np.empty((len(request), 2), dtype=np.int32)
+        lengths[:, 0] = trace.prompt_tokens[request]
+        lengths[:, 1] = trace.output_tokens[request]
+        self.lengths = lengths
+        self.prompt, self.output = lengths[:, 0], lengths[:, 1]
         self.total = self.prompt + self.output
-        self.tokens_before = _running_sum(self.total)
+        self.tokens_before = np.zeros(len(request) + 1, dtype=np.int64)
+        np.cumsum(self.total, out=self.tokens_before[1:])
         # Scalar reads from a memoryview take 40 ns, from an ndarray 90 ns; batches do both.
+        self.lengths_view = lengths.reshape(-1).data
         self.total_view = self.total.data
         self.prompt_view = self.prompt.data
         self.output_view = self.output.data
         self.tokens_before_view = self.tokens_before.data
-        self.arrival_s = np.append(trace.arrival_s[accepted], math.inf)  # in order of arrival
-        self.last_arrival_s = float(trace.arrival_s[-1]) if len(trace) else 0.0
-        self._squares_before: memoryview[Any] | None = None
-        drawn = None if trace.service_s is None else trace.service_s[self.request]
-        self.service_view = None if drawn is None else drawn.data
+        self._drawn_s = None if trace.service_s is None else trace.service_s[request]
+        self._trace = trace
 
     def __len__(self) -> int:
         return len(self.request)
 
+    def put(self, position: int, row: int) -> None:
+        """Another row of the trace at this position; sums go on from the position before."""
+        trace = self._trace
+        self.request[position] = row
+        self.lengths[position] = trace.prompt_tokens[row], trace.output_tokens[row]
+        self.total[position] = self.lengths[position].sum()
+        self.tokens_before[position + 1] = self.tokens_before[position] + self.total[position]
+        if self._drawn_s is not None and trace.service_s is not None:
+            self._drawn_s[position] = trace.service_s[row]
+
     @property
-    def squares_before(self) -> memoryview[Any]:
-        """Running sum of squared token counts; built when a policy first asks."""
-        if self._squares_before is None:
-            squares = self.total.astype(np.float64) ** 2
-            self._squares_before = _running_sum(squares, np.float64).data
-        return self._squares_before
-
-    def arrival_by_position(self) -> memoryview[Any]:
-        """Arrival of each position [s], shape (n,)."""
-        by_bin = np.argsort(self.bin_of, kind="stable")
-        return self.arrival_s[by_bin].data
-
-
-def _running_sum(values: NDArray[Any], dtype: type = np.int64) -> NDArray[Any]:
-    sums: NDArray[Any] = np.zeros(len(values) + 1, dtype=dtype)
-    np.cumsum(values, out=sums[1:])
-    return sums
+    def drawn_view(self) -> memoryview[Any]:
+        """Drawn service time of the request at each position [s]."""
+        if self._drawn_s is None:
+            raise ValueError(
+                "the latency model needs a workload with drawn service times; "
+                "take another --latency, or a workload that has them"
+            )
+        return self._drawn_s.data

@@ -10,8 +10,17 @@ import numpy as np
 
 from llmsched._util.files import check_output, whole_file
 from llmsched.engine.records import BatchTable, RequestTable
+from llmsched.engine.step_records import ServedTable, StepTable
 
+Table = RequestTable | BatchTable | ServedTable | StepTable
 SUFFIXES = (".csv", ".parquet")
+_ROWS = {RequestTable: "request", ServedTable: "request", BatchTable: "batch", StepTable: "step"}
+_NEVER_HAPPENED = frozenset(  # to a rejected request
+    (
+        *("start_s", "finish_s", "gpu", "batch"),
+        *("queued_s", "scheduled_s", "first_token_s", "replica"),
+    )
+)
 
 
 def check_table_path(path: str | os.PathLike[str]) -> Path:
@@ -29,11 +38,11 @@ def check_table_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def write_table(table: RequestTable | BatchTable, path: str | os.PathLike[str]) -> None:
+def write_table(table: Table, path: str | os.PathLike[str]) -> None:
     """Write a table, all at once: a reader never sees half a file.
 
-    The first column numbers the rows (`request` or `batch`). A rejected request has empty cells
-    for what never happened. A link is followed.
+    The first column numbers the rows (`request`, `batch` or `step`). A rejected request has empty
+    cells for what never happened. A link is followed.
 
     Raises
     ------
@@ -45,13 +54,12 @@ def write_table(table: RequestTable | BatchTable, path: str | os.PathLike[str]) 
     import pyarrow as pa
 
     target = check_table_path(path)
-    row, missing = "batch", None
-    if isinstance(table, RequestTable):
-        row, missing = "request", ~table.completed
-    columns = {row: pa.array(np.arange(len(table)))}
+    missing = ~table.completed if isinstance(table, RequestTable | ServedTable) else None
+    columns = {_ROWS[type(table)]: pa.array(np.arange(len(table)))}
     for name in table.__slots__:
-        never = missing if name in ("start_s", "finish_s", "gpu", "batch") else None
-        columns[name] = pa.array(getattr(table, name), mask=never)
+        values = getattr(table, name)
+        if isinstance(values, np.ndarray):
+            columns[name] = pa.array(values, mask=missing if name in _NEVER_HAPPENED else None)
     with whole_file(path) as partial:
         _write(pa.table(columns), partial, target.suffix.lower())
 

@@ -42,6 +42,13 @@ class RequestTable:
         """Which requests were served, shape (n,)."""
         return self.batch >= 0
 
+    def by_arrival(self) -> RequestTable:
+        """The same rows in order of arrival, which closed loops make only while they run."""
+        if (self.arrival_s[1:] >= self.arrival_s[:-1]).all():
+            return self
+        order = np.argsort(self.arrival_s, kind="stable")
+        return RequestTable(**{name: getattr(self, name)[order] for name in self.__slots__})
+
     def to_frame(self) -> pd.DataFrame:
         """The table as a DataFrame, with missing values where a request was rejected."""
         import pandas as pd

@@ -120,10 +120,10 @@ def benchmark_figure(fit: BenchmarkFit) -> ggplot:
     for one in fit.points:
         point = one.point
         lengths = f"{point.prompt_tokens:.0f} + {point.output_tokens:.0f} tokens"
-        rows.append((point.concurrency, point.e2e_s, one.batch_s, lengths))
-    data = pd.DataFrame(rows, columns=["concurrency", "measured_s", "batch_s", "lengths"])
+        rows.append((point.company, one.e2e_s, one.batch_s, lengths))
+    data = pd.DataFrame(rows, columns=["in_flight", "measured_s", "batch_s", "lengths"])
     figure: ggplot = (
-        p9.ggplot(data.sort_values("concurrency"), p9.aes("concurrency", colour="lengths"))
+        p9.ggplot(data.sort_values("in_flight"), p9.aes("in_flight", colour="lengths"))
         + p9.geom_line(p9.aes(y="batch_s"), size=0.8)
         + p9.geom_point(p9.aes(y="measured_s"), size=2.4)
         + p9.scale_colour_brewer(type="qual", palette="Dark2")

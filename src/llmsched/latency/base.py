@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.types import FloatArray, IntArray
 from llmsched.latency.uncertainty import Uncertainty
 
 Kind = Literal["formula", "measurement", "physics"]
@@ -193,3 +194,10 @@ def check_coefficients(name: str, *coefficients: float) -> None:
 def service_times_s(model: LatencyModel, shapes: Shape) -> NDArray[np.float64]:
     """Service time of each shape [s], as an array of the shapes' common shape."""
     return np.asarray(model.service_s(shapes), dtype=np.float64)
+
+
+def alone_s(model: LatencyModel, prompt_tokens: IntArray, output_tokens: IntArray) -> FloatArray:
+    """Service time of each request when it is served alone [s], shape (n,)."""
+    # 64 bits, as in Python's integers: a model may square a length
+    prompt, output = prompt_tokens.astype(np.int64), output_tokens.astype(np.int64)
+    return service_times_s(model, Shape(1, prompt + output, prompt, output))

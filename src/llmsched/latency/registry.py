@@ -12,13 +12,14 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmsched._util.plugins import CALL_ERRORS, PluginError, is_ours, said
+from llmsched._util.registry import Registry
 from llmsched._util.resources import data_folder
 from llmsched.latency.base import (
     AXIS_LABELS,
@@ -42,9 +43,6 @@ from llmsched.latency.formulas import (
 from llmsched.latency.interpolation import InterpolationModel
 from llmsched.latency.step import StepModel
 from llmsched.latency.uncertainty import Uncertainty
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 __all__ = [
     "BatchShape",
@@ -103,7 +101,7 @@ def measured_names() -> list[str]:
 
 def latency_names() -> list[str]:
     """Every name that `load_latency` knows: formulas first, then measured sets, then users'."""
-    return [*_FORMULAS, *_measured_rows(), *_user_models()]
+    return list(_models())
 
 
 def load_latency(name_or_path: str | Path) -> LatencyModel:
@@ -121,7 +119,7 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     Raises
     ------
     ValueError
-        If it is neither a known name nor a file, or a user's model takes a built-in name.
+        If it is neither a known name nor a file, or a user's model cannot be loaded.
     CalibrationError
         If the grid file is damaged or cannot identify the parameters.
 
@@ -133,18 +131,13 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     'measurement'
     """
     name = str(name_or_path)
-    user_models = _user_models()
-    if name in _FORMULAS:
-        return _FORMULAS[name]()
-    if name in _measured_rows():
-        return _measured_model(name)
-    if name in user_models:
-        model: LatencyModel = user_models[name].load()()
-        return model
+    if name in _models():
+        return _made(name)
     if name.startswith("physics:"):
-        from llmsched.latency.physics.step import PhysicsBatch, step_model
+        from llmsched.latency.physics.step import step_model
+        from llmsched.latency.steps.batches import BatchOfSteps
 
-        return PhysicsBatch(step_model(name))
+        return BatchOfSteps(step_model(name))
     path, form = _split_form(name)
     if path.is_file():
         return _from_file(path, form)
@@ -164,18 +157,26 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     )
 
 
-def _user_models() -> dict[str, EntryPoint]:
-    """Entry points of other packages: each a callable without arguments that gives a model."""
-    from importlib.metadata import entry_points
+@cache
+def _models() -> Registry[Callable[[], LatencyModel]]:
+    """Models by name, each a callable without arguments; packages add theirs by entry points."""
+    measured = {name: partial(_measured_model, name) for name in _measured_rows()}
+    return Registry("latency model", ENTRY_POINT_GROUP, {**_FORMULAS, **measured})
 
-    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    taken = [name for name in found if name in _FORMULAS or name in _measured_rows()]
-    if taken:
-        raise ValueError(
-            f"entry points of group {ENTRY_POINT_GROUP} must not take built-in names, "
-            f"got {', '.join(taken)}; rename them in the package that declares them"
-        )
-    return found
+
+def _made(name: str) -> LatencyModel:
+    maker = _models().named(name)
+    try:
+        model = maker()
+    except CALL_ERRORS as error:
+        if is_ours(maker):
+            raise
+        label = _models().label(name)
+        raise PluginError(f"{label} must be made without a failure, got {said(error)}") from error
+    if not callable(getattr(model, "service_s", None)):
+        label = _models().label(name)
+        raise PluginError(f"{label} must make an object with service_s, got {model!r}")
+    return model
 
 
 def _split_form(name: str) -> tuple[Path, str | None]:

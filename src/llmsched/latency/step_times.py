@@ -123,6 +123,11 @@ def _tables_tp(prefix: str) -> int:
     return int(digits) if found and digits.isdecimal() and int(digits) > 0 else 1
 
 
+def shipped_names() -> list[str]:
+    """The names of the shipped fits."""
+    return list(_shipped())
+
+
 @cache
 def _shipped() -> dict[str, Path]:
     folder = data_folder("calibration") / SHIPPED

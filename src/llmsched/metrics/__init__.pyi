@@ -14,3 +14,7 @@ from .load import (
     offered_load as offered_load,
 )
 from .run import Metrics as Metrics, metrics as metrics
+from .tokens import (
+    TokenMetrics as TokenMetrics,
+    token_metrics as token_metrics,
+)

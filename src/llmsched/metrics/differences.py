@@ -80,7 +80,7 @@ class Difference:
     def to_dict(self) -> dict[str, Any]:
         """The difference as one JSON object."""
         ends = self.interval.to_dict()
-        found = {
+        found: dict[str, Any] = {
             "scheduler": self.scheduler,
             "against": self.baseline,
             "metric": self.metric,

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import IntArray
+from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.workload.trace import Trace
 
 if TYPE_CHECKING:
+    from llmsched.engine.iteration.settings import IterationSettings
+    from llmsched.engine.step_records import ReplicaTable, ServedTable
     from llmsched.latency.base import LatencyModel
+    from llmsched.latency.steps.base import StepLatency
 
 LoadLabel = Literal["stable", "backlogged", "overloaded"]
 
@@ -109,16 +112,74 @@ def load_label(
     """
     if not len(batches):
         return "overloaded" if len(requests) else "stable"
-    first_s, last_s = requests.arrival_s.min(), requests.arrival_s.max()
-    span_s = last_s - first_s
     longest_s = (batches.finish_s - batches.start_s).max()
-    drain_s = batches.finish_s.max() - last_s - longest_s
+    last_s = requests.arrival_s.max()
     busy_s = np.maximum(np.minimum(batches.finish_s, last_s) - batches.start_s, 0.0).sum()
-    outgrown = drain_s > DRAIN_SHARE * span_s and busy_s >= BUSY_SHARE * n_gpus * span_s
+    return _label(
+        offered_load,
+        requests.arrival_s,
+        wait_s=np.fmax.reduce(requests.start_s - requests.arrival_s) - longest_s,  # NaN if rejected
+        drain_s=batches.finish_s.max() - last_s - longest_s,
+        busy_s=busy_s / n_gpus,
+    )
+
+
+def _label(
+    offered_load: float, arrival_s: FloatArray, *, wait_s: float, drain_s: float, busy_s: float
+) -> LoadLabel:
+    span_s = arrival_s.max() - arrival_s.min()
+    outgrown = drain_s > DRAIN_SHARE * span_s and busy_s >= BUSY_SHARE * span_s
     if offered_load >= 1 or outgrown:
         return "overloaded"
-    wait_s = np.fmax.reduce(requests.start_s - requests.arrival_s)  # NaN where rejected
-    return "backlogged" if wait_s - longest_s > WAIT_SHARE * span_s else "stable"
+    return "backlogged" if wait_s > WAIT_SHARE * span_s else "stable"
+
+
+def step_load(
+    table: ServedTable, settings: IterationSettings, step: StepLatency, n_replicas: int
+) -> float:
+    """ρ of continuous batching: mean work of a request times the arrival rate, over the replicas.
+
+    The work is that at the largest batch that memory and `max_running` allow: with P prompt and O
+    output tokens on average, b requests that hold K tokens each, a request takes s = max(O/b, P /
+    (step_tokens - b)) steps' worth of time, each with O/s decodes and P/s prompt tokens.
+    K is the mean over decode steps, E[O·P + O²/2] / E[O].
+    """
+    served = table.completed
+    n, n_served = len(table), int(served.sum())
+    if not n_served:
+        return 0.0
+    prompt = table.prompt_tokens[served].astype(np.float64)
+    output = table.output_tokens[served].astype(np.float64)
+    held = float((output * (prompt + output / 2)).sum() / output.sum())
+    usable = settings.usable_blocks * settings.block_tokens
+    batch = max(1.0, min(settings.max_running, usable / held, settings.step_tokens - 1.0))
+    p, o = float(prompt.mean()), float(output.mean())
+    steps = max(o / batch, p / max(1.0, settings.step_tokens - batch))
+    decodes, chunk = round(o / steps), math.ceil(p / steps)
+    time_s = step.step_s([(chunk, 0)], decodes, round(decodes * held)) + settings.overhead_s
+    work_s = steps * (time_s + settings.per_request_s * (decodes + 1))
+    span_s = float(table.arrival_s[-1] - table.arrival_s[0])
+    if span_s <= 0:
+        return math.inf
+    return n_served / n * work_s * (n - 1) / span_s / n_replicas
+
+
+def step_load_label(offered_load: float, table: ServedTable, replicas: ReplicaTable) -> LoadLabel:
+    """The label of a run of the iteration level, by `LABEL_RULE`, a request's stay for a batch."""
+    served = table.completed
+    if not served.any():
+        return "overloaded" if len(table) else "stable"
+    last_s = table.arrival_s[-1]
+    longest_s = (table.finish_s - table.scheduled_s)[served].max()
+    ends_s = np.full(len(replicas), last_s)
+    np.maximum.at(ends_s, table.replica[served], table.finish_s[served])
+    return _label(
+        offered_load,
+        table.arrival_s,
+        wait_s=(table.scheduled_s - table.arrival_s)[served].max() - longest_s,
+        drain_s=ends_s.max() - last_s - longest_s,
+        busy_s=float((replicas.busy_s - (ends_s - last_s)).mean()),  # none rests while it drains
+    )
 
 
 def _work_s(trace: Trace, bins: IntArray, sizes: IntArray, latency: LatencyModel) -> float:

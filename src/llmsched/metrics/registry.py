@@ -206,7 +206,7 @@ _ALL = (
         title="batch",
         unit="requests",
         scale="log",
-        definition="Requests / batches; at the iteration level requests a step.",
+        definition="Requests / batches; at the iteration level, running requests per busy GPU.",
     ),
     Metric(
         name="padding_waste",

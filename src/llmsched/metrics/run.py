@@ -108,6 +108,7 @@ def metrics(
         If a count or the SLA is not positive, or a request's bin is out of range.
     """
     _check(requests, n_gpus=n_gpus, sla_s=sla_s, n_bins=n_bins)
+    requests = requests.by_arrival()
     served = _served(requests)
     n_requests, n_completed = len(requests), len(served)
     makespan_s = span_s(requests)

@@ -172,16 +172,9 @@ class Binning:
         total_tokens = trace.prompt_tokens.astype("int64") + predicted_tokens
         if self.by == "total":
             return total_tokens
-        from llmsched.latency.base import Shape
+        from llmsched.latency.base import alone_s
 
-        # 64 bits, as in Python's integers: a model may square a length
-        alone = Shape(
-            size=1,
-            max_total_tokens=total_tokens.astype("int64"),
-            max_prompt_tokens=trace.prompt_tokens.astype("int64"),
-            max_output_tokens=predicted_tokens.astype("int64"),
-        )
-        return cast("FloatArray", latency.service_s(alone))
+        return alone_s(latency, trace.prompt_tokens, predicted_tokens)
 
     @property
     def spec(self) -> str | None:

@@ -7,6 +7,8 @@ do.  Left out: any predictor that reads a prompt's text, which traces do not hav
 A new predictor is one class with `name`, `random` and `predict`, and one entry in `PREDICTORS`;
 from a user's own package, one entry point in the group `llmsched.predictors`, whose object takes
 the text after the colon of the spec (empty where there is none) and returns the predictor.
+A predictor is handed the whole trace, true lengths and later requests included, since `oracle` and
+`noisy` are made of them: what it uses is its author's word. The trace is read-only.
 """
 
 from __future__ import annotations
@@ -18,6 +20,14 @@ from typing import ClassVar, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.plugins import (
+    CALL_ERRORS,
+    PluginError,
+    is_ours,
+    name_of,
+    raise_failure,
+    said,
+)
 from llmsched._util.registry import Registry
 from llmsched._util.types import FloatArray, IntArray
 from llmsched.prediction.binning import Binning
@@ -91,7 +101,48 @@ def predictor_from_spec(spec: str) -> Predictor:
     'bin-error:0.1'
     """
     name, _, argument = spec.partition(":")
-    return PREDICTORS.named(name)(argument)
+    maker = PREDICTORS.named(name)
+    try:
+        made = maker(argument)
+    except CALL_ERRORS as error:
+        if is_ours(maker):
+            raise
+        label = PREDICTORS.label(name)
+        raise PluginError(f"{label} must accept {argument!r}, got {said(error)}") from error
+    if not callable(getattr(made, "predict", None)):
+        label = PREDICTORS.label(name)
+        raise PluginError(f"{label} must make an object with predict, got {made!r}")
+    return made
+
+
+def predict(
+    predictor: Predictor, trace: Trace, binning: Binning, rng: np.random.Generator
+) -> Prediction:
+    """What a predictor says of a trace, checked.
+
+    Raises
+    ------
+    PluginError
+        If somebody else's predictor fails, or says what cannot be meant for this trace.
+    """
+    try:
+        made = predictor.predict(trace, binning, rng)
+    except CALL_ERRORS as error:
+        raise_failure(predictor, "predict", error)
+    if not isinstance(made, Prediction):
+        raise PluginError(f"{name_of(predictor)}.predict must give a Prediction, got {made!r}")
+    for column, kinds in (("tokens", "iu"), ("service_s", "iuf")):
+        values = getattr(made, column)
+        if column == "service_s" and values is None:
+            continue
+        shape, kind = np.shape(values), getattr(values, "dtype", np.dtype(object)).kind
+        if shape != (len(trace),) or kind not in kinds or not (values >= 0).all():
+            raise PluginError(
+                f"{name_of(predictor)}.predict must give {column} >= 0, one "
+                f"{'whole ' if kinds == 'iu' else ''}number for each of {len(trace)} requests, "
+                f"got shape {shape} of kind {kind!r}"
+            )
+    return made
 
 
 @dataclass(frozen=True, slots=True)

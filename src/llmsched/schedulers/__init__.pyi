@@ -1,4 +1,15 @@
-from .base import FullBatches as FullBatches, Scheduler as Scheduler
+from .base import (
+    Arrivals as Arrivals,
+    BatchPlan as BatchPlan,
+    BatchPolicy as BatchPolicy,
+    FinishedBatch as FinishedBatch,
+    Head as Head,
+    Later as Later,
+    RequestView as RequestView,
+    Sees as Sees,
+    Selection as Selection,
+    WaitingView as WaitingView,
+)
 from .batch_size import (
     Batcher as Batcher,
     DynamicBatcher as DynamicBatcher,
@@ -9,19 +20,21 @@ from .memory_limit import (
     PAST_WEIGHT as PAST_WEIGHT,
     BufferLimit as BufferLimit,
     CltLimit as CltLimit,
-    FinishedBatch as FinishedBatch,
     MemoryLimit as MemoryLimit,
 )
 from .registry import (
     SCHEDULERS as SCHEDULERS,
     SchedulerFactory as SchedulerFactory,
+    SchedulerSpec as SchedulerSpec,
     dynamic_no_bins as dynamic_no_bins,
     make_scheduler as make_scheduler,
     multi_bin_adaptive as multi_bin_adaptive,
     multi_bin_dynamic as multi_bin_dynamic,
     multi_bin_only as multi_bin_only,
+    scheduler_name as scheduler_name,
     static_fifo as static_fifo,
 )
+from .scheduler import FullBatches as FullBatches, Scheduler as Scheduler
 from .settings import (
     BIN_CHOICES as BIN_CHOICES,
     CONTROLLERS as CONTROLLERS,

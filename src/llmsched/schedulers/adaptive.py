@@ -1,18 +1,18 @@
 """`multi_bin_adaptive`: which bin, and how many of it, from ages and learned service times.
 
-Our own scheduler; docs/multi_bin_adaptive.md says what it does, why, and when it loses. It learns
-what a batch of each bin costs from the batches that finished, and sees how many requests wait in
-each bin and since when. It knows neither the latency model nor any true length.
+docs/multi_bin_adaptive.md says what it does, and when it loses. It learns what a batch of each bin
+costs from the batches that finished, and sees how many requests wait in each bin and since when.
+It knows neither the latency model nor any true length.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llmsched.schedulers.bin_choice import Waits
-from llmsched.schedulers.memory_limit import FinishedBatch, MemoryLimit
+from llmsched.schedulers.base import BatchPlan, FinishedBatch, Head, WaitingView
+from llmsched.schedulers.memory_limit import MemoryLimit
 
 LEAST_WEIGHT = 0.1  # of the newest batch in a bin's service line; 1/n for the first ten
 KEEPS_UP_SHARE = 0.25  # of the SLA: while the oldest waited no longer, smaller batches can help
@@ -28,8 +28,9 @@ class ServiceLine:
     """
 
     n_batches: int = 0
-    _mean_size: float = 0.0
-    _mean_s: float = 0.0
+    mean_size: float = 0.0
+    mean_s: float = 0.0
+    slope_s: float = 0.0  # per request
     _variance: float = 0.0
     _covariance: float = 0.0
 
@@ -37,64 +38,66 @@ class ServiceLine:
         """Learn from a finished batch."""
         self.n_batches += 1
         weight = max(LEAST_WEIGHT, 1 / self.n_batches)
-        off_size, off_s = size - self._mean_size, service_s - self._mean_s
-        self._mean_size += weight * off_size
-        self._mean_s += weight * off_s
+        off_size, off_s = size - self.mean_size, service_s - self.mean_s
+        self.mean_size += weight * off_size
+        self.mean_s += weight * off_s
         self._variance = (1 - weight) * (self._variance + weight * off_size * off_size)
         self._covariance = (1 - weight) * (self._covariance + weight * off_size * off_s)
+        slope_s = self._covariance / self._variance if self._variance > 0 else 0.0
+        self.slope_s = min(max(slope_s, 0.0), self.mean_s / self.mean_size)
 
     def service_s(self, size: int) -> float:
         """Expected service time of a batch of this size [s]; 0 before the first batch."""
-        if not self.n_batches:
-            return 0.0
-        slope = self._covariance / self._variance if self._variance > 0 else 0.0
-        slope = min(max(slope, 0.0), self._mean_s / self._mean_size)
-        return self._mean_s + slope * (size - self._mean_size)
+        return self.mean_s + self.slope_s * (size - self.mean_size)
 
 
 @dataclass(slots=True)
-class AdaptiveBatcher:
-    """One bin's memory limit and service line; `AdaptiveChoice` plans its next batch."""
+class LearnedBin:
+    """One bin's memory limit and service line, which plan its next batch."""
 
     memory: MemoryLimit
+    sla_s: float
     batch_max: int = 128
     line: ServiceLine = field(default_factory=ServiceLine)
-    planned: int = 1
+    most: int = field(init=False)  # requests that memory and `batch_max` allow now
+    alone_s: float = field(init=False, default=0.0)  # expected service time of one request
 
-    def limit(self) -> int:
-        """The size that the choice of this bin was made for [requests]."""
-        return self.planned
+    def __post_init__(self) -> None:
+        self.most = max(1, min(self.memory.limit(), self.batch_max))
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Learn what the batch held and what it cost."""
         self.memory.observe(batch)
         self.line.observe(batch.size, service_s)
+        self.most = max(1, min(self.memory.limit(), self.batch_max))
+        self.alone_s = self.line.service_s(1)
 
-    def plan(self, waiting: int, oldest_wait_s: float, sla_s: float) -> int:
-        """How many requests the next batch should hold.
+    def plan(self, waiting: int, oldest_wait_s: float) -> tuple[int, float]:
+        """How many requests the next batch should hold, and what it is expected to cost [s].
 
         All that wait and memory allows, unless a smaller batch lets the oldest meet the SLA: then
         the largest that does. Once the oldest waited for more than a quarter of the SLA the queue
         is the trouble, and smaller batches would only lengthen it.
         """
-        size = max(1, min(waiting, self.memory.limit(), self.batch_max))
-        left_s = sla_s - oldest_wait_s
-        if oldest_wait_s > KEEPS_UP_SHARE * sla_s or self.line.service_s(size) <= left_s:
-            return size
-        if self.line.service_s(1) > left_s:
-            return size  # late in any case
+        size, line = min(waiting, self.most), self.line
+        service_s = line.mean_s + line.slope_s * (size - line.mean_size)
+        left_s = self.sla_s - oldest_wait_s
+        if oldest_wait_s > KEEPS_UP_SHARE * self.sla_s or service_s <= left_s:
+            return size, service_s
+        if self.alone_s > left_s:
+            return size, service_s  # late in any case
         fits = 1
         while fits < size:  # the line never falls: bisection
             middle = (fits + size + 1) // 2
-            if self.line.service_s(middle) <= left_s:
+            if line.service_s(middle) <= left_s:
                 fits = middle
             else:
                 size = middle - 1
-        return fits
+        return fits, line.service_s(fits)
 
 
 @dataclass(slots=True)
-class AdaptiveChoice:
+class AdaptivePolicy:
     """Serve the bin with the most requests times response ratio: b·(wait + T)/T.
 
     b is the planned batch, T what it is expected to cost, and the wait that of the bin's oldest
@@ -120,32 +123,31 @@ class AdaptiveChoice:
     sla_s: float
     memory: Callable[[], MemoryLimit]
     batch_max: int = 128
-    waits: Waits = field(default_factory=Waits)
-    batchers: list[AdaptiveBatcher] = field(default_factory=list)
+    bins: list[LearnedBin] = field(default_factory=list)
 
-    def batcher(self) -> AdaptiveBatcher:
-        """The batcher of the next bin; the engine makes one per bin, in order."""
-        self.batchers.append(AdaptiveBatcher(self.memory(), self.batch_max))
-        return self.batchers[-1]
-
-    def choose(self, waiting: Sequence[int]) -> int | None:
-        """The bin of the highest score, the lowest index on ties; plans its batch, too."""
+    def next_batch(self, waiting: WaitingView, now_s: float) -> BatchPlan | None:
+        """The bin of the highest score, the lowest index on ties, and how many of it."""
+        if not self.bins:
+            self.bins = [
+                LearnedBin(self.memory(), self.sla_s, self.batch_max) for _ in waiting.counts
+            ]
         best, chosen, planned = -1.0, None, 1
-        for index, count in enumerate(waiting):
+        ages = zip(waiting.counts, waiting.oldest_arrival_s, strict=True)
+        for index, (count, arrival_s) in enumerate(ages):
             if not count:
                 continue
-            wait_s = self.waits.oldest_s(index)
-            size = self.batchers[index].plan(count, wait_s, self.sla_s)
-            score = self._score(self.batchers[index].line, size, wait_s)
+            one, wait_s = self.bins[index], now_s - arrival_s
+            size, service_s = one.plan(count, wait_s)
+            if service_s > 0:
+                score = size * (wait_s + service_s) / service_s
+                if one.alone_s > self.sla_s:
+                    score *= HOPELESS_WEIGHT
+            else:
+                score = math.inf  # costs nothing, or nobody knows yet: find out
             if score > best:
                 best, chosen, planned = score, index, size
-        if chosen is not None:
-            self.batchers[chosen].planned = planned
-        return chosen
+        return None if chosen is None else Head(chosen, planned)
 
-    def _score(self, line: ServiceLine, size: int, wait_s: float) -> float:
-        service_s = line.service_s(size)
-        if not service_s > 0:
-            return math.inf  # costs nothing, or nobody knows yet: find out
-        score = size * (wait_s + service_s) / service_s
-        return HOPELESS_WEIGHT * score if line.service_s(1) > self.sla_s else score
+    def observe(self, batch: FinishedBatch, service_s: float) -> None:
+        """Tell the bin."""
+        self.bins[batch.bin].observe(batch, service_s)

@@ -7,10 +7,13 @@ batch physically fits the KV memory is the engine's check.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from llmsched.schedulers.memory_limit import FinishedBatch, MemoryLimit
+from llmsched.schedulers.memory_limit import MemoryLimit
 from llmsched.schedulers.sla_control import SlaController
+
+if TYPE_CHECKING:
+    from llmsched.schedulers.base import FinishedBatch
 
 
 class Batcher(Protocol):
@@ -57,7 +60,11 @@ class DynamicBatcher:
 
     def limit(self) -> int:
         """b_target of the next batch [requests]."""
-        return max(1, min(self.memory.limit(), self.controller.limit(), self.batch_max))
+        memory, sla = self.memory.limit(), self.controller.limit()
+        limit = memory if memory < sla else sla
+        if limit > self.batch_max:
+            limit = self.batch_max
+        return limit if limit > 1 else 1
 
     def observe(self, batch: FinishedBatch, service_s: float) -> None:
         """Pass the batch's token counts to the memory limit, its time to the SLA controller."""

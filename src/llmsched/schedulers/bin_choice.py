@@ -1,10 +1,10 @@
-"""Which bin a free GPU serves next, from how many requests wait in each, and since when."""
+"""Which bin a free GPU serves next, from how many requests wait in each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 
 class BinChoice(Protocol):
@@ -12,40 +12,6 @@ class BinChoice(Protocol):
 
     def choose(self, waiting: Sequence[int]) -> int | None:
         """The index of the chosen bin, or None when every bin is empty."""
-
-
-@dataclass(slots=True)
-class Waits:
-    """How long the oldest request of each bin has waited.
-
-    Every scheduler has one, and the engine keeps it up to date; a policy that decides by age
-    holds it. Ages are not part of `choose`, since most choices need counts only, at every pull.
-    """
-
-    now_s: float = 0.0
-    _heads: list[int] = field(default_factory=list)
-    _arrivals: Callable[[], memoryview[Any]] | None = None
-    _arrival_s: memoryview[Any] | None = None
-
-    def follow(self, heads: list[int], arrivals: Callable[[], memoryview[Any]]) -> None:
-        """Watch these positions, which the engine moves as it serves.
-
-        Parameters
-        ----------
-        heads : list of int
-            Position of the oldest request of each bin.
-        arrivals : callable
-            Gives the arrival of every position [s]; called when a wait is first asked for.
-        """
-        self._heads, self._arrivals, self._arrival_s = heads, arrivals, None
-
-    def oldest_s(self, bin_index: int) -> float:
-        """How long the oldest request of a bin that is not empty has waited [s]."""
-        if self._arrival_s is None:
-            assert self._arrivals is not None, "the engine has not begun"
-            self._arrival_s = self._arrivals()
-        arrival_s: float = self._arrival_s[self._heads[bin_index]]
-        return self.now_s - arrival_s
 
 
 @dataclass(slots=True)

@@ -19,22 +19,17 @@ PAST_WEIGHT = 0.8
 _LEAST_MEAN = 1e-300
 
 
-class FinishedBatch(Protocol):
-    """What a policy may learn of a batch once it is finished."""
-
-    @property
-    def size(self) -> int:
-        """Requests in the batch."""
-        ...
+class Finished(Protocol):
+    """What memory limits learn from: a finished batch, or a request alone."""
 
     @property
     def mean_tokens(self) -> float:
-        """Mean prompt + output tokens per request."""
+        """Prompt + output tokens, mean over requests."""
         ...
 
     @property
     def mean_squared_tokens(self) -> float:
-        """Mean of the squared prompt + output tokens per request."""
+        """Their squares, mean over requests."""
         ...
 
 
@@ -45,7 +40,7 @@ class MemoryLimit(Protocol):
         """The batch limit b_mem now, at least 1."""
         ...
 
-    def observe(self, batch: FinishedBatch) -> None:
+    def observe(self, batch: Finished) -> None:
         """Average a finished batch in."""
         ...
 
@@ -82,9 +77,11 @@ class BufferLimit:
         _check_start(self.capacity_tokens, self.mean_tokens)
 
     def limit(self) -> int:
-        return max(1, math.floor(0.9 * self.capacity_tokens / max(self.mean_tokens, _LEAST_MEAN)))
+        mean = self.mean_tokens
+        most = int(0.9 * self.capacity_tokens / (mean if mean > _LEAST_MEAN else _LEAST_MEAN))
+        return most if most > 1 else 1
 
-    def observe(self, batch: FinishedBatch) -> None:
+    def observe(self, batch: Finished) -> None:
         self.mean_tokens = NEWEST_WEIGHT * batch.mean_tokens + PAST_WEIGHT * self.mean_tokens
 
 
@@ -138,7 +135,7 @@ class CltLimit:
         root = (math.sqrt(spread * spread + 4 * mean * self.capacity_tokens) - spread) / (2 * mean)
         return max(1, math.floor(root * root))
 
-    def observe(self, batch: FinishedBatch) -> None:
+    def observe(self, batch: Finished) -> None:
         past = self.mean_squared_tokens
         assert past is not None  # set in __post_init__
         self.mean_tokens = NEWEST_WEIGHT * batch.mean_tokens + PAST_WEIGHT * self.mean_tokens

@@ -56,6 +56,8 @@ class Settings:
         The controllers' D_SLA: what a batch may take; by default what a request may [s].
     max_forming_wait_s : float, optional
         `multi_bin_only`: release a part-full batch once its oldest member waited this long [s].
+    ageing_tokens_per_s : float
+        How many predicted output tokens a second of waiting makes up for in `continuous_sjf`.
     sla_s : float, optional
         Latency target of a request [s].
     capacity_tokens : float, optional
@@ -99,6 +101,14 @@ class Settings:
         metavar="SECONDS",
         least=0,
         default_text="never",
+    )
+    ageing_tokens_per_s: float = option(
+        20.0,
+        "Predicted tokens that a second of waiting makes up for in continuous_sjf.",
+        flag="ageing",
+        metavar="TOKENS_PER_S",
+        above=0,
+        hint="without ageing long requests starve",
     )
     sla_s: float | None = None
     capacity_tokens: float | None = None

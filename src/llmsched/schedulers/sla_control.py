@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from llmsched.schedulers.memory_limit import NEWEST_WEIGHT, PAST_WEIGHT
 
@@ -40,10 +40,6 @@ class NoController:
         del service_s, batch_size
 
 
-def _clamped(value: int, least: int, most: int) -> int:
-    return least if value < least else most if value > most else value
-
-
 @dataclass(slots=True)
 class _IntervalController:
     """What both rules share: an interval [low, high] and the recent means that move it."""
@@ -56,6 +52,7 @@ class _IntervalController:
     high: int = field(init=False)
     _mean_service_s: float = field(init=False, default=math.nan, repr=False)
     _mean_batch: float = field(init=False, default=math.nan, repr=False)
+    _low_wins: ClassVar[bool] = True  # where low and high have turned over
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sla_s) and self.sla_s > 0):
@@ -69,31 +66,43 @@ class _IntervalController:
 
     def limit(self) -> int:
         """The middle of the interval [requests]."""
-        return _clamped((self.low + self.high) // 2, self.batch_min, self.batch_max)
+        return (self.low + self.high) // 2
 
     def observe(self, service_s: float, batch_size: int) -> None:
         """Average the finished batch in, then move the interval."""
-        if self._mean_service_s != self._mean_service_s:  # NaN: the first batch initialises
-            self._mean_service_s, self._mean_batch = service_s, float(batch_size)
+        mean_s = self._mean_service_s
+        if mean_s != mean_s:  # NaN: the first batch initialises
+            mean_s, mean_batch = service_s, float(batch_size)
         else:
-            self._mean_service_s = NEWEST_WEIGHT * service_s + PAST_WEIGHT * self._mean_service_s
-            self._mean_batch = NEWEST_WEIGHT * batch_size + PAST_WEIGHT * self._mean_batch
+            mean_s = NEWEST_WEIGHT * service_s + PAST_WEIGHT * mean_s
+            mean_batch = NEWEST_WEIGHT * batch_size + PAST_WEIGHT * self._mean_batch
+        self._mean_service_s, self._mean_batch = mean_s, mean_batch
+        self.move(mean_s, int(mean_batch))
+
+    def move(self, mean_service_s: float, mean_batch: int) -> None:
+        """Move the interval, given recent means [s], [requests]."""
         tolerance_s = self.tolerance_share * self.sla_s
-        mean_batch = int(self._mean_batch)
-        if self._mean_service_s > self.sla_s + tolerance_s:
-            self._too_slow(mean_batch)
-        elif self._mean_service_s < self.sla_s - tolerance_s:
-            self._too_fast(mean_batch)
+        if mean_service_s > self.sla_s + tolerance_s:
+            low, high = self._too_slow(mean_batch)
+        elif mean_service_s < self.sla_s - tolerance_s:
+            low, high = self._too_fast(mean_batch)
         else:
-            self._on_target(mean_batch)
+            low, high = self._on_target(mean_batch)
+        least, most = self.batch_min, self.batch_max
+        low = least if low < least else most if low > most else low
+        high = least if high < least else most if high > most else high
+        if low > high:
+            low, high = (low, low) if self._low_wins else (high, high)
+        self.low, self.high = low, high
 
-    def _too_slow(self, mean_batch: int) -> None:
+    def _too_slow(self, mean_batch: int) -> tuple[int, int]:
+        """The next (low, high), before both are brought into the bounds."""
         raise NotImplementedError
 
-    def _too_fast(self, mean_batch: int) -> None:
+    def _too_fast(self, mean_batch: int) -> tuple[int, int]:
         raise NotImplementedError
 
-    def _on_target(self, mean_batch: int) -> None:
+    def _on_target(self, mean_batch: int) -> tuple[int, int]:
         raise NotImplementedError
 
 
@@ -131,21 +140,17 @@ class PaperController(_IntervalController):
     alpha: int = 16
     delta: int = 4
 
-    def _too_slow(self, mean_batch: int) -> None:
-        low = self.low
-        self._set(max(low - self.delta, self.batch_min), max(mean_batch, low + self.alpha))
+    def _too_slow(self, mean_batch: int) -> tuple[int, int]:
+        widened = self.low + self.alpha
+        return self.low - self.delta, mean_batch if mean_batch > widened else widened
 
-    def _too_fast(self, mean_batch: int) -> None:
-        high = self.high
-        self._set(min(mean_batch, high - self.alpha), min(high + self.delta, self.batch_max))
+    def _too_fast(self, mean_batch: int) -> tuple[int, int]:
+        widened = self.high - self.alpha
+        return mean_batch if mean_batch < widened else widened, self.high + self.delta
 
-    def _on_target(self, mean_batch: int) -> None:
+    def _on_target(self, mean_batch: int) -> tuple[int, int]:
         half = self.alpha // 2
-        self._set(max(mean_batch - half, self.batch_min), min(mean_batch + half, self.batch_max))
-
-    def _set(self, low: int, high: int) -> None:
-        self.low = low = _clamped(low, self.batch_min, self.batch_max)
-        self.high = _clamped(high, low, self.batch_max)
+        return mean_batch - half, mean_batch + half
 
 
 @dataclass(slots=True)
@@ -162,17 +167,15 @@ class WindowController(_IntervalController):
         How far the mean may be off before it counts as slow or fast, as a share of the SLA.
     """
 
-    def _too_slow(self, mean_batch: int) -> None:
-        self._set(max(self.low, int(0.8 * mean_batch)), min(self.high, mean_batch))
+    _low_wins: ClassVar[bool] = False
 
-    def _too_fast(self, mean_batch: int) -> None:
+    def _too_slow(self, mean_batch: int) -> tuple[int, int]:
+        return max(self.low, int(0.8 * mean_batch)), min(self.high, mean_batch)
+
+    def _too_fast(self, mean_batch: int) -> tuple[int, int]:
         grown = min(self.high + max(1, int(0.2 * mean_batch)), self.batch_max)
-        self._set(max(self.low, mean_batch), grown)
+        return max(self.low, mean_batch), grown
 
-    def _on_target(self, mean_batch: int) -> None:
+    def _on_target(self, mean_batch: int) -> tuple[int, int]:
         margin = int(0.1 * (self.high - self.low))
-        self._set(mean_batch - margin, mean_batch + margin)
-
-    def _set(self, low: int, high: int) -> None:
-        self.high = _clamped(high, self.batch_min, self.batch_max)
-        self.low = min(_clamped(low, self.batch_min, self.batch_max), self.high)
+        return mean_batch - margin, mean_batch + margin

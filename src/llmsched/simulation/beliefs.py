@@ -11,8 +11,9 @@ from llmsched._util.types import FloatArray, IntArray
 from llmsched.latency.base import LatencyModel
 from llmsched.prediction.binning import DYNAMIC_BATCH_SIZE, Binning
 from llmsched.prediction.edges import assign_bins
-from llmsched.prediction.predictors import Predictor
-from llmsched.schedulers.base import Scheduler
+from llmsched.prediction.predictors import Predictor, predict
+from llmsched.schedulers.iteration.base import IterationScheduler
+from llmsched.schedulers.scheduler import Scheduler
 from llmsched.workload.trace import Trace
 
 
@@ -23,12 +24,15 @@ class BinnedPrediction:
     tokens: IntArray  # (n,) predicted output length
     bins: IntArray  # (n,) in [0, len(edges)]
     edges: FloatArray  # between the bins, in the unit of what was binned
+    alone_s: FloatArray | None = None  # (n,) predicted time alone, where the workload draws it
 
 
-def scheduler_binning(policy: Scheduler, binning: Binning) -> Binning:
+def scheduler_binning(policy: Scheduler | IterationScheduler, binning: Binning) -> Binning:
     """The binning that a scheduler makes of the one asked for: one bin if it has none."""
     if not policy.binned:
         binning = Binning(n_bins=1)
+    if isinstance(policy, IterationScheduler):
+        return binning.or_else("output", "equal-mass").for_batches_of(DYNAMIC_BATCH_SIZE)
     binning = binning.or_else(policy.bin_by, policy.bin_edges)
     full = policy.release  # batches of exactly this size; a dynamic batcher's are seldom full
     batch_size = full.batch_size if full else min(policy.batch_max, DYNAMIC_BATCH_SIZE)
@@ -37,7 +41,7 @@ def scheduler_binning(policy: Scheduler, binning: Binning) -> Binning:
 
 def predict_bins(
     trace: Trace,
-    policy: Scheduler,
+    policy: Scheduler | IterationScheduler,
     predictor: Predictor,
     binning: Binning,
     latency: LatencyModel,
@@ -45,10 +49,12 @@ def predict_bins(
 ) -> BinnedPrediction:
     """Predicted tokens and bin of every request, and the edges between the bins."""
     binning = scheduler_binning(policy, binning)
-    prediction = predictor.predict(trace, binning, Streams.of_seed(seed).prediction)
+    prediction = predict(predictor, trace, binning, Streams.of_seed(seed).prediction)
     if not policy.binned:
         one_bin = np.zeros(len(trace), dtype=np.int32)
-        return BinnedPrediction(tokens=prediction.tokens, bins=one_bin, edges=np.empty(0))
+        return BinnedPrediction(
+            tokens=prediction.tokens, bins=one_bin, edges=np.empty(0), alone_s=prediction.service_s
+        )
     if binning.by == "service" and trace.service_s is not None:
         if prediction.service_s is None:
             raise ValueError(
@@ -62,4 +68,6 @@ def predict_bins(
         bins, edges = binning.bins_of(values)
     else:
         bins, edges = assign_bins(values, prediction.edges), prediction.edges
-    return BinnedPrediction(tokens=prediction.tokens, bins=bins, edges=edges)
+    return BinnedPrediction(
+        tokens=prediction.tokens, bins=bins, edges=edges, alone_s=prediction.service_s
+    )

@@ -21,18 +21,18 @@ from llmsched.latency.base import LatencyModel
 from llmsched.metrics.load import memory_best_batch, offered_load
 from llmsched.prediction.binning import Binning
 from llmsched.prediction.predictors import predictor_from_spec
-from llmsched.schedulers.base import Scheduler
 from llmsched.schedulers.registry import make_scheduler
+from llmsched.schedulers.scheduler import Scheduler
 from llmsched.schedulers.settings import Settings
 from llmsched.simulation.beliefs import predict_bins
-from llmsched.simulation.hardware import Hardware
+from llmsched.simulation.hardware import ResolvedHardware
 from llmsched.workload.trace import Trace, TraceError
 
 REFERENCE = "multi_bin_dynamic"
 _NOISE_SEED = 0  # of its predictions, in every replication: the load follows from the requests
 
 
-def load_as_it_comes(trace: Trace, hardware: Hardware) -> float:
+def load_as_it_comes(trace: Trace, hardware: ResolvedHardware) -> float:
     """ρ of the requests at the rate that they have.
 
     Raises
@@ -42,8 +42,7 @@ def load_as_it_comes(trace: Trace, hardware: Hardware) -> float:
     ValueError
         If the GPUs are infinitely many: no rate loads them.
     """
-    found = hardware.resolved()
-    if not math.isfinite(found.n_gpus):
+    if not math.isfinite(hardware.n_gpus):
         raise ValueError(
             "n_gpus must be finite for an offered load to be held, got inf; give --rps-scale or "
             "--rate instead of --load"
@@ -53,7 +52,7 @@ def load_as_it_comes(trace: Trace, hardware: Hardware) -> float:
             f"trace {trace.name!r} must have requests at two instants at least for an offered "
             f"load to be held, got {len(trace)} at one; give --rps-scale instead of --load"
         )
-    told = Settings().resolved(capacity_tokens=found.capacity_tokens, latency=found.latency)
+    told = Settings().resolved(capacity_tokens=hardware.capacity_tokens, latency=hardware.latency)
     policy = make_scheduler(REFERENCE, told)
     if not (trace.total_tokens <= policy.capacity_tokens).any():
         raise TraceError(
@@ -63,10 +62,10 @@ def load_as_it_comes(trace: Trace, hardware: Hardware) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of bins that nobody asked for
         predicted = predict_bins(
-            trace, policy, predictor_from_spec("noisy"), Binning(), found.latency, _NOISE_SEED
+            trace, policy, predictor_from_spec("noisy"), Binning(), hardware.latency, _NOISE_SEED
         )
     n_bins = len(predicted.edges) + 1
-    return policy_load(trace, predicted.bins, n_bins, policy, found.latency, found.n_gpus)
+    return policy_load(trace, predicted.bins, n_bins, policy, hardware.latency, hardware.n_gpus)
 
 
 def policy_load(

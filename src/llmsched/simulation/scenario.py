@@ -7,17 +7,11 @@ checksum, not by path, and numbers by value, so that `4` and `4.0` GPUs are one 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, get_args
 
 from llmsched._util.options import (
     check_option,
@@ -29,23 +23,35 @@ from llmsched._util.options import (
     plain_values,
 )
 from llmsched.engine.admission import Admission
+from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.prediction.binning import Binning
 from llmsched.schedulers.settings import Settings
-from llmsched.simulation.hardware import Hardware
+from llmsched.simulation.hardware import DEFAULT_LATENCY, Hardware, ResolvedHardware
+from llmsched.simulation.keys import (
+    absolute,
+    content_key,
+    hardware_content,
+    part_content,
+    workload_content,
+)
 from llmsched.workload.slo import Slo
 from llmsched.workload.workload import Workload
 
 if TYPE_CHECKING:
     from llmsched.hardware import GpuSpec, ModelSpec
     from llmsched.latency.base import LatencyModel
+    from llmsched.latency.steps.base import StepLatency
     from llmsched.prediction.predictors import Predictor
-    from llmsched.schedulers.base import Scheduler
-    from llmsched.schedulers.registry import SchedulerFactory
+    from llmsched.schedulers.iteration.base import IterationScheduler
+    from llmsched.schedulers.iteration.routing import RouterFactory
+    from llmsched.schedulers.registry import SchedulerSpec
+    from llmsched.schedulers.scheduler import Scheduler
     from llmsched.workload.trace import Trace
 
 SECTIONS: dict[str, type] = {
     "workload": Workload,
     "hardware": Hardware,
+    "serving": IterationSettings,
     "slo": Slo,
     "settings": Settings,
     "binning": Binning,
@@ -58,11 +64,15 @@ class Parts(TypedDict, total=False):
 
     n_gpus: float
     latency: LatencyModel | str
+    step_time: StepLatency | str
+    tp: int
     gpu: GpuSpec | str
     llm: ModelSpec | str
     predictor: Predictor | str
     binning: Binning | int | str
     settings: Settings
+    serving: IterationSettings
+    router: RouterFactory | str
     slo: Slo | float
     admission: Admission
     seed: int
@@ -76,8 +86,9 @@ class Scenario:
     ----------
     workload : Workload or Trace
         Which requests come, and how fast.
-    scheduler : str, function or Scheduler
-        A registered name, a function from `Settings` to a `Scheduler`, or the latter.
+    scheduler : str, callable, Scheduler or BatchPolicy
+        A registered name, or what else `make_scheduler` takes: a function of the settings, a
+        policy, a scheduler.
     settings : Settings
         What the scheduler is told beside what follows from `slo` and `hardware`.
     hardware : Hardware
@@ -86,6 +97,10 @@ class Scenario:
         What the scheduler believes of output lengths.
     binning : Binning
         How a scheduler with bins splits the requests.
+    serving : IterationSettings
+        How a replica serves, with vLLM's defaults; for the continuous schedulers.
+    router : str or callable
+        Which replica serves a request: a name, or what makes a `Router`; for the continuous ones.
     slo : Slo
         What the senders expect.
     admission : {"together", "one-by-one"}
@@ -106,7 +121,7 @@ class Scenario:
     """
 
     workload: Workload | Trace = field(default_factory=Workload)
-    scheduler: str | SchedulerFactory | Scheduler = "multi_bin_dynamic"
+    scheduler: SchedulerSpec | IterationScheduler = "multi_bin_dynamic"
     settings: Settings = field(default_factory=Settings)
     hardware: Hardware = field(default_factory=Hardware)
     predictor: str | Predictor = option(
@@ -116,6 +131,14 @@ class Scenario:
         parse=str,
     )
     binning: Binning = field(default_factory=Binning)
+    serving: IterationSettings = field(default_factory=IterationSettings)
+    router: str | RouterFactory = option(
+        "round-robin",
+        "Which replica serves a request: round-robin, least-outstanding, least-kv, "
+        "predicted-work, prefix-affine.",
+        metavar="NAME",
+        parse=str,
+    )
     slo: Slo = field(default_factory=Slo)
     admission: Admission = option(
         "together",
@@ -132,6 +155,10 @@ class Scenario:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if isinstance(self.scheduler, str) and "-" in self.scheduler:
+            from llmsched.schedulers.names import canonical
+
+            object.__setattr__(self, "scheduler", canonical(self.scheduler))
         told_s = self.settings.sla_s
         if told_s is None:
             return
@@ -146,33 +173,114 @@ class Scenario:
     @property
     def scheduler_name(self) -> str:
         """What results call the scheduler."""
+        from llmsched.schedulers.registry import scheduler_name
+
+        if self.level == "iteration" and not isinstance(self.scheduler, str):
+            return "continuous"
+        return scheduler_name(self.scheduler)  # type: ignore[arg-type]  # as `level` says
+
+    @property
+    def level(self) -> Literal["batch", "iteration"]:
+        """Whether whole batches are served, or requests join and leave at every step."""
         if isinstance(self.scheduler, str):
-            return self.scheduler
-        return getattr(self.scheduler, "__name__", type(self.scheduler).__name__)
+            from llmsched.schedulers.iteration.registry import ITERATION_SCHEDULERS
+
+            return "iteration" if self.scheduler in ITERATION_SCHEDULERS else "batch"
+        from llmsched.schedulers.iteration.base import IterationScheduler
+
+        return "iteration" if isinstance(self.scheduler, IterationScheduler) else "batch"
 
     @property
     def sla_s(self) -> float:
-        """Longest latency that is not a violation [s]; infinite where none is set."""
-        return math.inf if self.slo.latency_s is None else self.slo.latency_s
+        """Longest latency of an answer that comes all at once [s]; infinite where none is set."""
+        limits = (self.slo.latency_s, self.slo.ttft_s)
+        return min((one for one in limits if one is not None), default=math.inf)
 
     @property
     def random(self) -> bool:
         """Whether another seed gives another run."""
         if isinstance(self.workload, Workload) and self.workload.random:
             return True
-        return self.policy().binned and self.predictor_object().random
+        return self.uses_predictions and self.predictor_object().random
 
-    def policy(self) -> Scheduler:
+    @property
+    def uses_predictions(self) -> bool:
+        """Whether predicted lengths decide anything."""
+        if self.level == "batch":
+            return self.policy().uses_predictions
+        from llmsched.schedulers.iteration.routing import uses_predictions
+
+        return self.policy().uses_predictions or uses_predictions(self.router_factory())
+
+    def resolved_hardware(self) -> ResolvedHardware:
+        """The objects that the hardware's names stand for."""
+        return self.hardware.resolved(max_running=self.serving.max_running)
+
+    def policy(self) -> Scheduler | IterationScheduler:
         """The scheduler's policy objects, fresh for one run."""
+        if self.level == "iteration":
+            return self._iteration_scheduler()
+        from llmsched.schedulers.names import check_scheduler
         from llmsched.schedulers.registry import make_scheduler
 
-        hardware = self.hardware.resolved()
+        if isinstance(self.scheduler, str):
+            check_scheduler(self.scheduler)
+        hardware = self.resolved_hardware()
         told = self.settings.resolved(
             sla_s=self.sla_s if math.isfinite(self.sla_s) else 1e9,
             capacity_tokens=self.settings.capacity_tokens or hardware.capacity_tokens,
             latency=hardware.latency,
         )
-        return make_scheduler(self.scheduler, told)
+        return make_scheduler(self.scheduler, told)  # type: ignore[arg-type]  # as `level` says
+
+    def _iteration_scheduler(self) -> IterationScheduler:
+        from llmsched.schedulers.iteration.base import IterationScheduler
+        from llmsched.schedulers.iteration.registry import ITERATION_SCHEDULERS, IterationOptions
+
+        if isinstance(self.scheduler, IterationScheduler):
+            return self.scheduler
+        usable = self.replica().usable_blocks * self.serving.block_tokens
+        options = IterationOptions(
+            capacity_tokens=usable,
+            max_running=self.serving.max_running,
+            tpot_sla_s=self.slo.tpot_s,
+            n_bins=self.binning.n_bins,
+            bin_choice=self.settings.bin_choice,
+            ageing_tokens_per_s=self.settings.ageing_tokens_per_s,
+        )
+        assert isinstance(self.scheduler, str)  # as `level` says
+        return ITERATION_SCHEDULERS.named(self.scheduler)(options)
+
+    def replica(self) -> IterationSettings:
+        """How a replica serves, its KV memory known.
+
+        Raises
+        ------
+        ValueError
+            If the weights leave no room for a block, or the replicas are not a whole number.
+        """
+        hardware = self.resolved_hardware()
+        if not math.isfinite(hardware.n_gpus):
+            raise ValueError(
+                f"n_gpus must be finite with {self.scheduler_name}, whose requests wait for KV "
+                f"memory, got {hardware.n_gpus}"
+            )
+        if self.serving.kv_tokens is not None:
+            return self.serving
+        return self.serving.resolved(hardware.kv_tokens(self.serving.memory_share))
+
+    @property
+    def router_name(self) -> str:
+        """What results call the router."""
+        return _named(self.router)
+
+    def router_factory(self) -> RouterFactory:
+        """What makes the router of a run."""
+        from llmsched.schedulers.iteration.routing import ROUTERS
+
+        if isinstance(self.router, str):
+            return ROUTERS.named(self.router.replace("_", "-"))
+        return self.router
 
     def predictor_object(self) -> Predictor:
         """The predictor that its text stands for."""
@@ -195,8 +303,9 @@ class Scenario:
 
         trace = self.workload
         if isinstance(trace, Workload):
+            held = trace.held_load is not None
             trace = trace.load(self.seed if seed is None else seed)
-            if self.workload.held_load is not None:
+            if held:
                 trace = at_scale(trace, self.rate_factor(trace))
         if not len(trace):
             raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
@@ -211,11 +320,21 @@ class Scenario:
         from llmsched.simulation.held_load import load_as_it_comes
 
         workload = self.recipe()
-        if workload.held_load is not None:
-            return workload.held_load / load_as_it_comes(recorded, self.hardware)
-        if workload.rate_per_s is not None:
-            return workload.rate_per_s / recorded.arrival_rate_per_s
-        return workload.rps_scale or 1.0
+        wanted = workload.held_load
+        if wanted is None or (recorded.closed and workload.offered_load is None):
+            return workload.rate_factor(recorded)
+        if recorded.closed:
+            raise ValueError(
+                f"offered_load needs recorded arrivals, but requests of trace {recorded.name!r} "
+                "wait for answers; say how fast sessions begin (--rps-scale) instead"
+            )
+        return wanted / load_as_it_comes(recorded, self.resolved_hardware())
+
+    def rate_words(self, trace: Trace) -> str:
+        """How the arrival rate of its requests came about."""
+        if not isinstance(self.workload, Workload):
+            return "as given"
+        return self.workload.rate_words(closed=trace.closed)
 
     def at_rate(self, factor: float) -> Self:
         """The same with its arrival rate multiplied by this."""
@@ -234,6 +353,10 @@ class Scenario:
         """
         self.policy()
         self.predictor_object()
+        if self.level == "iteration":
+            self.replica()
+            self.router_factory()
+            self.resolved_hardware().steps()
 
     def key(self) -> str:
         """The run's content key, 64 hexadecimal digits.
@@ -247,22 +370,20 @@ class Scenario:
             If a file cannot be read, or an object cannot be sent to another process.
         """
         values = self.to_dict()
-        named = {**values["hardware"], "draw": self.hardware.draw}
-        named["latency"] = latency_content(self.hardware.latency)
-        for name in ("gpu", "llm"):
-            named[name] = part_content(getattr(self.hardware, name))
         predictor = self.predictor
-        content = {
-            "version": _KEY_VERSION,
-            **values,
-            "scheduler": part_content(self.scheduler),
-            "workload": workload_content(self.workload),
-            "hardware": {name: value for name, value in named.items() if value is not None},
-            "predictor": self.predictor_object().name
-            if isinstance(predictor, str)
-            else part_content(predictor),
-        }
-        return content_key(content)
+        return content_key(
+            {
+                "version": _KEY_VERSION,
+                **values,
+                "scheduler": part_content(self.scheduler),
+                "workload": workload_content(self.workload),
+                "hardware": hardware_content(values["hardware"], self.hardware),
+                "predictor": self.predictor_object().name
+                if isinstance(predictor, str)
+                else part_content(predictor),
+                **({"router": part_content(self.router)} if "router" in values else {}),
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The scenario as plain values, one mapping per section, without what is None.
@@ -270,7 +391,8 @@ class Scenario:
         Objects stand there by their names.
         """
         found: dict[str, Any] = {"scheduler": _named(self.scheduler)}
-        found |= {**plain_values(self), "predictor": _named(self.predictor)}
+        found |= plain_values(self)
+        found |= {"predictor": _named(self.predictor), "router": _named(self.router)}
         workload = self.workload
         if isinstance(workload, Workload):
             found["workload"] = plain_values(workload)
@@ -280,6 +402,13 @@ class Scenario:
             name: getattr(value, "name", value)
             for name, value in plain_values(self.hardware).items()
         }
+        if self.hardware.latency is None and self.hardware.step_time is None:
+            found["hardware"]["latency"] = DEFAULT_LATENCY
+        defaults = Scenario()
+        if self.level == "iteration" or self.serving != defaults.serving:
+            found["serving"] = plain_values(self.serving)
+        if self.level == "batch" and self.router == defaults.router:
+            del found["router"]
         found["slo"] = plain_values(self.slo)
         found["settings"] = plain_values(self.settings)
         if self.settings.capacity_tokens is not None:
@@ -307,17 +436,17 @@ class Scenario:
 
     def with_absolute_paths(self) -> Scenario:
         """The same run (and key) for a process with another working folder."""
-        workload, hardware = self.workload, self.hardware
+        workload = self.workload
         if isinstance(workload, Workload) and (
             not workload.synthetic or workload.source.endswith(".toml")
         ):
             workload = replace(workload, source=str(Path(workload.source).resolve()))
-        grid = _grid_file(hardware.latency)
-        if grid is not None:
-            path, form = grid
-            latency = f"{path.resolve()}#{form}" if form else str(path.resolve())
-            hardware = replace(hardware, latency=latency)
-        return replace(self, workload=workload, hardware=hardware)
+        files = ("latency", "step_time", "gpu", "llm")
+        values = {name: getattr(self.hardware, name) for name in files}
+        moved: dict[str, Any] = {
+            name: absolute(text) for name, text in values.items() if isinstance(text, str)
+        }
+        return replace(self, workload=workload, hardware=replace(self.hardware, **moved))
 
     def recipe(self) -> Workload:
         """The workload, to be read anew.
@@ -349,9 +478,7 @@ def as_scenario(
         what = Workload(source=what)
     scenario = what if isinstance(what, Scenario) else Scenario(workload=what)
     changed: dict[str, Any] = {}
-    hardware = {
-        name: given.pop(name) for name in ("n_gpus", "latency", "gpu", "llm") if name in given
-    }
+    hardware = {name: given.pop(name) for name in options_of(Hardware) if name in given}
     if hardware:
         changed["hardware"] = replace(scenario.hardware, **hardware)
     if "binning" in given:
@@ -415,142 +542,3 @@ def _value(kind: type, key: str, value: Any) -> Any:
     if kind is not Binning:
         check_option(key, value, what, *field_types(kind)[key])
     return value
-
-
-def content_key(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of plain values."""
-    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _canonical(value: Any) -> Any:
-    """Whole floats as integers, so that equal configurations give equal text; infinities by name.
-
-    Other floats need nothing: Python writes the shortest text that reads back the same.
-    """
-    if isinstance(value, Mapping):
-        return {str(name): _canonical(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return str(value)
-        return int(value) if value.is_integer() else value
-    return value
-
-
-def workload_content(workload: Workload | Trace) -> dict[str, Any]:
-    """The fields of a workload, its source replaced by what the source holds."""
-    if not isinstance(workload, Workload):
-        return {"trace": workload.name, "sha256": trace_sha256(workload)}
-    values = plain_values(workload)
-    if not workload.resample:
-        values.pop("resample", None)
-    return {**values, "source": _source_content(workload)}
-
-
-def source_sha256(workload: Workload | Trace) -> str | None:
-    """Checksum of the trace file; None for what has its content in the key itself."""
-    if not isinstance(workload, Workload) or workload.synthetic:
-        return None
-    return file_sha256(workload.source)
-
-
-def trace_sha256(trace: Trace) -> str:
-    """Of the columns that a run depends on, the same on every machine."""
-    return arrays_sha256(trace.columns())
-
-
-def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Of the arrays' names, types and little-endian values, the same on every machine."""
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        little = array.dtype.newbyteorder("<")
-        digest.update(f"{name}:{little.str}:{len(array)};".encode())
-        digest.update(np.ascontiguousarray(array, dtype=little).data)
-    return digest.hexdigest()
-
-
-def part_content(part: Any) -> Any:
-    """A name, or the name of an object and the checksum of what `pickle` makes of it.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be pickled.
-    """
-    if part is None or isinstance(part, str):
-        return part
-    from joblib.externals import cloudpickle
-
-    try:
-        content = cloudpickle.dumps(part)
-    except Exception as error:  # whatever its own hooks raise
-        raise ValueError(
-            f"{_named(part)} must be a name, or an object that can be pickled, got one that "
-            f"cannot ({type(error).__name__}: {error})"
-        ) from error
-    return {"object": _named(part), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _source_content(workload: Workload) -> dict[str, Any]:
-    from llmsched.workload.trace import TraceError
-
-    if workload.synthetic:
-        if not workload.source.endswith(".toml"):
-            return {"profile": _profile_content(workload.source, "")}
-        return {"profile": _profile_content(workload.source, file_sha256(workload.source))}
-    if not Path(workload.source).is_file():
-        workload.loader()  # says what is wrong with the name
-        raise TraceError(f"{workload.source}: must be a file")
-    return {"file": Path(workload.source).name, "sha256": file_sha256(workload.source)}
-
-
-@lru_cache(maxsize=64)
-def _profile_content(source: str, _sha256: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from llmsched.workload.profiles import load_profile
-
-    profile = load_profile(source)
-    return {"kind": profile.kind, **asdict(profile)}
-
-
-def latency_content(latency: str | LatencyModel) -> Any:
-    """The latency model's name or content, or the name, form and checksum of its grid file."""
-    if not isinstance(latency, str):
-        return part_content(latency)
-    grid = _grid_file(latency)
-    if grid is None:
-        return latency
-    path, form = grid
-    return {"grid": path.name, "form": form, "sha256": file_sha256(path)}
-
-
-def _grid_file(latency: str | LatencyModel) -> tuple[Path, str] | None:
-    """The path and the form (empty for the best) of a grid file; None for another model."""
-    if not isinstance(latency, str):
-        return None
-    from llmsched.latency.registry import latency_names
-
-    path, mark, form = latency.rpartition("#")
-    if Path(latency).is_file():
-        found = Path(latency), ""
-    elif mark and Path(path).is_file():
-        found = Path(path), form
-    else:
-        return None
-    return None if latency in latency_names() else found  # as `load_latency`: names first
-
-
-def file_sha256(path: str | Path) -> str:
-    """Checksum of a file's bytes, read anew only when the file is another or has changed."""
-    status = Path(path).stat()
-    changed = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return _file_sha256(str(Path(path).resolve()), changed)
-
-
-@lru_cache(maxsize=256)
-def _file_sha256(path: str, _changed: tuple[int, ...]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,7 +34,7 @@ from llmsched._util.types import FloatArray
 from llmsched.latency.base import LatencyModel
 from llmsched.latency.registry import load_latency
 from llmsched.metrics.intervals import Interval
-from llmsched.simulation.hardware import drawn_latency
+from llmsched.simulation.hardware import ResolvedHardware, drawn_latency
 from llmsched.simulation.scenario import Scenario
 
 FEWEST_DRAWS, MOST_DRAWS = 2, 1000
@@ -87,7 +87,7 @@ def draw_latencies(
     return tuple(drawn_latency(model, seed, number) for number in range(n_draws))
 
 
-def check_draws(latency: LatencyModel, n_draws: int) -> None:
+def check_draws(hardware: ResolvedHardware, n_draws: int) -> None:
     """Fail unless the latency's parameters can be drawn so many times; 0 asks for nothing.
 
     Raises
@@ -98,7 +98,7 @@ def check_draws(latency: LatencyModel, n_draws: int) -> None:
         If the model has no calibration errors, as every formula.
     """
     if n_draws:
-        draw_latencies(latency, n_draws)
+        draw_latencies(hardware.uncertain, n_draws)
 
 
 def under_draws(scenario: Scenario, n_draws: int, *, seed: int) -> tuple[Scenario, ...]:
@@ -108,6 +108,11 @@ def under_draws(scenario: Scenario, n_draws: int, *, seed: int) -> tuple[Scenari
         replace(scenario, hardware=replace(hardware, draw=(seed, number)))
         for number in range(n_draws)
     )
+
+
+def numbers_of(row: Mapping[str, Any]) -> Summary:
+    """The numbers of a run's row, the rest left out."""
+    return {k: v for k, v in row.items() if v is None or isinstance(v, int | float)}
 
 
 def values_over_draws(drawn: Sequence[Summary], metric: str) -> FloatArray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmsched._util.types import FloatArray, IntArray
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Trace, TraceError
 
 _BURST_WINDOW_S = 1200.0
@@ -31,7 +32,11 @@ class TraceSummary:
     """What a trace looks like; `describe` defines the figures."""
 
     name: str
+    read_as: str  # the format and the unit of the times; empty for what is no file
     requests: int
+    sessions: int | None  # of requests that follow one another; None where none is known
+    waiting_share: float  # requests that wait for an answer: when they arrive is up to the run
+    think_mean_s: float | None
     span_s: float
     arrival_rate_per_s: float | None
     gap_cv: float | None
@@ -39,6 +44,7 @@ class TraceSummary:
     burst_windows: int
     prompt_tokens: TokenSummary
     output_tokens: TokenSummary
+    shared_prefix_share: float | None
     failure_share: float
     tied_share: float
     left_out: tuple[tuple[str, int], ...]
@@ -58,7 +64,9 @@ def describe(trace: Trace, *, rng: np.random.Generator | None = None) -> TraceSu
     Returns
     -------
     TraceSummary
-        - `arrival_rate_per_s`: requests / span.
+        - `sessions`: requests that follow no other.
+        - `think_mean_s`: mean pause before a request that waits for an answer.
+        - `arrival_rate_per_s`: gaps / span, (n − 1) of them; n / span would count one too many.
         - `gap_cv`: standard deviation / mean of the gaps between successive arrivals (n − 1 gaps,
           divided by n − 1); 1 for a Poisson process. Silences of hours raise it, too.
         - `burst_shape`: shape of a gamma law fitted to the gaps by maximum likelihood, within
@@ -66,32 +74,51 @@ def describe(trace: Trace, *, rng: np.random.Generator | None = None) -> TraceSu
           31 requests (`burst_windows` of them). 1 for Poisson, below 1 for bursts; unlike the CV
           it does not see silences. Where stamps tie, each first moves later by a uniform part of
           the clock's step, taken to be the smallest gap above 0.
+        - `shared_prefix_share`: prefix ids that have come before / prefix ids, which is what an
+          endless cache would find; None where none are known.
         - `failure_share`: requests without output tokens / requests.
         - `tied_share`: requests that arrive at the very instant of the one before / requests.
 
-        A figure that is not defined, for too few requests or equal gaps, is None.
+        A figure that is not defined, for too few requests or equal gaps, is None. Where requests
+        wait for answers, so are rate and burstiness, and the span is the shortest possible: as if
+        every answer took no time.
     """
     if not len(trace):
         raise TraceError(f"trace {trace.name!r} must have at least one request, got none")
     gaps_s = np.diff(trace.arrival_s)
-    defined = trace.span_s > 0
-    shapes = burst_shapes(trace.arrival_s, rng=rng or np.random.default_rng(0))
+    turns = trace.turns
+    defined = trace.span_s > 0 and not trace.closed
+    waiting = np.zeros(len(trace), np.bool_) if turns is None else turns.waiting
+    shapes = np.empty(0)
+    if not trace.closed:
+        shapes = burst_shapes(trace.arrival_s, rng=rng or np.random.default_rng(0))
     shape = float(np.median(shapes)) if len(shapes) else math.inf
     return TraceSummary(
         name=trace.name,
+        read_as=trace.read_as,
         requests=len(trace),
+        sessions=None if turns is None else int(np.count_nonzero(turns.after < 0)),
+        waiting_share=float(waiting.mean()),
+        think_mean_s=float(turns.think_s[waiting].mean()) if turns and waiting.any() else None,
         span_s=trace.span_s,
-        arrival_rate_per_s=len(trace) / trace.span_s if defined else None,
+        arrival_rate_per_s=len(gaps_s) / trace.span_s if defined else None,
         gap_cv=float(gaps_s.std() / gaps_s.mean()) if defined else None,
         burst_shape=shape if math.isfinite(shape) else None,
         burst_windows=len(shapes),
         prompt_tokens=_token_summary(trace.prompt_tokens),
         output_tokens=_token_summary(trace.output_tokens),
+        shared_prefix_share=_shared_share(trace.prefix_ids),
         failure_share=float(np.mean(trace.output_tokens == 0)),
         tied_share=int(np.count_nonzero(gaps_s == 0)) / len(trace),
         left_out=trace.left_out,
         notes=trace.notes,
     )
+
+
+def _shared_share(prefixes: PrefixIds | None) -> float | None:
+    if prefixes is None or not len(prefixes.ids):
+        return None
+    return 1 - len(np.unique(prefixes.ids)) / len(prefixes.ids)
 
 
 def _token_summary(tokens: IntArray) -> TokenSummary:

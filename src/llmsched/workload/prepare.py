@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up
 from llmsched._util.limits import LONGEST_JITTER_S, RPS_SCALES
+from llmsched.workload.sessions import earliest_s
 from llmsched.workload.trace import Labels, Trace, TraceError
 
 
@@ -48,7 +50,8 @@ def prepare(
         What to do with requests without any output token: a failed request has none.
     rps_scale
         Divide the times by this, so that requests come so many times as fast; by default 1, in
-        real time. Within `RPS_SCALES`.
+        real time. Within `RPS_SCALES`. Where turns wait for answers, sessions begin so many times
+        as fast: the pauses of people stay what they are.
     jitter_s
         Move each arrival later by a uniform random part of this [s], and sort again, stably: 1.0
         undoes the rounding of whole-second stamps. At most `LONGEST_JITTER_S`.
@@ -74,6 +77,11 @@ def prepare(
         If an option is out of its range.
     """
     _check(requests, window_s, failures, rps_scale, jitter_s, rng)
+    if jitter_s and trace.closed:
+        raise ValueError(
+            f"jitter needs recorded arrivals, but requests of trace {trace.name!r} wait for "
+            "answers; leave it out"
+        )
     if not len(trace):
         raise TraceError(f"trace {trace.name!r} must have at least one request, got none")
     if window_s is not None:
@@ -100,11 +108,23 @@ def prepare(
 
 
 def at_scale(trace: Trace, rps_scale: float) -> Trace:
-    """The requests so many times as fast, from time 0 on."""
-    first_s = trace.arrival_s[0]
+    """The requests so many times as fast, from time 0 on.
+
+    Where turns wait for answers, sessions begin so many times as fast and pauses stay as they are,
+    so turns may come in another order.
+    """
+    first_s, turns = trace.arrival_s[0], trace.turns
     if first_s == 0 and rps_scale == 1:
         return trace
-    return replace(trace, arrival_s=(trace.arrival_s - first_s) / rps_scale)
+    if turns is not None and (turns.users is not None or not turns.timed):
+        return trace  # there are no arrivals to scale
+    arrival_s = given_up((trace.arrival_s - first_s) / rps_scale)
+    if turns is None or not turns.closed:
+        return replace(trace, arrival_s=arrival_s)
+    arrival_s = earliest_s(arrival_s, turns.after, turns.think_s)
+    order = np.argsort(arrival_s, kind="stable")
+    moved = replace(trace, arrival_s=np.zeros(len(trace))).take(order)
+    return replace(moved, arrival_s=given_up(arrival_s[order]))
 
 
 def _check(
@@ -163,4 +183,4 @@ def _jittered(trace: Trace, jitter_s: float, rng: np.random.Generator) -> Trace:
     order = np.argsort(arrival_s, kind="stable")
     # the columns first, by the new order; then the times, which are not sorted before that
     moved = replace(trace, arrival_s=np.zeros(len(trace))).take(order)
-    return replace(moved, arrival_s=arrival_s[order])
+    return replace(moved, arrival_s=given_up(arrival_s[order]))

@@ -39,6 +39,11 @@ def resampled(trace: Trace, rng: np.random.Generator, *, blocks: int = BLOCKS) -
     TraceError
         If all requests arrive at one instant, or no block drawn holds one.
     """
+    if trace.closed:
+        raise TraceError(
+            f"trace {trace.name!r} must have recorded arrivals to be resampled, but requests wait "
+            "for answers; take it as it is (--no-resample-trace)"
+        )
     if not trace.span_s > 0:
         raise TraceError(
             f"trace {trace.name!r} must have requests at two instants at least to be resampled, "

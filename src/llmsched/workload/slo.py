@@ -20,6 +20,11 @@ class Slo:
     tpot_s : float, optional
         Longest mean time per output token after the first [s].
 
+    Notes
+    -----
+    A batch-level scheduler answers all at once: the first token comes with the last, so that
+    `ttft_s` bounds the latency, and `tpot_s` nothing.
+
     Examples
     --------
     >>> Slo(latency_s=10).latency_s

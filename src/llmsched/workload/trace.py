@@ -1,7 +1,7 @@
 """A trace: the requests of a workload as columns, in order of arrival.
 
 Everything that is known about a workload before the simulation starts is one frozen `Trace`.
-Reading files is in `formats`, making synthetic ones in `arrivals`; nothing here reads or draws.
+Reading files is in `formats`, making synthetic ones in `synthetic`; nothing here reads or draws.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up, read_only
 from llmsched._util.types import FloatArray, IntArray
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
+from llmsched.workload.sessions import Turns
 
 _MOST_TOKENS = 2**31 - 1
 LONGEST_S = 1e9  # 30 years; a double still resolves 0.1 us there
@@ -31,8 +34,11 @@ class Labels:
     codes: NDArray[np.int16]  # (n,) index into `names`
     names: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codes", read_only(self.codes))
+
     def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Labels:
-        return Labels(codes=self.codes[rows], names=self.names)
+        return Labels(codes=given_up(self.codes[rows]), names=self.names)
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Which requests carry `name`."""
@@ -46,11 +52,13 @@ class Labels:
 class Trace:
     """Requests in order of arrival, one array per column; a policy never sees `output_tokens`.
 
+    Columns are read-only: an array that somebody could still write to is copied.
+
     Raises
     ------
     TraceError
-        If the columns differ in length, an arrival is not finite or goes back in time, or a
-        token count or a service time is negative.
+        If the columns differ in length, an arrival is not finite or goes back in time, a token
+        count or a service time is negative, or a prompt has more prefix ids than pieces.
     """
 
     arrival_s: FloatArray  # (n,) seconds since the first arrival, non-decreasing
@@ -59,9 +67,13 @@ class Trace:
     model: Labels | None = None
     log_type: Labels | None = None
     service_s: FloatArray | None = None  # (n,) drawn time of each request alone, latency "drawn"
+    priority: IntArray | None = None  # (n,) smaller is more urgent
+    prefix_ids: PrefixIds | None = None  # which prompts begin alike, for a prefix cache
+    turns: Turns | None = None  # which request follows which answer; None where none does
     name: str = "trace"
     left_out: tuple[tuple[str, int], ...] = ()  # (rule, requests it left out)
     notes: tuple[str, ...] = ()  # what a reader had to put right, for the user to see
+    read_as: str = ""  # the format of the file and the unit of its times
     recipe: Mapping[str, Any] | None = None  # the `Workload` it came from, for the results to say
 
     def __post_init__(self) -> None:
@@ -73,6 +85,16 @@ class Trace:
             )
         if self.service_s is not None:
             _check_service(self.service_s, n, self.name)
+        if self.priority is not None and len(self.priority) != n:
+            raise TraceError(
+                f"priority must have {n} entries in trace {self.name!r}, got {len(self.priority)}"
+            )
+        if self.prefix_ids is not None:
+            _check_prefixes(self.prefix_ids, self.prompt_tokens, self.name)
+        if self.turns is not None and len(self.turns) != n:
+            raise TraceError(
+                f"turns must have {n} rows in trace {self.name!r}, got {len(self.turns)}"
+            )
         if not np.isfinite(self.arrival_s).all():
             raise TraceError(f"arrival_s must be finite in trace {self.name!r}")
         if n and np.diff(self.arrival_s).min(initial=0.0) < 0:
@@ -86,6 +108,10 @@ class Trace:
             raise TraceError(f"token counts must be >= 0 in trace {self.name!r}")
         if n and int(self.prompt_tokens.max()) + int(self.output_tokens.max()) > _MOST_TOKENS:
             raise TraceError(f"prompt + output must be < 2**31 tokens in trace {self.name!r}")
+        for column in ("arrival_s", "prompt_tokens", "output_tokens", "service_s"):
+            values = getattr(self, column)
+            if values is not None:
+                object.__setattr__(self, column, read_only(values))
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -94,19 +120,37 @@ class Trace:
         """The given rows of every column: a slice, a mask, or indices in order of arrival."""
         return replace(
             self,
-            arrival_s=self.arrival_s[rows],
-            prompt_tokens=self.prompt_tokens[rows],
-            output_tokens=self.output_tokens[rows],
+            arrival_s=given_up(self.arrival_s[rows]),
+            prompt_tokens=given_up(self.prompt_tokens[rows]),
+            output_tokens=given_up(self.output_tokens[rows]),
             model=None if self.model is None else self.model[rows],
             log_type=None if self.log_type is None else self.log_type[rows],
-            service_s=None if self.service_s is None else self.service_s[rows],
+            service_s=None if self.service_s is None else given_up(self.service_s[rows]),
+            priority=None if self.priority is None else self.priority[rows],
+            prefix_ids=None if self.prefix_ids is None else self.prefix_ids.take(rows),
+            turns=None if self.turns is None else self.turns.take(rows),
         )
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns that a run depends on, by name; labels only choose requests."""
-        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s")
-        found = {name: getattr(self, name) for name in names}
+        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s", "priority")
+        found: dict[str, NDArray[Any] | None] = {name: getattr(self, name) for name in names}
+        if self.prefix_ids is not None:
+            found |= {"prefix_ids": self.prefix_ids.ids, "prefix_offsets": self.prefix_ids.offsets}
+        if self.turns is not None:
+            found |= {"after": self.turns.after, "think_s": self.turns.think_s}
         return {name: column for name, column in found.items() if column is not None}
+
+    def arrived(self, arrival_s: FloatArray) -> Trace:
+        """The same requests as an open loop: each at the instant, shape (n,), that a run made."""
+        order = np.argsort(arrival_s, kind="stable")
+        still = replace(self, arrival_s=np.zeros(len(self)), turns=None).take(order)
+        return replace(still, arrival_s=arrival_s[order])
+
+    @property
+    def closed(self) -> bool:
+        """Whether any arrival depends on an answer: `arrival_s` then is the earliest possible."""
+        return self.turns is not None and self.turns.closed
 
     @property
     def total_tokens(self) -> IntArray:
@@ -129,3 +173,21 @@ def _check_service(service_s: FloatArray, n: int, name: str) -> None:
         raise TraceError(f"service_s must have {n} entries in trace {name!r}, got {len(service_s)}")
     if n and not (np.isfinite(service_s).all() and service_s.min() >= 0):
         raise TraceError(f"service_s must be finite and >= 0 in trace {name!r}")
+
+
+def _check_prefixes(prefix_ids: PrefixIds, prompt_tokens: IntArray, name: str) -> None:
+    n = len(prompt_tokens)
+    if len(prefix_ids) != n:
+        raise TraceError(
+            f"prefix ids must have {n} rows in trace {name!r}, got {len(prefix_ids)}; "
+            "give one per request, empty where nothing is known"
+        )
+    pieces = -(-prompt_tokens.astype(np.int64) // prefix_ids.tokens_per_id)
+    too_many = prefix_ids.lengths > pieces
+    if too_many.any():
+        row = int(np.argmax(too_many))
+        raise TraceError(
+            f"a prompt must have at most one prefix id per {prefix_ids.tokens_per_id} tokens, got "
+            f"{int(prefix_ids.lengths[row])} for {int(prompt_tokens[row])} tokens in request {row} "
+            f"of trace {name!r}; check tokens_per_id"
+        )

@@ -10,15 +10,26 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from llmsched._util.limits import DEFAULT_LOAD, LOADS, LONGEST_JITTER_S, RATES_PER_S, RPS_SCALES
+from llmsched._util.limits import (
+    DEFAULT_LOAD,
+    LOADS,
+    LONGEST_JITTER_S,
+    LONGEST_THINK_S,
+    MOST_USERS,
+    RATES_PER_S,
+    RPS_SCALES,
+    THINK_TIMES,
+)
 from llmsched._util.options import check_options, option
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from llmsched.workload.closed_loop import ClosedLoop
+    from llmsched.workload.formats.encodings.columns import Enough
     from llmsched.workload.trace import Trace
 
 DEFAULT_PROFILE = "burstgpt-like"
@@ -70,12 +81,24 @@ class Workload:
         Whether a seed stands for a resample of the file's traffic (`resample`) rather than for the
         file itself; None leaves it to the command.
     trace_format : str, optional
-        Format of the file, when it is not to be recognised.
+        Format of the file, when it is not to be recognised by its columns.
+    time_unit : {"s", "ms", "us", "ns"}, optional
+        Unit of the file's times, where the format does not say it or is wrong.
+    columns : str, optional
+        Which column of the file is what: `arrival=created_at,prompt=n_in,output=n_out`, and
+        `model`, `log_type`, `session` where there are such.
+    concurrency : int, optional
+        Users who send the requests, each the next one after the last answer; arrival times and the
+        rate of the source do not count then. By default requests come when the source says.
+    think_time_s : float
+        Mean pause of these users before a request [s].
+    think_time : {"exponential", "constant"}
+        Law of the pause.
     """
 
     source: str = option(
         DEFAULT_PROFILE,
-        "Trace file, or synthetic profile: burstgpt-like, poisson, gamma-bursts, on-off.",
+        "Trace file, or synthetic profile: burstgpt-like, sessions, poisson, gamma-bursts, on-off.",
         flag="trace",
         metavar="FILE|PROFILE",
     )
@@ -132,7 +155,37 @@ class Workload:
         most=LONGEST_JITTER_S,
     )
     trace_format: str | None = option(
-        None, "Format of the file, instead of recognising it.", metavar="NAME"
+        None, "Format of the file, instead of recognising it by its columns.", metavar="NAME"
+    )
+    time_unit: Literal["s", "ms", "us", "ns"] | None = option(
+        None,
+        "Unit of the file's times, where nothing else says it or it is wrong.",
+        choices=("s", "ms", "us", "ns"),
+    )
+    columns: str | None = option(
+        None,
+        "Which column is arrival, prompt, output, and if you like model, log_type, session.",
+        metavar="ROLE=NAME,...",
+    )
+    concurrency: int | None = option(
+        None,
+        "So many users send the requests, each the next one after the last answer.",
+        metavar="USERS",
+        least=1,
+        most=MOST_USERS,
+        default_text="requests come when the trace says",
+        hint="leave it out to send requests when the workload says",
+    )
+    think_time_s: float = option(
+        0.0,
+        "Mean pause of a user between an answer and the next request.",
+        flag="think-time",
+        metavar="SECONDS",
+        least=0,
+        most=LONGEST_THINK_S,
+    )
+    think_time: Literal["exponential", "constant"] = option(
+        "exponential", "Law of the pause.", flag="think-time-law", choices=THINK_TIMES
     )
     resample: bool | None = option(
         None,
@@ -145,23 +198,48 @@ class Workload:
         given = [name for name in RATE_FIELDS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of {', '.join(RATE_FIELDS)}, got {' and '.join(given)}")
+        if self.concurrency is None and (self.think_time_s or self.think_time != "exponential"):
+            raise ValueError(
+                f"think_time_s and think_time need concurrency, got {self.think_time_s:g} "
+                f"({self.think_time}) without; say how many users think"
+            )
+        if self.concurrency is not None and given and self.rps_scale != 1:
+            raise ValueError(
+                f"{given[0]} cannot count where {self.concurrency} users wait for answers, got "
+                f"{getattr(self, given[0]):g}; leave one of {given[0]} and concurrency out"
+            )
+
+    @property
+    def closed_loop(self) -> ClosedLoop | None:
+        """The users who send the requests; None where these come when the source says."""
+        from llmsched.workload.closed_loop import ClosedLoop
+
+        if self.concurrency is None:
+            return None
+        return ClosedLoop(
+            concurrency=self.concurrency,
+            think_time_s=self.think_time_s,
+            think_time=self.think_time,
+        )
 
     @property
     def synthetic(self) -> bool:
         """Whether the source is a profile rather than a file of requests."""
-        from llmsched.workload.profiles import profile_names
+        from llmsched.workload.synthetic.profiles import profile_names
 
         return self.source in profile_names() or self.source.endswith(".toml")
 
     @property
     def random(self) -> bool:
         """Whether another seed gives other requests."""
-        return self.synthetic or self.jitter_s > 0 or self.resample is True
+        thinking = self.think_time_s > 0 and self.think_time == "exponential"
+        return self.synthetic or self.jitter_s > 0 or thinking or self.resample is True
 
     @property
     def held_load(self) -> float | None:
         """The offered load that every replication is brought to; None where the rate is given."""
-        if any(getattr(self, name) is not None for name in RATE_FIELDS) or not self.synthetic:
+        given = any(getattr(self, name) is not None for name in RATE_FIELDS)
+        if given or not self.synthetic or self.concurrency is not None:
             return self.offered_load
         return DEFAULT_LOAD
 
@@ -170,6 +248,17 @@ class Workload:
         """The same requests as the source has them, whatever their rate is to be."""
         return replace(self, rps_scale=1.0, offered_load=None, rate_per_s=None)
 
+    def rate_factor(self, recorded: Trace) -> float:
+        """What the rate of these requests is multiplied by, where no offered load is held."""
+        if self.rate_per_s is None:
+            return self.rps_scale or 1.0
+        if recorded.closed:
+            raise ValueError(
+                f"rate_per_s needs recorded arrivals, but requests of trace {recorded.name!r} wait "
+                "for answers; say how fast sessions begin (--rps-scale) instead"
+            )
+        return self.rate_per_s / recorded.arrival_rate_per_s
+
     def at_rate(self, factor: float) -> Workload:
         """The same with its arrival rate, however it is said, multiplied by this."""
         said = {name: getattr(self, name) for name in RATE_FIELDS}
@@ -177,11 +266,14 @@ class Workload:
             said["offered_load"] = self.held_load
         elif said["rate_per_s"] is None:
             said["rps_scale"] = said["rps_scale"] or 1.0
-        return replace(self, **{k: None if v is None else v * factor for k, v in said.items()})
+        moved: dict[str, Any] = {k: None if v is None else v * factor for k, v in said.items()}
+        return replace(self, **moved)
 
-    def rate_words(self) -> str:
-        """How the arrival rate comes about."""
-        if self.held_load is not None:
+    def rate_words(self, *, closed: bool = False) -> str:
+        """How the arrival rate comes about; it cannot be held where requests wait for answers."""
+        if self.concurrency is not None:
+            return f"{self.concurrency} users in a closed loop"
+        if self.held_load is not None and not closed:
             return f"offered load held at {self.held_load:g}"
         if self.rate_per_s is not None:
             return "as asked for"
@@ -204,8 +296,24 @@ class Workload:
             raise _unknown_source(self.source)
         from llmsched.workload.formats.registry import read_trace
 
-        raw = read_trace(self.source, trace_format=self.trace_format)
+        raw = read_trace(
+            self.source,
+            trace_format=self.trace_format,
+            time_unit=self.time_unit,
+            columns=self.columns,
+            enough=self._enough(),
+        )
         return lambda seed: self._prepared(raw, seed, self.requests)
+
+    def _enough(self) -> Enough | None:
+        """When a file in order of time need not be read further; None to read it all."""
+        from llmsched.workload.formats.encodings.columns import Enough
+
+        if self.requests is None or self.window_s is not None:
+            return None
+        named = {"model": self.model, "log_type": self.log_type}
+        labels = {role: name for role, name in named.items() if name is not None}
+        return Enough(requests=self.requests, failures=self.failures == "keep", labels=labels)
 
     def _prepared(self, raw: Trace, seed: int, requests: int | None) -> Trace:
         from llmsched._util.streams import Streams
@@ -225,22 +333,26 @@ class Workload:
         )
         if self.resample:
             prepared = resampled(prepared, streams.resampling)
-        scale = self.rps_scale or 1.0
-        if self.rate_per_s is not None:
-            scale = self.rate_per_s / prepared.arrival_rate_per_s
-        return replace(at_scale(prepared, scale), recipe=asdict(self))
+        loop = self.closed_loop
+        if loop is None:
+            prepared = at_scale(prepared, self.rate_factor(prepared))
+        else:
+            prepared = loop.over(prepared, streams.clients)
+        return replace(prepared, recipe=asdict(self))
 
     def _generate(self, seed: int) -> Trace:
         """Requests of the profile, as many as asked for after the filters."""
         from llmsched._util.streams import Streams
-        from llmsched.workload.profiles import load_profile
-        from llmsched.workload.synthetic import generate
+        from llmsched.workload.synthetic.generate import generate
+        from llmsched.workload.synthetic.profiles import load_profile
         from llmsched.workload.trace import TraceError
 
-        if self.trace_format is not None:
-            raise ValueError(
-                f"a trace format needs a trace file, got the profile {self.source!r}; leave it out"
-            )
+        for name in ("trace_format", "time_unit", "columns"):
+            if getattr(self, name) is not None:
+                spoken = name.replace("_", " ")
+                raise ValueError(
+                    f"{spoken} needs a trace file, got the profile {self.source!r}; leave it out"
+                )
         if self.resample:
             raise ValueError(
                 f"resampling needs a trace file, got the profile {self.source!r}, of which every "
@@ -281,7 +393,7 @@ class Workload:
 
 
 def _unknown_source(source: str) -> Exception:
-    from llmsched.workload.profiles import profile_names
+    from llmsched.workload.synthetic.profiles import profile_names
     from llmsched.workload.trace import TraceError
 
     names = ", ".join(profile_names())

@@ -1,153 +1,116 @@
-"""Saved results of serving benchmarks, read as points: concurrency, lengths, TTFT, TPOT.
-
-`benchmark_formats` knows the tools' files, `benchmark_fit` turns the points into a step-time
-model. Only closed loops are taken, a fixed number of requests in flight: an open loop (a request
-rate) does not say how many requests shared a step.
-"""
+"""Which runs a batch-level fit can use: closed loops of one server; and notes on the rest."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields
 
-from llmsched.calibration.benchmarks.formats import TOOLS, USELESS, Means
+from llmsched.calibration.benchmarks.runs import (
+    Benchmarks,
+    ClosedLoopPoint,
+    Server,
+    closed_loop,
+)
 from llmsched.latency.base import CalibrationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkPoint:
-    """Means over the completed requests of one benchmark with a fixed number in flight.
+class UsablePoint:
+    """A point with the times that the equations need."""
 
-    Raises
-    ------
-    CalibrationError
-        If a value is out of its bounds, or fewer requests completed than were to be in flight.
-    """
-
-    concurrency: int  # requests in flight, >= 1
-    prompt_tokens: float  # >= 1
-    output_tokens: float  # >= 2: a single token has no time per output token
+    point: ClosedLoopPoint
     ttft_s: float
-    tpot_s: float  # per output token after the first
-    e2e_s: float  # from sending to the last token
-    completed: int | None  # None where the tool does not say
-    failed: int
-    source: str  # the file, and the benchmark in it
+    tpot_s: float
+    e2e_s: float
 
-    def __post_init__(self) -> None:
-        for name, least in (("concurrency", 1), ("prompt_tokens", 1), ("output_tokens", 2)):
-            if not getattr(self, name) >= least:
-                raise CalibrationError(
-                    f"{self.source}: {name} must be >= {least}, got {getattr(self, name):g}"
-                )
-        for name in ("ttft_s", "tpot_s", "e2e_s"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise CalibrationError(
-                    f"{self.source}: {name} must be > 0, got {getattr(self, name):g}; "
-                    "measure with streaming on"
-                )
-        if self.completed is not None and self.completed < self.concurrency:
-            raise CalibrationError(
-                f"{self.source}: as many requests must complete as are in flight, got "
-                f"{self.completed} of {self.concurrency}; send more"
-            )
+    @property
+    def shape(self) -> tuple[float, float, float]:
+        """Requests in flight, prompt and output tokens."""
+        return self.point.company, self.point.prompt_tokens, self.point.output_tokens
+
+    @property
+    def is_alone(self) -> bool:
+        return self.point.concurrency == 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Benchmarks:
-    """The points of some result files, and what was left out of them."""
-
-    tool: str
-    points: tuple[BenchmarkPoint, ...]
-    notes: tuple[str, ...]
-    source: str  # the files and their digest
-
-
-def read_benchmarks(
-    paths: Sequence[str | Path], *, tool: str, concurrency: int | None = None
-) -> Benchmarks:
-    """The closed-loop benchmarks in these files, in order.
-
-    Parameters
-    ----------
-    paths : sequence of paths
-        Result files of one tool; one may hold several benchmarks.
-    tool : {"vllm-bench", "guidellm", "aiperf", "genai-perf"}
-        What saved them.
-    concurrency : int, optional
-        Requests in flight in the files that have no closed loop.
+def usable_points(benchmarks: Benchmarks) -> tuple[list[UsablePoint], list[str]]:
+    """The closed loops whose times are known, and what must be said of all runs.
 
     Raises
     ------
-    ValueError
-        If the tool is none of these, or `concurrency` is below 1.
     CalibrationError
-        In one line: the file, the field, what was expected and what was found.
-    OSError
-        If a file cannot be read.
+        If a file has no closed loop, none has times, or they are of more than one server.
     """
-    if tool not in TOOLS:
-        raise ValueError(f"tool must be one of {', '.join(TOOLS)}; got {tool!r}")
-    if concurrency is not None and concurrency < 1:
-        raise ValueError(f"concurrency must be >= 1, got {concurrency}")
-    _check_files_differ([Path(path) for path in paths])
-    points: list[BenchmarkPoint] = []
+    points: list[ClosedLoopPoint] = []
     notes: list[str] = []
-    needed = False
-    for path in map(Path, paths):
-        found = list(_benchmarks(path, tool))
-        closed = [one for one in found if one.concurrency is not None]
-        if not closed and concurrency is None:
+    for runs in benchmarks.files:
+        closed = [point for point in map(closed_loop, runs) if point is not None]
+        words = list(dict.fromkeys(run.load.words for run in runs if closed_loop(run) is None))
+        if not closed:
             raise CalibrationError(
-                f"{path}: the number of requests in flight must be fixed and said (a closed loop), "
-                f"got {found[0].load}; give --concurrency N if you know it, or measure again"
+                f"{runs[0].source}: the number of requests in flight must be fixed and said (a "
+                f"closed loop), got {words[0]}; give --concurrency N if you know it, or measure "
+                "again"
             )
-        if closed and len(closed) < len(found):
-            loads = sorted({one.load for one in found if one.concurrency is None})
+        if words:
             notes.append(
-                f"{path}: {len(found) - len(closed)} of {len(found)} benchmarks left out, open "
-                f"loops ({', '.join(loads)}): they do not fix the number of requests in flight"
+                f"{closed[0].source}: {len(runs) - len(closed)} of {len(runs)} benchmarks left "
+                f"out, open loops ({listed(words)}): they do not fix the number of requests in "
+                "flight"
             )
-        needed = needed or not closed
-        points.extend(_point(one, concurrency) for one in closed or found)
-    if concurrency is not None and not needed:
-        raise CalibrationError(
-            f"concurrency must be given for files that do not say it, got {concurrency} and only "
-            "files that do; leave it out"
+        points += closed
+    usable = [one for one in map(_with_times, points) if one is not None]
+    if len(usable) < len(points):
+        notes.append(
+            f"{len(points) - len(usable)} of {len(points)} benchmarks left out: no times, or "
+            "outputs of one token"
         )
-    return Benchmarks(
-        tool=tool,
-        points=tuple(points),
-        notes=(*notes, *_failures(points)),
-        source=_source([Path(path) for path in paths]),
-    )
+    if not usable:
+        raise CalibrationError(
+            f"{points[0].source}: must have the times of two output tokens and more, got none"
+        )
+    _check_alike(usable)
+    return usable, notes + _remarks([one.point for one in usable])
 
 
-def _check_files_differ(paths: list[Path]) -> None:
-    """Fail if a result is named twice, which would count it twice."""
-    seen: dict[bytes, Path] = {}
-    for path in paths:
-        digest = hashlib.sha256(path.read_bytes()).digest()
-        if digest in seen:
-            raise CalibrationError(
-                f"{path}: every result must be named once, got the same content as in "
-                f"{seen[digest]}; leave one out"
+def _with_times(point: ClosedLoopPoint) -> UsablePoint | None:
+    ttft_s, tpot_s, e2e_s = (time.typical_s for time in (point.ttft, point.tpot, point.e2e))
+    if ttft_s is None or tpot_s is None or e2e_s is None or point.output_tokens < 2:
+        return None
+    return UsablePoint(point=point, ttft_s=ttft_s, tpot_s=tpot_s, e2e_s=e2e_s)
+
+
+def _remarks(points: list[ClosedLoopPoint]) -> list[str]:
+    """What the readers noted, each once, and who was idle or failed."""
+    sources: dict[str, list[str]] = {}
+    for point in points:
+        for note in point.notes:
+            sources.setdefault(note, []).append(point.source)
+        if point.e2e.mean_s is None:
+            sources.setdefault("medians stand for means, which are not saved", []).append(
+                point.source
             )
-        seen[digest] = path
+    notes = [
+        f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {note}"
+        for note, found in sources.items()
+    ]
+    days = sorted({point.date for point in points if point.date})
+    if len(days) > 1:
+        notes.append(
+            f"the results are of {len(days)} days, {days[0]} to {days[-1]}, between which engines "
+            "change; where one is meant, choose with --where date=DAY"
+        )
+    idle = [point for point in points if not point.is_busy]
+    if idle:
+        in_flight = [f"{point.in_flight:.3g} of {point.concurrency}" for point in idle]
+        notes.append(
+            f"clients paused, or runs were short: {listed(in_flight)} requests were in flight on "
+            "average (throughput x latency), and so many are taken to share a request's steps: "
+            f"{listed([f'{point.company:.3g}' for point in idle])}"
+        )
+    return notes + _failures(points)
 
 
-def _point(means: Means, concurrency: int | None) -> BenchmarkPoint:
-    fields = asdict(means)
-    del fields["load"]
-    return BenchmarkPoint(**{**fields, "concurrency": means.concurrency or concurrency})
-
-
-def _failures(points: list[BenchmarkPoint]) -> list[str]:
+def _failures(points: list[ClosedLoopPoint]) -> list[str]:
     failed = sum(point.failed for point in points)
     if not failed:
         return []
@@ -158,54 +121,19 @@ def _failures(points: list[BenchmarkPoint]) -> list[str]:
     ]
 
 
-def _source(paths: list[Path]) -> str:
-    """The names of the files, and one digest of their bytes in that order."""
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
-    names = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files, {paths[0]} to {paths[-1]}"
-    return f"{names} (sha256 {digest})"
+def _check_alike(usable: list[UsablePoint]) -> None:
+    """Fail if the points are of more than one server."""
+    for one in fields(Server):
+        found = {getattr(each.point.server, one.name) for each in usable} - {None}
+        if len(found) > 1:
+            shown = sorted(map(str, found))
+            raise CalibrationError(
+                f"benchmarks must be of one server, got {one.name} {listed(shown)}; choose with "
+                f"--where FIELD={shown[0]}, or name fewer files"
+            )
 
 
-def _benchmarks(path: Path, tool: str) -> Iterator[Means]:
-    reader, signature = TOOLS[tool]
-    documents = _documents(path, tool)
-    for number, document in enumerate(documents, start=1):
-        place = str(path) if len(documents) == 1 else f"{path} (result {number})"
-        _check_fields(document, place, tool, signature)
-        yield from reader(document, place)
-
-
-def _documents(path: Path, tool: str) -> list[Any]:
-    """The JSON values of a file: one, or several in a row, as vLLM's --append-result writes."""
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-        documents: list[Any] = []
-        decoder, start = json.JSONDecoder(), 0
-        while start < len(text) or not documents:
-            document, end = decoder.raw_decode(text, start)
-            documents.append(document)
-            start = len(text) - len(text[end:].lstrip())
-    except json.JSONDecodeError as error:
-        raise CalibrationError(
-            f"{path}: must be JSON that {tool} saved, got {error.msg} in line {error.lineno}"
-        ) from None
-    except RecursionError:
-        raise CalibrationError(
-            f"{path}: must be JSON that {tool} saved, got one nested too deep"
-        ) from None
-    except UnicodeDecodeError:
-        raise CalibrationError(f"{path}: must be JSON that {tool} saved, got no text") from None
-    return documents
-
-
-def _check_fields(document: Any, place: str, tool: str, signature: tuple[str, ...]) -> None:
-    """Fail if this is not what the tool saves, and say what it looks like."""
-    fields = set(document) if isinstance(document, dict) else set()
-    if fields.issuperset(signature):
-        return
-    others = {wanted: f"{name}'s" for name, (_, wanted) in reversed(TOOLS.items()) if name != tool}
-    looks = [text for wanted, text in (others | USELESS).items() if fields.issuperset(wanted)]
-    shown = ", ".join(sorted(fields)[:5]) or f"a JSON {type(document).__name__}"
-    raise CalibrationError(
-        f"{place}: a result of {tool} must have the fields {' and '.join(signature)}, got {shown}"
-        + (f"; this looks like {looks[0]}" if looks else "")
-    )
+def listed(values: list[int] | list[str]) -> str:
+    """Up to six of them, then a count."""
+    more = f" and {len(values) - 6} more" if len(values) > 6 else ""
+    return ", ".join(str(value) for value in values[:6]) + more

@@ -8,52 +8,98 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmsched.calibration.benchmarks.formats import TOOLS
+from llmsched.calibration.benchmarks.registry import AUTO, FORMATS
 from llmsched.cli.errors import OneLineErrors
-from llmsched.cli.values import BATCH_SIZE
 
 if TYPE_CHECKING:
-    from llmsched.calibration.benchmarks.fit import BenchmarkFit
+    from llmsched.calibration.benchmarks.fit import BenchmarkFit, FittedPoint
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
+MOST = 1_000_000  # requests in flight
+FORMATS_HELP = "\b\nFormats:\n" + "\n".join(
+    f"  {one.name:<15} {one.title}" for one in FORMATS.values()
+)
 
 
-@click.command("import", cls=OneLineErrors)
-@click.argument("tool", type=click.Choice(list(TOOLS)))
+def _counts(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """Numbers of requests with commas between them."""
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    counts = tuple(int(part) for part in parts if part.isdecimal() and len(part) < 8)
+    if len(counts) < len(parts) or not all(1 <= count <= MOST for count in counts):
+        message = f"must be whole numbers from 1 to {MOST}, got {text!r}"
+        raise click.BadParameter(message, ctx=ctx, param=param)
+    return counts
+
+
+def _conditions(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    """FIELD=VALUE, each field once."""
+    found: dict[str, str] = {}
+    for text in values:
+        field, equals, value = text.partition("=")
+        if not (field and equals) or field in found:
+            message = f"must be FIELD=VALUE, each field once, got {text!r}"
+            raise click.BadParameter(message, ctx=ctx, param=param)
+        found[field] = value
+    return found
+
+
+@click.command("import", cls=OneLineErrors, epilog=FORMATS_HELP)
+@click.argument("format_", type=click.Choice([AUTO, *FORMATS]), metavar="FORMAT")
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
 @click.option("--out", required=True, type=OUT, metavar="MODEL.json", help="Where the model goes.")
 @click.option("--figure", type=OUT, metavar="FILE", help="Measured and modelled times, drawn.")
 @click.option(
     "--concurrency",
-    type=BATCH_SIZE,
-    metavar="N",
-    help="Requests in flight, for files that do not say.",
+    callback=_counts,
+    metavar="N[,N...]",
+    help="Requests in flight: for all files that do not say, or one for each FILE.",
+)
+@click.option(
+    "--output-tokens",
+    type=click.FloatRange(min=1),
+    metavar="TOKENS",
+    help="That each request was made to generate, where the tool counts text only.",
+)
+@click.option(
+    "--where",
+    multiple=True,
+    callback=_conditions,
+    metavar="FIELD=VALUE",
+    help="Take only results whose field has this value; may come again.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def import_(
-    tool: str,
+    format_: str,
     files: tuple[Path, ...],
     out: Path,
     figure: Path | None,
-    concurrency: int | None,
+    concurrency: tuple[int, ...],
+    output_tokens: float | None,
+    where: dict[str, str],
     as_json: bool,
 ) -> None:
-    """Make a latency model from result FILEs of TOOL, one or more concurrencies, 1 among them.
+    """Make a latency model from result FILEs, two concurrencies or more, best with 1 among them.
 
-    aiperf and genai-perf save the same fields, so each reads the other's files too.
+    FORMAT is `auto`, which looks at each file, or one of those below.
 
     \b
     Examples:
-      llmsched calibrate import vllm-bench c1.json c4.json c16.json c32.json --out h100.json
+      llmsched calibrate import auto c1.json c4.json c16.json c32.json --out h100.json
       llmsched compare --trace BurstGPT_1.csv --latency h100.json
     """
     from llmsched.calibration.benchmarks.fit import fit_benchmarks
-    from llmsched.calibration.benchmarks.points import read_benchmarks
+    from llmsched.calibration.benchmarks.registry import read_benchmarks
     from llmsched.latency.files import save_model
 
     _check_outputs(files, out, figure)
-    benchmarks = read_benchmarks(files, tool=tool, concurrency=concurrency)
+    benchmarks = read_benchmarks(
+        files, format=format_, concurrency=concurrency, output_tokens=output_tokens, where=where
+    )
     fit = fit_benchmarks(benchmarks, name=out.stem)
     save_model(fit.model, out)
     if figure is not None:
@@ -86,39 +132,30 @@ def _text(fit: BenchmarkFit) -> str:
     """A line per benchmark, and the model."""
     from llmsched.cli.text import aligned
 
-    rows = [
-        [
-            "in flight",
-            "prompt",
-            "output",
-            "TTFT [ms]",
-            "TPOT [ms]",
-            "modelled",
-            "end to end [s]",
-            "batch [s]",
-            "error",
-        ]
-    ]
-    for one in fit.points:
-        point = one.point
-        rows.append(
-            [
-                str(point.concurrency),
-                f"{point.prompt_tokens:.0f}",
-                f"{point.output_tokens:.0f}",
-                f"{1e3 * point.ttft_s:.1f}",
-                f"{1e3 * point.tpot_s:.2f}",
-                f"{1e3 * one.tpot_s:.2f}",
-                f"{point.e2e_s:.3f}",
-                f"{one.batch_s:.3f}",
-                f"{one.relative_error:+.1%}",
-            ]
-        )
+    header = ["in flight", "prompt", "output", "TTFT [ms]", "TPOT [ms]", "modelled"]
+    rows = [[*header, "end to end [s]", "batch [s]", "error"]]
+    rows += [_row(one) for one in fit.points]
     quality = (
         f"Relative error of the batch times: median {fit.median_relative_error:.1%}, "
         f"worst {fit.max_relative_error:.1%}"
     )
     return f"{aligned(rows)}\n\n{quality}\n{fit.model.describe()}"
+
+
+def _row(one: FittedPoint) -> list[str]:
+    point = one.point
+    idle = "" if point.is_busy else f" of {point.concurrency}"
+    return [
+        f"{point.company:.3g}{idle}" if idle else str(point.concurrency),
+        f"{point.prompt_tokens:.0f}",
+        f"{point.output_tokens:.0f}",
+        f"{1e3 * one.ttft_s:.1f}",
+        f"{1e3 * one.tpot_s:.2f}",
+        f"{1e3 * one.modelled_tpot_s:.2f}",
+        f"{one.e2e_s:.3f}",
+        f"{one.batch_s:.3f}",
+        f"{one.relative_error:+.1%}",
+    ]
 
 
 def _json(fit: BenchmarkFit) -> dict[str, Any]:
@@ -133,15 +170,17 @@ def _json(fit: BenchmarkFit) -> dict[str, Any]:
             {
                 "source": one.point.source,
                 "concurrency": one.point.concurrency,
+                "in_flight": one.point.in_flight,
+                "company": one.point.company,
                 "prompt_tokens": one.point.prompt_tokens,
                 "output_tokens": one.point.output_tokens,
                 "completed": one.point.completed,
                 "failed": one.point.failed,
-                "ttft_s": one.point.ttft_s,
-                "tpot_s": one.point.tpot_s,
-                "e2e_s": one.point.e2e_s,
+                "ttft_s": one.ttft_s,
+                "tpot_s": one.tpot_s,
+                "e2e_s": one.e2e_s,
                 "batch_s": one.batch_s,
-                "modelled_tpot_s": one.tpot_s,
+                "modelled_tpot_s": one.modelled_tpot_s,
                 "relative_error": one.relative_error,
                 "tpot_relative_error": one.tpot_relative_error,
             }

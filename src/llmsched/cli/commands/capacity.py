@@ -171,7 +171,7 @@ def _found(
 
 def _json(found: tuple[Capacity, ...]) -> dict[str, Any]:
     from llmsched.simulation.capacity.results import differences
-    from llmsched.simulation.comparison_results import calibrated_dict
+    from llmsched.simulation.comparison.results import calibrated_dict
 
     first = found[0]
     return {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,31 +14,34 @@ import click
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors, keep_inputs
 from llmsched.cli.options import (
-    ALL_SETTINGS,
     SERVING,
-    TAKES,
     UNCERTAINTY,
+    VERBOSE,
     WORKLOAD,
     scenario_options,
     take_draws,
+    taken_by,
     with_options,
 )
 from llmsched.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from llmsched.latency.base import LatencyModel
+    from llmsched.simulation.scenario import Scenario
     from llmsched.simulation.simulate import Run
     from llmsched.simulation.uncertainty import RunUncertainty
     from llmsched.workload.trace import Trace
 
 OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    VERBOSE,
     click.option(
         "--requests-out",
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Write one row per request (.csv or .parquet).",
     ),
+)
+BATCHES_OUT = (
     click.option(
         "--batches-out",
         type=click.Path(path_type=Path),
@@ -46,13 +49,32 @@ OUTPUT = (
         help="Write one row per batch (.csv or .parquet).",
     ),
 )
+STEPS_OUT = (
+    click.option(
+        "--steps-out",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write one row per step (.csv or .parquet).",
+    ),
+    click.option(
+        "--most-steps",
+        type=click.IntRange(min=1),
+        default=1_000_000,
+        show_default=True,
+        metavar="N",
+        help="Rows of --steps-out at most; a note says what is left out.",
+    ),
+)
 
 
 def scheduler_command(scheduler: str) -> click.Command:
     """The command that runs one scheduler; a user's own takes every option."""
 
-    @scenario_options(*WORKLOAD, *SERVING, *TAKES.get(scheduler, ALL_SETTINGS))
-    @with_options(UNCERTAINTY, OUTPUT)
+    taken = taken_by(scheduler)
+    more = STEPS_OUT if "router" in taken else BATCHES_OUT
+
+    @scenario_options(*WORKLOAD, *SERVING, *taken)
+    @with_options(UNCERTAINTY, OUTPUT, more)
     def command(**values: Any) -> None:
         _run(scheduler, values)
 
@@ -67,72 +89,94 @@ def scheduler_command(scheduler: str) -> click.Command:
 def _help(scheduler: str) -> str:
     from llmsched.cli.values import SCHEDULER_HELP
 
-    summary = SCHEDULER_HELP.get(scheduler) or _summary(scheduler)
+    about = SCHEDULER_HELP.get(scheduler)
+    if about is None:
+        from llmsched.schedulers.names import summary
+
+        about = summary(scheduler)
     name = scheduler.replace("_", "-")
-    return f"{summary}\n\n\b\nExample: llmsched {name} --trace BurstGPT_1.csv --gpus 4 --json"
-
-
-def _summary(scheduler: str) -> str:
-    """What an installed package says of its scheduler."""
-    from llmsched.schedulers.registry import SCHEDULERS
-
-    text = SCHEDULERS.named(scheduler).__doc__ or "A scheduler of an installed package."
-    return text.strip().splitlines()[0]
+    return f"{about}\n\n\b\nExample: llmsched {name} --trace BurstGPT_1.csv --gpus 4 --json"
 
 
 def _run(scheduler: str, values: dict[str, Any]) -> None:
-    from llmsched.cli.text import left_out_notes, run_table
-    from llmsched.engine.export import write_table
+    from llmsched.cli.text import left_out_notes
+    from llmsched.latency.base import ExtrapolationWarning
+    from llmsched.simulation.run import BatchRun, ContinuousRun
     from llmsched.simulation.simulate import serve
 
-    requests_out, batches_out = _output_paths(values)
+    out = _output_paths(values)
     scenario = the_scenario(values, scheduler=scheduler)
     if show_config(values, scenario):
         return
     scenario.check()
-    draws = take_draws(values["n_draws"], scenario)
+    n_draws = take_draws(values["n_draws"], scenario)
     trace = scenario.requests()
     left_out_notes(trace)
     with progress_bar(len(trace), scheduler) as progress:
-        run = serve(scenario, trace, progress=progress)
-    uncertainty = _uncertainty(run, trace, draws, scenario) if draws else None
-    if requests_out is not None:
-        write_table(run.requests, requests_out)
-    if batches_out is not None:
-        write_table(run.batches, batches_out)
+        most_steps = values["most_steps"] if "steps_out" in out else 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExtrapolationWarning)  # the answer has it in a line
+            run = serve(scenario, trace, most_steps=most_steps, progress=progress)
+    uncertainty = _uncertainty(run, trace, n_draws, scenario) if n_draws else None
+    _write(run, out)
     if values["as_json"]:
         found = run.to_dict()
         if uncertainty is not None:
             found["latency_uncertainty"] = uncertainty.to_dict()
         click.echo(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        click.echo(run_table(run, uncertainty))
+    elif isinstance(run, ContinuousRun):
+        from llmsched.cli.text_continuous import continuous_table
+
+        click.echo(continuous_table(run, scenario.slo))
+    elif isinstance(run, BatchRun):
+        from llmsched.cli.answers.run import run_text
+
+        hardware = scenario.resolved_hardware().describe()
+        click.echo(run_text(run, hardware, uncertainty, verbose=values["verbose"]))
 
 
-def _uncertainty(
-    run: Run, trace: Trace, draws: Sequence[LatencyModel], scenario: Any
-) -> RunUncertainty:
+def _write(run: Run, out: Mapping[str, Path]) -> None:
+    """The tables that were asked for."""
+    from llmsched.engine.export import write_table
+    from llmsched.simulation.run import BatchRun, ContinuousRun
+
+    if "requests_out" in out:
+        write_table(run.requests, out["requests_out"])
+    if isinstance(run, BatchRun) and "batches_out" in out:
+        write_table(run.batches, out["batches_out"])
+    if isinstance(run, ContinuousRun) and run.steps is not None:
+        write_table(run.steps, out["steps_out"])
+        if run.steps.left_out:
+            click.echo(
+                f"Note: {run.steps.left_out} steps are not in {out['steps_out']}; --most-steps "
+                "takes more",
+                err=True,
+            )
+
+
+def _uncertainty(run: Run, trace: Trace, n_draws: int, scenario: Scenario) -> RunUncertainty:
     """The same run under each draw of the latency's parameters."""
-    from llmsched.simulation.uncertainty import RunUncertainty, simulate_draws
+    from llmsched.simulation.simulate import serve
+    from llmsched.simulation.uncertainty import RunUncertainty, numbers_of, under_draws
 
-    with progress_bar(len(draws), "draws of the latency") as progress:
-        runs = itertools.count(1)
-
-        def count(_run: object) -> None:
+    drawn = []
+    with progress_bar(n_draws, "draws of the latency") as progress:
+        for count, one in enumerate(under_draws(scenario, n_draws, seed=scenario.seed), start=1):
+            drawn.append(numbers_of(serve(one, trace).to_dict()))
             if progress is not None:
-                progress(next(runs))
-
-        drawn = simulate_draws(scenario, trace, draws, on_run=count)
-    return RunUncertainty(fitted=run.to_dict(), drawn=drawn)
+                progress(count)
+    return RunUncertainty(fitted=run.to_dict(), drawn=tuple(drawn))
 
 
-def _output_paths(values: dict[str, Any]) -> tuple[Path | None, Path | None]:
+def _output_paths(values: dict[str, Any]) -> dict[str, Path]:
     """Where the tables go, checked before the run."""
     from llmsched.engine.export import check_table_path
 
-    requests_out, batches_out = values["requests_out"], values["batches_out"]
-    chosen = [check_table_path(path) for path in (requests_out, batches_out) if path is not None]
+    names = ("requests_out", "batches_out", "steps_out")
+    out = {name: values[name] for name in names if values.get(name) is not None}
+    chosen = [check_table_path(path) for path in out.values()]
     if len({os.path.realpath(path) for path in chosen}) < len(chosen):
-        raise click.UsageError("--requests-out and --batches-out must be two different files")
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in out)
+        raise click.UsageError(f"{flags} must be two different files")
     keep_inputs(chosen)
-    return requests_out, batches_out
+    return out

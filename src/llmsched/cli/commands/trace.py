@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from llmsched.cli.errors import OneLineErrors, keep_inputs
-from llmsched.cli.values import REQUEST_COUNT, SEED, jitter, rate_factor, window
+from llmsched.cli.fields import field_option
 
 if TYPE_CHECKING:
     from llmsched.workload.describe import TraceSummary
@@ -17,40 +17,28 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def selection_options(command: F) -> F:
-    """The options that choose requests of a trace, for any command that reads one."""
-    options = (
-        click.option("--requests", type=REQUEST_COUNT, metavar="N", help="First N only."),
-        click.option(
-            "--window",
-            "window_s",
-            callback=window,
-            metavar="START:END",
-            help="Seconds after the first arrival, END not included.",
-        ),
-        click.option("--model", metavar="NAME", help="Requests to this model only."),
-        click.option("--log-type", metavar="NAME", help="Requests of this log type only."),
-        click.option(
-            "--failures",
-            type=click.Choice(["drop", "keep"]),
-            default="keep",
-            show_default=True,
-            help="Requests without output tokens.",
-        ),
-        click.option(
-            "--trace-format", metavar="FORMAT", help="Instead of recognising it from line 1."
-        ),
-        click.option(
-            "--seed",
-            type=SEED,
-            default=0,
-            show_default=True,
-            help="Of a synthetic profile, and of the jitter.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+_SELECTION = (
+    *("requests", "window_s", "model", "log_type", "failures"),
+    *("trace_format", "time_unit", "columns"),
+)
+_AS_IT_IS = {"failures": "keep", "rps_scale": 1.0}  # files are shown and written as they are
+
+
+def workload_options(*names: str) -> Callable[[F], F]:
+    """A decorator that adds the options of these fields of `Workload`, and the seed."""
+
+    def decorate(command: F) -> F:
+        options = {name: field_option(f"workload.{name}") for name in names}
+        seed = field_option("seed")
+        seed.help = "Of a synthetic profile, and of the jitter."
+        # click reads the list backwards: what stands last comes first in the help
+        for name, option in reversed([*options.items(), ("seed", seed)]):
+            option.name = name
+            option.default = _AS_IT_IS.get(name, option.default)
+            command.__dict__.setdefault("__click_params__", []).append(option)
+        return command
+
+    return decorate
 
 
 class _Group(OneLineErrors, click.Group):
@@ -64,12 +52,12 @@ def trace() -> None:
 
 @trace.command()
 @click.argument("file")
-@selection_options
+@workload_options(*_SELECTION)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
     """Describe FILE, or a synthetic profile: rows, span, rate, burstiness, lengths, failures, ties.
 
-    Example: llmsched trace info BurstGPT_1.csv --window 0:86400
+    Example: llmsched trace info log.csv --columns arrival=created,prompt=n_in,output=n_out
     """
     import dataclasses
     import json
@@ -89,32 +77,14 @@ def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
 @trace.command()
 @click.argument("file")
 @click.argument("out", type=click.Path(path_type=Path))
-@selection_options
-@click.option(
-    "--rps-scale",
-    type=float,
-    callback=rate_factor,
-    metavar="FACTOR",
-    default=1.0,
-    show_default=True,
-    help="Divide the times by FACTOR; 1 is real time.",
-)
-@click.option(
-    "--jitter",
-    "jitter_s",
-    type=float,
-    callback=jitter,
-    metavar="SECONDS",
-    default=0.0,
-    show_default=True,
-    help="Move each arrival later by a random part of SECONDS: 1 undoes whole-second stamps.",
-)
+@workload_options(*_SELECTION, "rps_scale", "jitter_s")
 @click.option("--to", "out_format", metavar="FORMAT", help="Format of OUT; by suffix.")
 def convert(file: str, out: Path, out_format: str | None, seed: int, **rules: Any) -> None:
     """Write the chosen requests of FILE, or of a synthetic profile, to OUT in any of the formats.
 
-    The suffix of OUT (.csv, .txt, .parquet, .pq or .jsonl) chooses the format; .gz or .zst after it
-    compresses. OUT appears only when it is complete.
+    The suffix of OUT (.csv, .txt, .parquet, .pq or .jsonl) chooses what our own columns are written
+    in, and nothing is lost; --to chooses another format. .gz or .zst after it compresses. OUT
+    appears only when it is complete.
 
     Example: llmsched trace convert BurstGPT_1.csv day9.parquet --window 777600:864000
     """
@@ -167,18 +137,39 @@ def table(summary: TraceSummary) -> str:
     windows = f"median of {summary.burst_windows} windows of 20 min; 1 is Poisson, less is bursty"
     rows = [
         ("trace", summary.name),
+        *([("read as", summary.read_as)] if summary.read_as else []),
         ("requests", str(summary.requests)),
+        *_session_rows(summary),
         ("span [s]", f"{summary.span_s:g}"),
         ("mean rate [1/s]", figure(summary.arrival_rate_per_s)),
         ("CV of gaps", figure(summary.gap_cv)),
         ("burst shape", f"{figure(summary.burst_shape)} ({windows})"),
         *lengths,
+        *_prefix_rows(summary),
         ("failures", f"{summary.failure_share:.2%} (no output tokens)"),
         ("tied stamps", f"{summary.tied_share:.2%}"),
         *(("left out", f"{count} ({rule})") for rule, count in summary.left_out),
         *(("note", note) for note in summary.notes),
     ]
-    return "\n".join(f"{title:<17} {value}" for title, value in rows)
+    return "\n".join(f"{title:<18} {value}" for title, value in rows)
+
+
+def _session_rows(summary: TraceSummary) -> list[tuple[str, str]]:
+    if summary.sessions is None:
+        return []
+    turns = summary.requests / summary.sessions
+    rows = [("sessions", f"{summary.sessions}, {turns:.3g} turns on average")]
+    if summary.waiting_share:
+        share = f"{summary.waiting_share:.2%} of the requests wait for an answer"
+        pause = f"and then {figure(summary.think_mean_s)} s on average"
+        rows += [("pauses", f"{share}, {pause}; the span is the shortest possible")]
+    return rows
+
+
+def _prefix_rows(summary: TraceSummary) -> list[tuple[str, str]]:
+    if summary.shared_prefix_share is None:
+        return []
+    return [("shared prefixes", f"{summary.shared_prefix_share:.2%} of the pieces came before")]
 
 
 def figure(value: float | None) -> str:

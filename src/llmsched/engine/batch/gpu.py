@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from simpy.events import ProcessGenerator
 
+from llmsched._util.plugins import CALL_ERRORS, raise_failure
+from llmsched.engine.batch.batch import Batch
 from llmsched.engine.batch.bins import BinStore, Pull
 from llmsched.engine.batch.log import BatchLog
 from llmsched.engine.clock import Clock
 from llmsched.latency.base import LatencyModel
-from llmsched.schedulers.batch_size import Batcher
+from llmsched.schedulers.base import BatchPolicy
 
 
 def gpu(
@@ -18,18 +20,28 @@ def gpu(
     gpu_id: int,
     bins: BinStore,
     latency: LatencyModel,
-    batchers: Sequence[Batcher],
+    policy: BatchPolicy,
     log: BatchLog,
     pull: Pull,
+    answered: Callable[[Batch], None] | None = None,
 ) -> ProcessGenerator:
-    """One GPU's life: pull a batch, serve it for T(b, L), report back, repeat.
+    """One GPU's life: take a batch, serve it for T(b, L), report back, repeat.
 
-    `pull` is its first one, made when the GPU was there and nothing had arrived.
+    `pull` is its first one, made when the GPU was there and nothing had arrived. `answered` is told
+    of every batch that is done, where arrivals depend on answers.
     """
+    batch = yield pull  # asleep until something can be served
     while True:
-        batch = yield pull  # asleep while every bin is empty
-        service_s = latency.service_s(batch)
-        finish_s = log.record(batch, gpu_id, clock.now, service_s)
+        try:
+            service_s = latency.service_s(batch)
+        except CALL_ERRORS as error:
+            raise_failure(latency, "service_s", error)
+        finish_s = log.record(batch, gpu_id, service_s)
         yield clock.at(finish_s)
-        batchers[batch.bin].observe(batch, service_s)
-        pull = bins.pull(gpu_id)
+        try:
+            policy.observe(batch.finished(), service_s)
+        except CALL_ERRORS as error:
+            raise_failure(policy, "observe", error)
+        if answered is not None:
+            answered(batch)
+        batch = bins.next_batch(finish_s) or (yield pull.again())

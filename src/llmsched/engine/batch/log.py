@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llmsched._util.types import IntArray
-from llmsched.engine.batch.queues import Batch
+from llmsched._util.types import FloatArray, IntArray
+from llmsched.engine.batch.batch import Batch
 from llmsched.engine.columns import Columns
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.workload.trace import Trace
@@ -29,7 +29,7 @@ class BatchLog:
         self._progress = progress
         self._served = 0
 
-    def record(self, batch: Batch, gpu_id: int, start_s: float, service_s: float) -> float:
+    def record(self, batch: Batch, gpu_id: int, service_s: float) -> float:
         """Note that a service begins now, and say when it ends [s].
 
         Raises
@@ -37,36 +37,39 @@ class BatchLog:
         ValueError
             If the latency model gave something that is not a duration.
         """
-        if not 0.0 <= service_s < _INFINITY:
+        try:
+            right = 0.0 <= service_s < _INFINITY
+        except (TypeError, ValueError):  # no number at all
+            right = False
+        if not right:
             raise ValueError(
-                f"the latency model must give a finite service time >= 0 s, got {service_s} "
+                f"the latency model must give a finite service time >= 0 s, got {service_s!r} "
                 f"for {batch.size} requests of at most {batch.max_total_tokens} tokens"
             )
+        start_s = batch.start_s
         finish_s = start_s + service_s
         self._start_s.append(start_s)
         self._finish_s.append(finish_s)
         self._gpu.append(gpu_id)
         self._first.append(batch.first)
-        self._served += batch.size
-        if self._progress is not None and len(self._gpu) % _REPORT_EVERY == 0:
-            self._progress(self._served)
+        if self._progress is not None:
+            self._served += batch.size
+            if len(self._gpu) % _REPORT_EVERY == 0:
+                self._progress(self._served)
         return finish_s
 
     def tables(
-        self, trace: Trace, bins: IntArray, predicted_tokens: IntArray, columns: Columns
+        self,
+        trace: Trace,
+        arrived_s: FloatArray,
+        bins: IntArray,
+        predicted_tokens: IntArray,
+        columns: Columns,
     ) -> tuple[RequestTable, BatchTable]:
-        """The run as two tables; every batch is a range of positions of its bin.
+        """The run as two tables; every batch is a range of positions of `columns`.
 
-        Raises
-        ------
-        ValueError
-            If the scheduler left requests waiting for ever.
+        `arrived_s` are the arrivals that the run has seen, shape (n,).
         """
-        if self._served != len(columns):
-            raise ValueError(
-                f"a scheduler must serve every request it takes, got {self._served} of "
-                f"{len(columns)}; its bin choice must not return None while requests wait"
-            )
         start_s = np.frombuffer(self._start_s, dtype=np.float64)
         finish_s = np.frombuffer(self._finish_s, dtype=np.float64)
         gpu = np.frombuffer(self._gpu, dtype=np.int32)
@@ -84,7 +87,7 @@ class BatchLog:
             return column
 
         requests = RequestTable(
-            arrival_s=trace.arrival_s,
+            arrival_s=arrived_s,
             prompt_tokens=trace.prompt_tokens,
             output_tokens=trace.output_tokens,
             predicted_tokens=predicted_tokens,
@@ -106,7 +109,7 @@ class BatchLog:
             start_s=start_s,
             finish_s=finish_s,
             gpu=gpu,
-            bin=np.searchsorted(columns.first_of_bin, first, side="right").astype(np.int32) - 1,
+            bin=bins[columns.request[first]].astype(np.int32),
             size=size,
             tokens=tokens[first + size] - tokens[first],
             max_total_tokens=per_batch(np.maximum, columns.total),

@@ -1,238 +1,250 @@
-"""What waits where: FIFO bins as index ranges over columns, and the next batch cut from them.
+"""What waits where, and the next batch cut from it as the policy plans.
 
 Requests are never objects here. They are sorted once by bin (stably, so that each bin stays in
-order of arrival); a bin is then a range of positions and a batch a range at its head. Nothing
-here knows SimPy: instants are arguments.
+order of arrival); a bin is then a range of positions, and a batch a range at its head. Nothing here
+knows SimPy: instants are arguments.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from typing import Any, Protocol
+from itertools import pairwise
+from operator import index
+from typing import Any, NoReturn
 
 import numpy as np
 
-from llmsched.engine.columns import Columns
-from llmsched.schedulers.base import FullBatches, Scheduler
-from llmsched.schedulers.bin_choice import BinChoice
+from llmsched._util.plugins import CALL_ERRORS, PluginError, name_of, raise_failure
+from llmsched._util.types import IntArray
+from llmsched.engine.batch.batch import Batch
+from llmsched.engine.columns import Accepted, Columns
+from llmsched.schedulers.base import Head, Later, WaitingView, view_setter
+from llmsched.schedulers.scheduler import FullBatches, Scheduler
+from llmsched.workload.trace import Trace
+
+_set_counts = view_setter("counts")
+_set_oldest = view_setter("oldest_arrival_s")
 
 
-class Batch:
-    """Requests of one bin that are served together: `size` positions from `first` on."""
+class Queue:
+    """Letting in what arrives, and asking the policy: what all kinds of queues have in common.
 
-    __slots__ = ("bin", "columns", "first", "size")
+    Parameters
+    ----------
+    scheduler : Scheduler
+    arrival_s : memoryview
+        When things come in [s], non-decreasing, and infinity after the last.
+    bin_of : memoryview
+        The bin of each.
+    """
 
-    def __init__(self, columns: Columns, bin_index: int, first: int, size: int) -> None:
-        self.columns = columns
-        self.bin = bin_index
-        self.first = first
-        self.size = size
-
-    @property
-    def max_total_tokens(self) -> int:
-        """Largest prompt + output of one member."""
-        largest: int = self._largest(self.columns.total_view)
-        return largest
-
-    @property
-    def max_prompt_tokens(self) -> int:
-        """Largest prompt of one member."""
-        largest: int = self._largest(self.columns.prompt_view)
-        return largest
-
-    @property
-    def max_output_tokens(self) -> int:
-        """Largest output of one member."""
-        largest: int = self._largest(self.columns.output_view)
-        return largest
-
-    @property
-    def max_service_s(self) -> float:
-        """Longest drawn service time of one member [s]."""
-        if self.columns.service_view is None:
-            raise ValueError(
-                "the latency model needs a workload with drawn service times; "
-                "take another --latency, or a workload that has them"
-            )
-        largest: float = self._largest(self.columns.service_view)
-        return largest
-
-    def _largest(self, column: memoryview[Any]) -> Any:
-        if self.size == 1:
-            return column[self.first]
-        return max(column[self.first : self.first + self.size])
-
-    @property
-    def mean_tokens(self) -> float:
-        """Mean prompt + output tokens per request."""
-        before = self.columns.tokens_before_view
-        tokens: int = before[self.first + self.size] - before[self.first]
-        return tokens / self.size
-
-    @property
-    def mean_squared_tokens(self) -> float:
-        """Mean of the squared prompt + output tokens per request."""
-        before = self.columns.squares_before
-        squares: float = before[self.first + self.size] - before[self.first]
-        return squares / self.size
-
-
-class Queue(Protocol):
-    """What the GPUs pull from."""
-
-    next_s: float  # when something next comes in: infinity when nothing will
+    def __init__(
+        self, scheduler: Scheduler, arrival_s: memoryview[Any], bin_of: memoryview[Any], n_bins: int
+    ) -> None:
+        self.policy = scheduler.batch_policy()
+        self.waiting = [0] * n_bins
+        self.next_s: float = arrival_s[0]  # when something next comes in
+        self.later_s = math.inf  # when the policy wants to be asked again, if before that
+        self._next_batch = self.policy.next_batch
+        self._view = WaitingView()
+        self._arrival_s = arrival_s
+        self._bin_of = bin_of
+        self._bounded = math.isfinite(scheduler.capacity_tokens)
+        self._capacity = math.floor(scheduler.capacity_tokens) if self._bounded else 0
+        self.n_waiting = 0
+        self._n_admitted = 0
 
     def admit(self, now_s: float) -> None:
         """Let in everything that came in up to `now_s`."""
-
-    def admit_one(self) -> None:
-        """Let in the next single arrival."""
-
-    def take(self) -> Batch | None:
-        """Cut the next batch from what has been let in, or None."""
-
-
-class WaitingBins:
-    """Bins of waiting requests; a batch is cut when a GPU asks for one.
-
-    A batch is the longest FIFO prefix of the chosen bin that its batcher and the KV memory allow.
-    """
-
-    def __init__(self, columns: Columns, n_bins: int, scheduler: Scheduler) -> None:
-        self.batchers = [scheduler.batcher() for _ in range(n_bins)]
-        self.waiting = [0] * n_bins
-        self.next_s = float(columns.arrival_s[0])
-        self._columns = columns
-        self._choice: BinChoice = scheduler.choice
-        self._head: list[int] = columns.first_of_bin[:-1].tolist()
-        self._waits = scheduler.waits
-        self._waits.follow(self._head, columns.arrival_by_position)
-        self._bounded = math.isfinite(scheduler.capacity_tokens)
-        self._capacity = math.floor(scheduler.capacity_tokens) if self._bounded else 0
-        self._tokens_before = columns.tokens_before_view
-        self._arrival_s = columns.arrival_s.data
-        self._bin_of = columns.bin_of.data
-        self._n_admitted = 0
-        self._n_taken = 0
-
-    def admit(self, now_s: float) -> None:
-        """Let in everything that arrived up to `now_s`."""
-        self._waits.now_s = now_s
         if self.next_s > now_s:
             return
         arrival_s, bin_of, waiting = self._arrival_s, self._bin_of, self.waiting
-        index = self._n_admitted
-        while arrival_s[index] <= now_s:
-            waiting[bin_of[index]] += 1
-            index += 1
-        self._n_admitted = index
-        self.next_s = arrival_s[index]
+        position = self._n_admitted
+        while arrival_s[position] <= now_s:
+            waiting[bin_of[position]] += 1
+            position += 1
+        self.n_waiting += position - self._n_admitted
+        self._n_admitted = position
+        self.next_s = arrival_s[position]
 
     def admit_one(self) -> None:
         """Let in the next single arrival."""
-        self._waits.now_s = self.next_s
         self.waiting[self._bin_of[self._n_admitted]] += 1
+        self.n_waiting += 1
         self._n_admitted += 1
         self.next_s = self._arrival_s[self._n_admitted]
 
-    def take(self) -> Batch | None:
-        """Cut a batch from the head of the chosen bin, or None when every bin is empty."""
-        if self._n_taken == self._n_admitted:
-            return None
-        chosen = self._choice.choose(self.waiting)
-        if chosen is None:
-            return None
-        first = self._head[chosen]
-        size = self.waiting[chosen]
-        # A lone request always goes: its batcher allows at least 1, and it fits or was rejected.
-        # Not asking saves 10 % of a run on many idle GPUs, where nearly every batch is alone.
-        if size > 1:
-            size = self._allowed(chosen, first, size)
-        if size < 1 or chosen < 0:
-            raise ValueError(
-                "a scheduler must choose a bin where requests wait, and its batcher allow at "
-                f"least 1; got bin {chosen} with {self.waiting[chosen]} waiting, and {size} allowed"
-            )
-        self._head[chosen] = first + size
-        self.waiting[chosen] -= size
-        self._n_taken += size
-        return Batch(self._columns, chosen, first, size)
+    def take(self, now_s: float) -> Batch | None:
+        """The next batch out of what waits, at least one request, or None."""
+        raise NotImplementedError
 
-    def _allowed(self, bin_index: int, first: int, waiting: int) -> int:
-        """Requests in the longest prefix that the batcher and the KV memory allow."""
-        size = min(self.batchers[bin_index].limit(), waiting)
-        if self._bounded:
+    def served(self) -> Columns:
+        """The requests as columns in which every batch is a range, from its `first` on."""
+        raise NotImplementedError
+
+    def _plan(self, now_s: float) -> Any:
+        """What the policy plans; None where it waits."""
+        _set_counts(self._view, tuple(self.waiting))
+        try:
+            plan = self._next_batch(self._view, now_s)
+        except CALL_ERRORS as error:
+            raise_failure(self.policy, "next_batch", error)
+        return None if self._holds_back(plan, now_s) else plan
+
+    def _holds_back(self, plan: Any, now_s: float) -> bool:
+        """Whether the policy plans nothing now; `later_s` is then when it wants to be asked."""
+        if isinstance(plan, Later):
+            at_s = plan.at_s
+            if not (isinstance(at_s, int | float) and now_s < at_s):
+                self._refuse(f"something later than now, {now_s!r} s", repr(plan))
+            self.later_s = at_s
+        return plan is None or isinstance(plan, Later)
+
+    def _head_of(self, plan: Any) -> tuple[int, int]:
+        """Bin and size of a plan that must be the head of a bin, and no more than waits there."""
+        try:
+            bin_index, size = index(plan.bin), index(plan.size)  # numpy's integers, too
+            right = bin_index >= 0 and 1 <= size <= self.waiting[bin_index]
+        except (AttributeError, TypeError, IndexError):
+            right = False
+        if not right:
+            self._refuse("the head of a bin, of at most as many as wait there", repr(plan))
+        return bin_index, size
+
+    def _refuse(self, rule: str, given: str) -> NoReturn:
+        counts = ", ".join(map(str, self.waiting))
+        raise PluginError(
+            f"{name_of(self.policy)}.next_batch must plan {rule}, got {given}; {counts} wait"
+        )
+
+
+class WaitingBins(Queue):
+    """Bins of waiting requests, for policies that plan the head of one: "counts" and "ages"."""
+
+    def __init__(self, trace: Trace, accepted: Accepted, n_bins: int, scheduler: Scheduler) -> None:
+        super().__init__(scheduler, accepted.arrival_s.data, accepted.bin_of.data, n_bins)
+        by_bin, first_of_bin = accepted.by_bin(n_bins)
+        self._columns = Columns(trace, accepted.rows[by_bin])
+        self._tokens_before = self._columns.tokens_before_view
+        self._head: list[int] = first_of_bin[:-1].tolist()
+        aged = scheduler.sees == "ages"
+        self._arrival_by_position = accepted.arrival_s[by_bin].data if aged else None
+
+    def take(self, now_s: float) -> Batch | None:
+        """Cut a batch from the head of the planned bin: the longest beginning that fits."""
+        if self._arrival_by_position is not None:
+            self._show_ages(self._arrival_by_position)
+        waiting = self.waiting
+        _set_counts(self._view, tuple(waiting))
+        plan: Any
+        try:
+            plan = self._next_batch(self._view, now_s)
+        except CALL_ERRORS as error:
+            raise_failure(self.policy, "next_batch", error)
+        if plan.__class__ is not Head and self._holds_back(plan, now_s):
+            return None
+        try:
+            bin_index, size = plan.bin, plan.size
+            if not (size.__class__ is int and 0 < size <= waiting[bin_index] and bin_index >= 0):
+                bin_index, size = self._head_of(plan)
+        except (AttributeError, TypeError, IndexError):
+            bin_index, size = self._head_of(plan)
+        first = self._head[bin_index]
+        if size > 1 and self._bounded:
             before = self._tokens_before
             most = before[first] + self._capacity
             if before[first + size] > most:
-                return bisect_right(before, most, first + 1, first + size + 1) - 1 - first
-        return size
+                size = bisect_right(before, most, first + 1, first + size + 1) - 1 - first
+        self._head[bin_index] = first + size
+        waiting[bin_index] -= size
+        self.n_waiting -= size
+        return Batch(self._columns, bin_index, first, size, now_s)
+
+    def _show_ages(self, arrival_s: memoryview[Any]) -> None:
+        heads = zip(self._head, self.waiting, strict=True)
+        oldest_s = [arrival_s[head] if count else math.inf for head, count in heads]
+        _set_oldest(self._view, tuple(oldest_s))
+
+    def served(self) -> Columns:
+        """As sorted by bin: batches are cut from there."""
+        return self._columns
 
 
-class FormedBatches:
+class FormedBatches(Queue):
     """Batches formed by the arrivals themselves, whatever the GPUs do: the multi-bin paper.
 
     Since forming does not depend on the GPUs, all batches and their instants are known from the
-    trace; they are served first formed, first served.
+    trace; they come in as they form, into one bin.
     """
 
-    def __init__(self, columns: Columns, n_bins: int, scheduler: Scheduler) -> None:
-        assert scheduler.release is not None
-        self.batchers = [scheduler.batcher() for _ in range(n_bins)]
-        self._columns = columns
+    def __init__(
+        self,
+        trace: Trace,
+        accepted: Accepted,
+        n_bins: int,
+        scheduler: Scheduler,
+        release: FullBatches,
+    ) -> None:
+        by_bin, first_of_bin = accepted.by_bin(n_bins)
         formed = sorted(
             batch
-            for bin_index in range(n_bins)
-            for batch in _formed_in_bin(columns, bin_index, scheduler.release)
+            for bin_index, (start, end) in enumerate(pairwise(first_of_bin.tolist()))
+            for batch in _formed_in_bin(accepted, by_bin[start:end], bin_index, start, release)
         )
+        instants = np.array([*(batch[0] for batch in formed), math.inf])
+        super().__init__(scheduler, instants.data, np.zeros(len(formed), np.int8).data, 1)
         self._formed = formed
-        self._instants = [batch[0] for batch in formed]
-        self._n_admitted = 0
-        self._n_taken = 0
-        self.next_s = self._instants[0] if formed else math.inf
+        self._columns = Columns(trace, accepted.rows[by_bin])
 
-    def admit(self, now_s: float) -> None:
-        """Let in every batch that was formed up to `now_s`."""
-        if self.next_s <= now_s:
-            self._n_admitted = bisect_right(self._instants, now_s, self._n_admitted)
-            self._set_next()
-
-    def admit_one(self) -> None:
-        """Let in the next batch to be formed."""
-        self._n_admitted += 1
-        self._set_next()
-
-    def _set_next(self) -> None:
-        formed = self._n_admitted < len(self._instants)
-        self.next_s = self._instants[self._n_admitted] if formed else math.inf
-
-    def take(self) -> Batch | None:
+    def take(self, now_s: float) -> Batch | None:
         """The batch that was formed first among those not yet served, or None."""
-        if self._n_taken == self._n_admitted:
+        plan = self._plan(now_s)
+        if plan is None:
             return None
-        _, _, _, bin_index, first, size = self._formed[self._n_taken]
-        self._n_taken += 1
-        return Batch(self._columns, bin_index, first, size)
+        if plan.__class__ is not Head or plan.bin != 0 or plan.size != 1:
+            self._refuse("one formed batch, Head(0, 1)", repr(plan))
+        _, _, _, bin_index, first, size = self._formed[self._n_admitted - self.n_waiting]
+        self.n_waiting -= 1
+        self.waiting[0] -= 1
+        return Batch(self._columns, bin_index, first, size, now_s)
+
+    def served(self) -> Columns:
+        """As sorted by bin: batches are cut from there."""
+        return self._columns
 
 
 _BY_ARRIVAL, _BY_CLOCK = 0, 1  # at one instant arrivals complete batches before timers release any
 
 
 def _formed_in_bin(
-    columns: Columns, bin_index: int, release: FullBatches
+    accepted: Accepted, ranks: IntArray, bin_index: int, start: int, release: FullBatches
 ) -> list[tuple[float, int, int, int, int, int]]:
-    """Batches of one bin as (instant, cause, rank at that instant, bin, first, size)."""
-    start, end = columns.first_of_bin[bin_index : bin_index + 2].tolist()
-    # The rank in order of arrival of every request of this bin, and its instant.
-    ranks = np.searchsorted(columns.accepted, columns.request[start:end])
-    arrival_s = columns.arrival_s[ranks]
-    wait_s = math.inf if release.max_forming_wait_s is None else release.max_forming_wait_s
+    """Batches of one bin as (instant, cause, rank at that instant, bin, first, size).
+
+    `ranks` are those of its requests in order of arrival, `start` is the first one's position.
+    """
+    arrival_s = accepted.arrival_s[ranks]
+    n, batch_size, wait_s = len(ranks), release.batch_size, release.max_forming_wait_s
     formed: list[tuple[float, int, int, int, int, int]] = []
-    head, n = 0, end - start
+    if wait_s is None:  # every `batch_size` requests: no need to go from one to the next
+        ends = np.arange(batch_size - 1, n, batch_size)
+        firsts = range(start, start + n, batch_size)
+        formed = [
+            (instant_s, _BY_ARRIVAL, rank, bin_index, first, batch_size)
+            for instant_s, rank, first in zip(
+                arrival_s[ends].tolist(), ranks[ends].tolist(), firsts, strict=False
+            )
+        ]
+        rest = n % batch_size
+        if rest:
+            flush = (accepted.last_arrival_s, _BY_CLOCK, bin_index)
+            formed.append((*flush, bin_index, start + n - rest, rest))
+        return formed
+    head = 0
     while head < n:
-        full = head + release.batch_size - 1
-        timer_s = min(float(arrival_s[head]) + wait_s, columns.last_arrival_s)
+        full = head + batch_size - 1
+        timer_s = min(float(arrival_s[head]) + wait_s, accepted.last_arrival_s)
         if full < n and arrival_s[full] <= timer_s:
             last = full + 1
             key = (float(arrival_s[full]), _BY_ARRIVAL, int(ranks[full]))

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from llmsched._util.types import FloatArray
-from llmsched.latency.base import Kind
+from llmsched.latency.base import CalibrationError, Kind
 
 _AHEAD = np.arange(4096, dtype=np.float64)
 
@@ -49,6 +49,19 @@ class StepLatency(Protocol):
     def outside(self) -> Mapping[str, int]:
         """Steps asked for beyond what was measured, counted by how; none for a formula."""
         return {}
+
+    def draw(self, rng: np.random.Generator) -> StepLatency:
+        """The same model with parameters drawn from their errors.
+
+        Raises
+        ------
+        CalibrationError
+            If these are not known.
+        """
+        raise CalibrationError(
+            f"step time {self.name!r} must have known errors for latency uncertainty, got none; "
+            "take a measured set, or physics:GPU:MODEL"
+        )
 
 
 @dataclass(frozen=True, slots=True)

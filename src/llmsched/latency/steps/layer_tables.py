@@ -84,7 +84,12 @@ class LayerFiles:
 
 def is_layer_prefix(prefix: str) -> bool:
     """Whether any of the three files is there."""
-    return any(path.is_file() for part in PARTS for path in _candidates(prefix, part))
+    return bool(layer_files(prefix))
+
+
+def layer_files(prefix: str) -> list[Path]:
+    """The files of a prefix, or of a folder, that are there."""
+    return [path for part in PARTS for path in _candidates(prefix, part) if path.is_file()]
 
 
 def read_layers(prefix: str) -> LayerFiles:

@@ -16,6 +16,7 @@ from llmsched.latency.base import CalibrationError, Kind, LatencyModel, check_co
 from llmsched.latency.formulas import PerTokenModel, PromptOutputModel
 from llmsched.latency.step import StepModel
 from llmsched.latency.steps.base import StepLatency, kv_ahead
+from llmsched.latency.steps.batches import BatchOfSteps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +216,8 @@ def steps_of(model: LatencyModel) -> StepLatency:
     CalibrationError
         If its prefill and decode steps cannot be told apart.
     """
+    if isinstance(model, BatchOfSteps):
+        return model.step
     if type(model) not in _STEPS:
         raise CalibrationError(
             f"a step-time model must tell prefill and decode steps apart, got latency model "

@@ -129,7 +129,8 @@ def capacities(
     ValueError
         If an argument is out of range or names nothing known.
     TraceError
-        If the workload cannot be read, or all its requests arrive at one instant.
+        If the workload cannot be read, all its requests arrive at one instant, or some wait for
+        answers.
     """
     base, target = as_scenario(scenario, **parts), target or Target()
     _check(schedulers, base, search, replications, tolerance, jobs)
@@ -249,6 +250,11 @@ def _next_common(by_seed: dict[int, dict[float, Point]], plan: SearchPlan) -> fl
 
 
 def _checked_trace(trace: Trace) -> Trace:
+    if trace.closed:
+        raise TraceError(
+            f"capacity needs arrivals at a given rate, but those of trace {trace.name!r} wait for "
+            "answers; leave the closed loop out, or compare runs at several concurrencies"
+        )
     if len(trace) < 2 or trace.span_s <= 0:
         raise TraceError(
             f"trace {trace.name!r} must have requests at two instants at least to have an arrival "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
-from llmsched.simulation.comparison_results import Difference
+from llmsched.simulation.comparison.results import Difference
 from llmsched.simulation.uncertainty import calibrated_interval
 
 if TYPE_CHECKING:

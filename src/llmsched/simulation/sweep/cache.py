@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched.simulation.beliefs import BinnedPrediction
-from llmsched.simulation.scenario import arrays_sha256
+from llmsched.simulation.keys import arrays_sha256
+from llmsched.workload.prefixes.prefix_ids import PrefixIds
+from llmsched.workload.sessions import Turns
 from llmsched.workload.trace import Trace
 
 T = TypeVar("T")
@@ -59,21 +61,47 @@ def cached_trace(folder: Path | None, key: str, make: Callable[[], Trace]) -> Pr
     """
 
     def columns(trace: Trace) -> Columns:
-        meta = {"name": trace.name, "left_out": trace.left_out, "notes": trace.notes}
+        meta: dict[str, Any] = {
+            "name": trace.name,
+            "left_out": trace.left_out,
+            "notes": trace.notes,
+        }
+        if trace.prefix_ids is not None:
+            meta["tokens_per_id"] = trace.prefix_ids.tokens_per_id
+        if trace.turns is not None:
+            meta |= {"users": trace.turns.users, "timed": trace.turns.timed}
         return Columns(arrays=trace.columns(), meta=meta)
 
     def trace_of(entry: Columns) -> Trace:
+        turns = None
+        if "after" in entry.arrays:
+            columns = {name: entry.arrays[name] for name in ("after", "think_s")}
+            turns = Turns(users=entry.meta["users"], timed=entry.meta["timed"], **columns)
         return Trace(
+            turns=turns,
             arrival_s=entry.arrays["arrival_s"],
             prompt_tokens=entry.arrays["prompt_tokens"],
             output_tokens=entry.arrays["output_tokens"],
             service_s=entry.arrays.get("service_s"),
+            priority=entry.arrays.get("priority"),
+            prefix_ids=_prefix_ids(entry),
             name=entry.meta["name"],
             left_out=tuple((rule, count) for rule, count in entry.meta["left_out"]),
             notes=tuple(entry.meta["notes"]),
         )
 
-    return _cached(folder, f"trace-{key}", make, columns, trace_of)
+    key = f"trace-2-{key}"  # 2: with prefix ids
+    return _cached(folder, key, make, columns, trace_of)
+
+
+def _prefix_ids(entry: Columns) -> PrefixIds | None:
+    if "prefix_ids" not in entry.arrays:
+        return None
+    return PrefixIds(
+        ids=entry.arrays["prefix_ids"],
+        offsets=entry.arrays["prefix_offsets"],
+        tokens_per_id=entry.meta["tokens_per_id"],
+    )
 
 
 def cached_prediction(
@@ -82,9 +110,14 @@ def cached_prediction(
     """The predicted lengths and bins under this key; `make` is called if they are not there."""
 
     def columns(made: BinnedPrediction) -> Columns:
-        return Columns(
-            arrays={"tokens": made.tokens, "bins": made.bins, "edges": made.edges}, meta={}
-        )
+        arrays: dict[str, NDArray[Any]] = {
+            "tokens": made.tokens,
+            "bins": made.bins,
+            "edges": made.edges,
+        }
+        if made.alone_s is not None:
+            arrays["alone_s"] = made.alone_s
+        return Columns(arrays=arrays, meta={})
 
     return _cached(
         folder, f"bins-{key}", make, columns, lambda entry: BinnedPrediction(**entry.arrays)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from llmsched._util.version import __version__
-from llmsched.simulation.scenario import Scenario, source_sha256
+from llmsched.simulation.keys import source_sha256
+from llmsched.simulation.scenario import Scenario
 from llmsched.simulation.sweep.runs import Outcome, RunTask, about_requests, execute
 from llmsched.simulation.sweep.store import RunStore, config_columns
-from llmsched.simulation.workers import Backend, Pool, check_pool, pool
+from llmsched.simulation.workers import Backend, Pool, R, T, check_pool, pool
 
 Row = dict[str, Any]
 WORTH_PROCESSES = 600_000  # requests of all runs, about three seconds of work
@@ -165,8 +166,9 @@ class _LatePool:
         self._pool: Pool | None = None
         self._requests = 0.0
 
-    def results(self, work: Callable[[Any], Any], tasks: Sequence[RunTask]) -> Iterator[Any]:
-        self._requests += sum(about_requests(task.scenario) for task in tasks)
+    def results(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+        runs = (task for task in tasks if isinstance(task, RunTask))
+        self._requests += sum(about_requests(task.scenario) for task in runs)
         if self._pool is None:
             free = self._options["backend"] == "local" and self._options["jobs"] is None
             if free and self._requests < WORTH_PROCESSES:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmsched._util.streams import Streams
 from llmsched.latency.base import ExtrapolationWarning
 from llmsched.simulation.beliefs import BinnedPrediction, predict_bins, scheduler_binning
-from llmsched.simulation.scenario import (
-    Scenario,
+from llmsched.simulation.keys import (
     content_key,
-    latency_content,
+    hardware_content,
     part_content,
     source_sha256,
     trace_sha256,
     workload_content,
 )
-from llmsched.simulation.simulate import Run, serve
+from llmsched.simulation.run import BatchRun, Run
+from llmsched.simulation.scenario import Scenario
+from llmsched.simulation.simulate import serve
 from llmsched.simulation.sweep.cache import (
     Prepared,
     cached_prediction,
@@ -30,6 +32,7 @@ from llmsched.simulation.sweep.cache import (
     recorded_warnings,
 )
 from llmsched.workload.prepare import at_scale
+from llmsched.workload.resample import resampled
 from llmsched.workload.trace import Trace, TraceError
 from llmsched.workload.workload import DEFAULT_REQUESTS, Workload
 
@@ -93,7 +96,9 @@ def row_of(task: RunTask) -> dict[str, Any]:
     return {
         **run.to_dict(),
         "latency_quantiles_s": _latency_quantiles_s(run),
-        "batch_size_counts": np.bincount(run.batches.size).tolist(),
+        "batch_size_counts": (
+            np.bincount(run.batches.size).tolist() if isinstance(run, BatchRun) else None
+        ),
         "notes": list(dict.fromkeys([*trace.notes, *prediction.notes, *notes])),
         "trace_sha256": trace.sha256,
     }
@@ -146,6 +151,15 @@ def _in_real_time(task: RunTask, workload: Workload) -> Prepared[Trace]:
             )
         return replace(task.scenario, workload=recorded).requests(seed)
 
+    if workload.resample and not workload.jitter_s:  # the file is read once for all seeds
+        whole = replace(recorded, resample=None)
+        kept = _in_real_time(replace(task, scenario=replace(task.scenario, workload=whole)), whole)
+        moved = resampled(kept.value, Streams.of_seed(seed).resampling)
+        return Prepared(
+            value=replace(moved, recipe=asdict(recorded)),
+            sha256=trace_sha256(moved),
+            notes=kept.notes,
+        )
     content = {
         "workload": workload_content(recorded),
         "seed": seed if workload.random else None,
@@ -160,7 +174,8 @@ def _prediction(task: RunTask, trace: Prepared[Trace]) -> Prepared[BinnedPredict
     binning = scheduler_binning(policy, scenario.binning)
     by_service = None
     if binning.by == "service":
-        by_service = latency_content(scenario.hardware.latency)
+        fitted = replace(scenario.hardware, draw=None)
+        by_service = hardware_content(scenario.to_dict()["hardware"], fitted)
     content = {
         "trace": trace.sha256,
         "predictor": predictor.name

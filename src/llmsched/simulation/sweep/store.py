@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Union, get_args, get_origin, get_type
 from llmsched._util.options import field_types, options_of
 from llmsched.metrics.bins import BinMetrics
 from llmsched.metrics.run import Metrics
+from llmsched.metrics.tokens import TokenMetrics
 from llmsched.simulation.scenario import SECTIONS, Scenario
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ def _schema() -> pa.Schema:
     for section, kind in SECTIONS.items():
         columns |= _option_types(kind, "" if section == "hardware" else f"{section}_")
     columns |= {"settings_capacity_tokens": float, "workload_window_s": list[float]}
-    columns |= _hints(Metrics) | _LOAD | _RUN
+    columns |= _hints(TokenMetrics) | _hints(Metrics) | _LOAD | _RUN
     return pa.schema([(name, _arrow_type(hint)) for name, hint in columns.items()])
 
 
@@ -248,7 +249,7 @@ def _option_types(kind: type, prefix: str) -> dict[str, type]:
 
 def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return {field.name: hints[field.name] for field in fields(kind) if field.compare}
 
 
 def _arrow_type(hint: Any) -> Any:

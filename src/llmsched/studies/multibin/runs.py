@@ -148,6 +148,7 @@ class _Job:
 
 def run_point(point: Point, entropy: Sequence[int]) -> Outcome:
     """One run; the entropy fixes its workload and the predictor's noise."""
+    from llmsched.simulation.run import BatchRun
     from llmsched.simulation.simulate import simulate
     from llmsched.theory.service_laws import drawn_trace
 
@@ -164,6 +165,7 @@ def run_point(point: Point, entropy: Sequence[int]) -> Outcome:
         settings=Settings(batch_size=point.batch_size),
         seed=int(np.random.SeedSequence([*entropy, 1]).generate_state(1)[0]),
     )
+    assert isinstance(run, BatchRun)  # as its scheduler is of the batch level
     in_full = (run.batches.size == point.batch_size)[run.requests.batch]
     latency_s = run.requests.finish_s - run.requests.arrival_s
     return Outcome(

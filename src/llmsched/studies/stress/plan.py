@@ -83,6 +83,11 @@ class Plan:
                 f"requests of the workload are set by volumes, got {self.workload.requests}; "
                 "leave them out"
             )
+        if self.workload.concurrency is not None:
+            raise ValueError(
+                "a stress plan sends requests at given rates, got a closed loop of "
+                f"{self.workload.concurrency} users; leave concurrency out"
+            )
         if self.bins[-1] > MAX_BINS:
             raise ValueError(f"bins must be in [1, {MAX_BINS}], got {self.bins[-1]}")
         if self.best_gpu_count is not None and self.best_gpu_count < 1:

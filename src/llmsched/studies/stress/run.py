@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmsched.schedulers.registry import make_scheduler
 from llmsched.simulation.sweep.sweep import RunRecord, sweep
 from llmsched.simulation.workers import Backend
 from llmsched.studies.stress.findings import gpus
@@ -137,7 +136,7 @@ def _with_asked(results: pd.DataFrame, asked: Sequence[Asked]) -> pd.DataFrame:
     keys = [one.config.key() for one in asked]
     assert len(set(keys)) == len(keys), "a step must ask for each run once"
     runs = results.loc[keys].reset_index(drop=True)
-    binned = [make_scheduler(one.config.scheduler, one.config.settings).binned for one in asked]
+    binned = [one.config.policy().binned for one in asked]
     return runs.assign(
         requests_asked=runs["workload_requests"],
         n_bins=np.where(binned, runs["binning_n_bins"], 1),

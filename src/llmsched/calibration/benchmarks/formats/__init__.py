@@ -1,0 +1,1 @@
+"""What benchmark tools write, one module a tool."""

@@ -1,0 +1,1 @@
+"""The iteration-level engine: requests join and leave at every step."""

@@ -1,0 +1,5 @@
+"""Schedulers of the iteration level: who is admitted next, and how many may run."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+"""One run on each level: whole batches, and iterations."""

@@ -1,0 +1,91 @@
+"""What one simulation was, and what came out of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmsched._util.types import FloatArray
+from llmsched.engine.records import BatchTable, RequestTable
+from llmsched.engine.step_records import ReplicaTable, ServedTable, StepTable
+from llmsched.latency.base import LatencyModel
+from llmsched.latency.registry import Extrapolation
+from llmsched.latency.steps.base import StepLatency
+from llmsched.metrics.load import LoadLabel
+from llmsched.metrics.run import Metrics
+from llmsched.metrics.tokens import TokenMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """What one simulation was, and what came out of it; the metrics are named as in the registry.
+
+    A `BatchRun` or a `ContinuousRun`.
+    """
+
+    scheduler: str
+    trace_name: str
+    seed: int
+    requests: RequestTable | ServedTable
+    metrics: Metrics | TokenMetrics
+    edges: FloatArray  # bin edges, in the unit of what was binned
+    offered_load: float  # ρ
+    load_label: LoadLabel
+    arrival_rate_rps: float  # (n - 1) / (last - first arrival); infinite where all come at once
+    latency: LatencyModel | StepLatency
+    predictor: str
+    config: Mapping[str, Any]  # settings, bins, workload: what it takes to run it again
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as one JSON object: figures of merit, load, and what produced them."""
+        return {
+            "scheduler": self.scheduler,
+            **self.metrics.to_dict(),
+            "offered_load": _finite(self.offered_load),
+            "load_label": self.load_label,
+            "arrival_rate_rps": _finite(self.arrival_rate_rps),
+            "bin_edges": self.edges.tolist(),
+            "latency_model": self.latency.name,
+            "latency_kind": self.latency.kind,
+            "latency_description": self.latency.describe(),
+            "predictor": self.predictor,
+            "trace": self.trace_name,
+            "seed": self.seed,
+            "config": dict(self.config),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BatchRun(Run):
+    """A run of the batch level."""
+
+    requests: RequestTable
+    batches: BatchTable
+    metrics: Metrics
+    extrapolation: Extrapolation  # beyond the measured range of the latency model
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as one JSON object, with what was extrapolated."""
+        beyond = self.extrapolation
+        return {
+            **super(BatchRun, self).to_dict(),  # slots make another class of this one
+            "extrapolated_share": beyond.share,
+            "extrapolated_times": beyond.times,
+            "extrapolated_axis": beyond.axis,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ContinuousRun(Run):
+    """A run of the iteration level; `steps` only where they were asked for."""
+
+    requests: ServedTable
+    replicas: ReplicaTable
+    steps: StepTable | None
+    metrics: TokenMetrics
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

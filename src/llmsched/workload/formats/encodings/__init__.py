@@ -1,0 +1,1 @@
+"""How a table of requests is written: delimited text, JSON lines, Parquet."""

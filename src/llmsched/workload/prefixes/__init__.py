@@ -1,0 +1,1 @@
+"""What prompts share: block identities, and the tree that they make."""

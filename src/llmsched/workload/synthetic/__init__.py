@@ -1,0 +1,1 @@
+"""Synthetic workloads: profiles, and what draws requests from them."""
