@@ -159,6 +159,14 @@ _ALL = (
         definition="Completed requests / GPU time spent on them.",
     ),
     Metric(
+        name="capacity_rps",
+        title="capacity",
+        unit="requests/s",
+        better="higher",
+        scale="log",
+        definition="Arrival rate at which the mean of the target's metric meets the target.",
+    ),
+    Metric(
         name="makespan_s",
         title="span",
         unit="s",

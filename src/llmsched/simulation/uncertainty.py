@@ -191,6 +191,28 @@ def calibrated_interval(
     return Interval(mean=fitted, low=low, high=high, n=n, confidence=reached)
 
 
+def mixture_interval(
+    means: FloatArray, errors: FloatArray, dof: int, *, confidence: float = 0.95
+) -> Interval:
+    """The interval of the mixture of t distributions around the draws; its mean is theirs.
+
+    Parameters
+    ----------
+    means, errors : ndarray of shape (n_draws,)
+        Of each draw, over replications; NaN ends where a value is not finite.
+    dof : int
+        Degrees of freedom of the errors.
+    """
+    low = high = math.nan
+    if np.isfinite(means).all() and np.isfinite(errors).all():
+        order = np.argsort(means, kind="stable")
+        tail = (1 - confidence) / 2
+        ends = [_mixture_quantile(means[order], errors[order], dof, p) for p in (tail, 1 - tail)]
+        low, high = ends
+    reached = reached_confidence(len(means), confidence=confidence)
+    return Interval(mean=float(means.mean()), low=low, high=high, n=dof + 1, confidence=reached)
+
+
 def _means_and_errors(values: FloatArray, resampled: bool) -> tuple[FloatArray, FloatArray]:
     """Mean and standard error of each draw, in order of the means."""
     if values.ndim == 1:

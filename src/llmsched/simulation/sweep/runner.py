@@ -77,6 +77,11 @@ class Runner:
         keys = {id(scenario): key for key, scenario in by_key.items()}
         return [self._rows[keys.get(id(one)) or one.key()] for one in scenarios]
 
+    @property
+    def done(self) -> list[Row]:
+        """The rows that were asked for so far."""
+        return list(self._rows.values())
+
     def _there(self, key: str) -> bool:
         if key not in self._rows and self.store is not None and key in self.store.rows:
             self._rows[key] = self.store.rows[key]
