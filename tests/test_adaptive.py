@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from llmsched import Binning, Settings, Trace, make_scheduler, simulate
+from conftest import plan_simulate as simulate
+from llmsched import Binning, Settings, Trace, make_scheduler
 from llmsched.engine.batch.run import run_engine
 from llmsched.prediction.edges import assign_bins, rolling_bins
 from llmsched.schedulers.adaptive import AdaptivePolicy, LearnedBin, ServiceLine

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched import simulate
+from conftest import plan_simulate as simulate
 from llmsched.workload.synthetic.burstgpt_days import _batch_times_s
 from llmsched.workload.synthetic.burstgpt_like import BurstGptLike
 from llmsched.workload.synthetic.generate import generate

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmsched import Scheduler, Settings, Trace, Workload, compare, make_scheduler, simulate
+from conftest import plan_compare as compare, plan_simulate as simulate
+from llmsched import Scheduler, Settings, Trace, Workload, make_scheduler
 from llmsched._util.plugins import PluginError
 from llmsched.engine.batch.run import run_engine
 from llmsched.schedulers.base import (

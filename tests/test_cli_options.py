@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from conftest import in_plan
 from llmsched.cli.main import main
 from llmsched.latency.files import save_model
 from llmsched.latency.formulas import SaturatingModel
@@ -842,7 +843,7 @@ def run(places, tmp_path, monkeypatch):
             monkeypatch.setattr("llmsched.calibration.measure.model.usable_cpus", lambda: 2)
         line = f"{command} {BASE[command]} {case.base} {IN_FULL[command] if full else ''} {more}"
         line = line.replace("{file}", case.file).format(**places, out=out)
-        result = CliRunner().invoke(main, shlex.split(line))
+        result = CliRunner().invoke(main, in_plan(shlex.split(line)))
         written = {
             str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(out.rglob("*"))

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmsched import Settings, Trace, simulate
+from conftest import plan_simulate as simulate
+from llmsched import Settings, Trace
 
 
 def test_metrics__do_not_depend_on_when_the_clock_starts() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from llmsched import Binning, Settings, Trace, simulate
+from conftest import plan_simulate as simulate
+from llmsched import Binning, Settings, Trace
 from llmsched.prediction.edges import assign_bins, equal_mass_edges
 from llmsched.prediction.optimal_edges import MOST_ATOMS, expected_batch_max, optimal_edges
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from conftest import in_plan
 from installed_package import put_package
 from llmsched._util.registry import Registry
 from llmsched.cli.main import main
@@ -106,7 +107,7 @@ def install(tmp_path, monkeypatch) -> Installer:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
+    return CliRunner().invoke(main, in_plan(arguments))
 
 
 def assert_refused(result: Result, *texts: str) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from llmsched import Settings, Workload, simulate
+from conftest import plan_simulate as simulate
+from llmsched import Settings, Workload
 from llmsched.hardware import GPUS, MODELS, kv_capacity_tokens
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
 from llmsched.metrics.run import Metrics

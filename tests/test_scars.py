@@ -41,7 +41,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched import Binning, Run, Settings, Trace, Workload, compare, load_latency, simulate
+from conftest import plan_compare as compare, plan_simulate as simulate
+from llmsched import Binning, Run, Settings, Trace, Workload, load_latency
 from llmsched.engine.export import write_table
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
@@ -358,7 +359,8 @@ FRESH = """
 import sys
 from llmsched import Workload, simulate
 from llmsched.engine.export import write_table
-run = simulate(Workload(requests=300, rps_scale=2000.0), sys.argv[1], seed=1)
+workload = Workload(requests=300, rps_scale=2000.0)
+run = simulate(workload, sys.argv[1], latency="reference", slo=1.0, seed=1)
 write_table(run.requests, sys.argv[2])
 """
 

@@ -20,10 +20,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from conftest import plan_scenario, plan_simulate as simulate
 from llmsched.cli.main import main
 from llmsched.prediction.binning import Binning
 from llmsched.simulation.scenario import Scenario, as_scenario
-from llmsched.simulation.simulate import simulate
 from llmsched.simulation.sweep.sweep import RunConfig, load_results, sweep
 from llmsched.studies.stress.findings import (
     Findings,
@@ -67,7 +67,7 @@ TINY = Plan(
     bins=(1, 3),
     loads=(0.9,),
     replications=2,
-    base=Scenario(binning=Binning(n_bins=2)),
+    base=plan_scenario(binning=Binning(n_bins=2)),
 )
 ALL = ("step1", "step2", "step3")
 
@@ -123,7 +123,7 @@ def test_plan__has_the_runs_that_the_stress_plan_asks_for_and_equal_gpus_beside(
 
 def test_plan__replicates_only_what_is_random(tmp_path):
     file = Workload(source=str(write_trace(tmp_path / "t.csv")))
-    plan = Plan(base=Scenario(workload=file), volumes=(50,), replications=3)
+    plan = Plan(base=plan_scenario(workload=file), volumes=(50,), replications=3)
     seeds = {name: plan.seeds_of(name) for name in SCHEDULERS}
     assert seeds["static_fifo"] == seeds["dynamic_no_bins"] == (0,)
     assert seeds["multi_bin_dynamic"] == (0, 1, 2)  # the predictor's noise
@@ -132,7 +132,7 @@ def test_plan__replicates_only_what_is_random(tmp_path):
     ) == (0,)
     jittered = replace(plan.base, workload=replace(file, jitter_s=1.0))
     assert replace(plan, base=jittered).seeds_of("static_fifo") == (0, 1, 2)
-    assert Plan(base=Scenario(seed=5), replications=2).seeds_of("static_fifo") == (5, 6)
+    assert Plan(base=plan_scenario(seed=5), replications=2).seeds_of("static_fifo") == (5, 6)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_plan__replicates_only_what_is_random(tmp_path):
         ({"best_gpu_count": 0}, "best_gpu_count must be >= 1, got 0"),
         ({"target_violations": 1.0}, "got 1"),
         ({"replications": 0}, "replications must be >= 1, got 0"),
-        ({"base": Scenario(workload=Workload(requests=5))}, "set by volumes, got 5"),
+        ({"base": plan_scenario(workload=Workload(requests=5))}, "set by volumes, got 5"),
     ],
 )
 def test_plan__refuses_what_cannot_be_run(change, message):
@@ -730,7 +730,7 @@ def test_run__of_requests_at_one_instant_has_no_step_2b(tmp_path):
 
 def test_volumes__beyond_the_rows_of_a_file_become_all_its_rows(tmp_path):
     workload = Workload(source=str(write_trace(tmp_path / "t.csv", n=80)))
-    plan, notes = available(Plan(base=Scenario(workload=workload), volumes=(40, 100, 1000)))
+    plan, notes = available(Plan(base=plan_scenario(workload=workload), volumes=(40, 100, 1000)))
     assert plan.volumes == (40, 80)
     assert notes == [
         "t.csv has 80 requests in all: volumes 100, 1000 left out, and all of it is run instead"

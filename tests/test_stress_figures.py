@@ -9,8 +9,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from conftest import plan_scenario
 from llmsched.prediction.binning import Binning
-from llmsched.simulation.scenario import Scenario
 from llmsched.studies.stress import bin_figures, figures
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.run import SweepOptions, run_steps
@@ -21,7 +21,7 @@ PLAN = Plan(
     bins=(1, 3),
     loads=(0.7, 0.9),
     replications=2,
-    base=Scenario(binning=Binning(n_bins=2)),
+    base=plan_scenario(binning=Binning(n_bins=2)),
 )
 ONE_POINT = replace(PLAN, volumes=(60,), gpu_counts=(1,), bins=(2,), loads=(0.9,), replications=1)
 NAMES = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from conftest import plan_scenario
 from llmsched.metrics.intervals import Interval, mean_interval
 from llmsched.prediction.binning import Binning
-from llmsched.simulation.scenario import Scenario
 from llmsched.studies.stress.plan import SCHEDULERS, Plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "stress"))
@@ -28,7 +28,7 @@ TINY = Plan(
     bins=(1, 2),
     loads=(0.9,),
     replications=2,
-    base=Scenario(binning=Binning(n_bins=2)),
+    base=plan_scenario(binning=Binning(n_bins=2)),
 )
 
 # a tiny run has its bins merged now and then, which is the runs' affair

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import plan_scenario
 from llmsched import Workload
 from llmsched.metrics.load import LABEL_RULE
-from llmsched.simulation.scenario import Scenario
 from llmsched.simulation.sweep.sweep import RunConfig, sweep
 from llmsched.studies.stress.html import MISSING, Markup, element, escaped, interval, number, table
 from llmsched.studies.stress.plan import Plan
@@ -122,7 +122,7 @@ def step(runs: pd.DataFrame, name: str = "step1", **changes) -> StepResult:
 
 def result(*steps: StepResult, **plan) -> StressResult:
     return StressResult(
-        plan=Plan(**{"base": Scenario(seed=3), "replications": 2} | plan),
+        plan=Plan(**{"base": plan_scenario(seed=3), "replications": 2} | plan),
         steps=steps,
         command='llmsched stress all --out "out & more"',
         versions={"llmsched": "0.0.1", "python": "3.11.9", "numpy": "2.1", "simpy": "4.1"},
@@ -337,7 +337,7 @@ def test_report__escapes_whatever_a_user_named(runs):
         summary=hostile.summary.assign(scheduler=ATTACK, metric=ATTACK, load_label=ATTACK),
         differences=hostile.differences.assign(what=ATTACK, against=ATTACK, metric=ATTACK),
     )
-    given = result(hostile, base=Scenario(workload=Workload(source=ATTACK)))
+    given = result(hostile, base=plan_scenario(workload=Workload(source=ATTACK)))
     page = html_report(replace(given, command=ATTACK, versions={ATTACK: ATTACK}))
     # then none of them is one any more
     found = Page(page)

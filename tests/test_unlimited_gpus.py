@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from llmsched import Binning, Settings, Trace, simulate
+from conftest import plan_simulate as simulate
+from llmsched import Binning, Settings, Trace
 from llmsched.engine.batch.run import run_engine
 from llmsched.latency.registry import load_latency
 from llmsched.schedulers.registry import make_scheduler

@@ -96,7 +96,7 @@ def scenario_options(*paths: str, preset: str | None = None) -> Callable[[F], F]
         fields: list[click.Parameter] = []
         for path in paths:
             fields.append(field_option(path, preset=preset))
-            if path == "workload.rate_per_s":
+            if path == "workload.rps_scale":
                 fields.append(_built(REAL_TIMESTAMPS))
         # click reads the list backwards: what stands last comes first in the help
         command.__click_params__ = [*own, *reversed(fields)]  # type: ignore[attr-defined]

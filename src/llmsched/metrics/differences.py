@@ -63,6 +63,17 @@ class Difference:
         return self.direction
 
     @property
+    def calibrated_verdict(self) -> str | None:
+        """Whether the difference exceeds noise and calibration error; None without draws."""
+        if self.calibrated is None:
+            return None
+        if self.equal:
+            return "equal"
+        if math.isnan(self.calibrated.low):
+            return "no interval"
+        return self.direction if self.calibrated.significant else "not told apart"
+
+    @property
     def direction(self) -> str:
         """Whether the estimate is for the better, whatever its noise."""
         up = self.interval.mean > 0
@@ -99,6 +110,7 @@ class Difference:
                 "low": more["low"],
                 "high": more["high"],
                 "confidence": self.calibrated.confidence,
+                "verdict": self.calibrated_verdict,
             }
         return found
 

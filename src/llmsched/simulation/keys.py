@@ -92,11 +92,11 @@ def part_content(part: Any) -> Any:
     """
     if part is None or isinstance(part, str):
         return part
-    from joblib.externals import cloudpickle
+    from joblib.externals.loky.cloudpickle_wrapper import dumps
 
     name = str(getattr(part, "name", getattr(part, "__name__", type(part).__name__)))
     try:
-        content = cloudpickle.dumps(part)
+        content: bytes = dumps(part)
     except Exception as error:  # whatever its own hooks raise
         raise ValueError(
             f"{name} must be a name, or an object that can be pickled, got one that cannot "

@@ -11,7 +11,7 @@ from llmsched.simulation.scenario import Scenario
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "plan": {
         "workload": {"rps_scale": 200.0},
-        "hardware": {"latency": "reference", "gpu": "default-12gb", "n_gpus": 4},
+        "hardware": {"latency": "reference", "n_gpus": 4},  # whose GPU has 12 GB
         "slo": {"latency_s": 1.0},
         "binning": {"n_bins": 4},
     }

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from llmsched.cli.answers.header import rate_text, replications_text
 from llmsched.cli.answers.numbers import change_text, plain
 from llmsched.cli.text import aligned, percent, save_figure
@@ -149,12 +151,15 @@ def plan_text(plan: Plan, *, verbose: bool = False) -> str:
 
 
 def save_curve(found: Sequence[Capacity], path: Path) -> None:
-    """Draw the curves and write the figure, all at once."""
+    """Draw the curves and write the figure, all at once; a note where there is nothing to draw."""
     import pandas as pd
 
     from llmsched.figures.capacity import capacity_curve
 
     first = found[0]
+    if not any(one.curve for one in found):
+        click.echo("No figure: the target is below the floor, so nothing was run", err=True)
+        return
     columns = ["scheduler", "value", "offered_load"]
     where = [(one.scheduler, one.value, one.offered_load) for one in found]
     dashed = pd.DataFrame([row for row in where if 0 < row[1] < math.inf], columns=columns)
@@ -174,6 +179,7 @@ def save_curve(found: Sequence[Capacity], path: Path) -> None:
         ),
     )
     save_figure(figure, path)
+    click.echo(f"Figure: {path}", err=True)
 
 
 def _filled(line: str) -> str:

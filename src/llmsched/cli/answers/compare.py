@@ -124,7 +124,7 @@ def _calibrated(one: SchedulerResult, metrics: list[str]) -> list[str]:
 def _differences(result: Comparison, differences: list[Difference]) -> str:
     rows = [["scheduler", "metric", "difference", "verdict"]]
     if result.n_draws:
-        rows[0].append("with calibration error")
+        rows[0] += ["with calibration error", "verdict"]
     said = ""
     for one in differences:
         name = "" if one.scheduler == said else one.scheduler
@@ -133,11 +133,14 @@ def _differences(result: Comparison, differences: list[Difference]) -> str:
         rows.append([*cells, one.verdict])
         if result.n_draws:
             calibrated = one.calibrated
-            rows[-1].append("-" if calibrated is None else change_text(calibrated, one.metric))
+            rows[-1] += [
+                "-" if calibrated is None else change_text(calibrated, one.metric),
+                one.calibrated_verdict or "-",
+            ]
     head = f"Against {result.baseline}, replication by replication"
     if any(one.random for one in result.results):
         head += f"; verdicts corrected for their number, {percent(result.matters)} matters"
-    return f"{head}\n{aligned(rows, left=(0, 1, 3))}"
+    return f"{head}\n{aligned(rows, left=(0, 1, 3, 5))}"
 
 
 def _other_world(result: Comparison) -> list[str]:

@@ -146,7 +146,6 @@ def capacity(**values: Any) -> None:
         click.echo(capacity_text(found, against, verbose=values["verbose"]))
     if curve is not None:
         save_curve(found, curve)
-        click.echo(f"Figure: {curve}", err=True)
 
 
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
@@ -196,7 +195,6 @@ def plan(**values: Any) -> None:
         click.echo(plan_text(found, verbose=values["verbose"]))
     if figure is not None:
         save_curve(found.found, figure)
-        click.echo(f"Figure: {figure}", err=True)
 
 
 def _target(values: dict[str, Any]) -> Target | None:

@@ -57,8 +57,8 @@ class Root:
     @property
     def logarithms(self) -> FloatArray:
         """Pseudo-values of the logarithm of the root, shape (n,)."""
-        with np.errstate(divide="ignore"):
-            return np.log(self.rate) + self.deviations
+        centre = math.log(self.rate) if self.rate > 0 else -math.inf
+        return self.deviations + centre
 
 
 def crossing(tests: Tests, curve: Curve) -> float:

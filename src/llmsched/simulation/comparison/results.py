@@ -74,11 +74,12 @@ class SchedulerResult:
             self.samples(metric), metric, least=self.least(metric), resampled=self.resampled
         )
 
-    def drawn_on_scale(self, metric: str) -> FloatArray:
+    def drawn_on_scale(self, metric: str, *, least: Sequence[float] | None = None) -> FloatArray:
         """The metric under each draw on its scale, shape (n_draws, n_replications)."""
+        floors = self.least(metric) if least is None else least
         columns = [
-            on_scale(values_over_draws(draws, metric), scale_of(metric), least=least)
-            for draws, least in zip(self.drawn, self.least(metric), strict=True)
+            on_scale(values_over_draws(draws, metric), scale_of(metric), least=floor)
+            for draws, floor in zip(self.drawn, floors, strict=True)
         ]
         return np.column_stack(columns)
 
@@ -172,13 +173,14 @@ class Comparison:
         )
         if not (result.drawn and base.drawn):
             return found
-        theirs = base.drawn_on_scale(metric)
-        samples = result.drawn_on_scale(metric) - theirs
+        least, scale = base.least(metric), scale_of(metric)
+        ours, theirs = (one.drawn_on_scale(metric, least=least) for one in (result, base))
+        samples = ours - theirs
         change = calibrated_interval(
             0.0, samples if random else samples[:, 0], resampled=self.resampled
         )
-        level = float(on_scale(base.samples(metric), scale_of(metric)).mean())
-        calibrated = told(change, scale_of(metric), level)
+        level = float(on_scale(base.samples(metric), scale, least=least).mean())
+        calibrated = told(change, scale, level)
         return replace(found, calibrated=replace(calibrated, mean=found.interval.mean))
 
     def to_dict(self) -> dict[str, Any]:

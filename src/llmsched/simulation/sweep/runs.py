@@ -89,8 +89,8 @@ def execute(task: RunTask) -> Outcome:
 def row_of(task: RunTask) -> dict[str, Any]:
     """The figures of one run, with what tells it apart."""
     scenario = task.scenario
-    trace = _trace(task)
-    prediction = _prediction(task, trace)
+    trace, lengths_sha256 = _trace(task)
+    prediction = _prediction(task, trace, lengths_sha256)
     with recorded_warnings(ExtrapolationWarning) as notes:  # the row has share and distance
         run = serve(scenario, trace.value, prediction=prediction.value)
     return {
@@ -120,23 +120,25 @@ def _shared(task: RunTask) -> Path | None:
     return task.cache if about_requests(task.scenario) >= ON_DISK else None
 
 
-def _trace(task: RunTask) -> Prepared[Trace]:
+def _trace(task: RunTask) -> tuple[Prepared[Trace], str]:
     """The requests, kept once for all rates: scaling divides the arrival times, and is done here.
 
-    The checksum is that of the requests and the factor together.
+    The checksum is that of the requests and the factor together. The other one that comes back is
+    of what predictions are made of, the same at every rate.
     """
     scenario, workload = task.scenario, task.scenario.workload
     if not isinstance(workload, Workload):
-        return Prepared(value=scenario.requests(), sha256=trace_sha256(workload), notes=())
+        whole = trace_sha256(workload)
+        return Prepared(value=scenario.requests(), sha256=whole, notes=()), whole
     kept = _in_real_time(task, workload)
     factor = scenario.rate_factor(kept.value)
+    said = replace(at_scale(kept.value, factor), recipe=asdict(workload))
     if factor == 1:
-        return kept
-    return Prepared(
-        value=at_scale(kept.value, factor),
-        sha256=content_key({"requests": kept.sha256, "factor": factor}),
-        notes=kept.notes,
-    )
+        return replace(kept, value=said), kept.sha256
+    sha256 = content_key({"requests": kept.sha256, "factor": factor})
+    scaled = Prepared(value=said, sha256=sha256, notes=kept.notes)
+    in_order = not kept.value.closed  # sessions that begin faster may change the order of turns
+    return scaled, kept.sha256 if in_order else scaled.sha256
 
 
 def _in_real_time(task: RunTask, workload: Workload) -> Prepared[Trace]:
@@ -155,11 +157,7 @@ def _in_real_time(task: RunTask, workload: Workload) -> Prepared[Trace]:
         whole = replace(recorded, resample=None)
         kept = _in_real_time(replace(task, scenario=replace(task.scenario, workload=whole)), whole)
         moved = resampled(kept.value, Streams.of_seed(seed).resampling)
-        return Prepared(
-            value=replace(moved, recipe=asdict(recorded)),
-            sha256=trace_sha256(moved),
-            notes=kept.notes,
-        )
+        return Prepared(value=moved, sha256=trace_sha256(moved), notes=kept.notes)
     content = {
         "workload": workload_content(recorded),
         "seed": seed if workload.random else None,
@@ -167,8 +165,10 @@ def _in_real_time(task: RunTask, workload: Workload) -> Prepared[Trace]:
     return cached_trace(_shared(task), content_key(content), load)
 
 
-def _prediction(task: RunTask, trace: Prepared[Trace]) -> Prepared[BinnedPrediction]:
-    """What the scheduler believes, kept once for all GPU counts."""
+def _prediction(
+    task: RunTask, trace: Prepared[Trace], lengths_sha256: str
+) -> Prepared[BinnedPrediction]:
+    """What the scheduler believes, kept once for all rates and GPU counts."""
     scenario = task.scenario
     policy, predictor = scenario.policy(), scenario.predictor_object()
     binning = scheduler_binning(policy, scenario.binning)
@@ -177,7 +177,7 @@ def _prediction(task: RunTask, trace: Prepared[Trace]) -> Prepared[BinnedPredict
         fitted = replace(scenario.hardware, draw=None)
         by_service = hardware_content(scenario.to_dict()["hardware"], fitted)
     content = {
-        "trace": trace.sha256,
+        "trace": lengths_sha256,
         "predictor": predictor.name
         if isinstance(scenario.predictor, str)
         else part_content(scenario.predictor),
