@@ -410,7 +410,7 @@ def test_capacity__of_a_clockwork_has_the_interval_of_its_service_times(drawn_as
 def test_capacity__under_a_draw_equal_to_the_fitted_parameters_is_the_same(drawn_as: Any) -> None:
     drawn_as([FITTED] * 2)
     options: dict[str, Any] = {"latency": FITTED, "jobs": 1, "replications": 3, "tolerance": 0.05}
-    options |= {"target": Target(at_most=0.3), "slo": 20.0}
+    options |= {"target": Target(at_most=0.3), "slo": 5.0}
     (plain,) = capacities(BUSY, ("static_fifo",), **options)
     (drawn,) = capacities(BUSY, ("static_fifo",), latency_draws=2, **options)
     assert drawn.value == plain.value

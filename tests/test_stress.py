@@ -24,7 +24,7 @@ from conftest import plan_scenario, plan_simulate as simulate
 from llmsched.cli.main import main
 from llmsched.prediction.binning import Binning
 from llmsched.simulation.scenario import Scenario, as_scenario
-from llmsched.simulation.sweep.sweep import RunConfig, load_results, sweep
+from llmsched.simulation.sweep.sweep import load_results, sweep
 from llmsched.studies.stress.findings import (
     Findings,
     common_statements,
@@ -569,7 +569,7 @@ def test_run__holds_the_loads_that_step_2b_asks_for(done):
 def test_run__at_another_rate_is_the_one_that_simulate_gives(tmp_path):
     # the requests are kept once and scaled per run: to the last bit what a load at that rate gives
     configs = [
-        RunConfig(
+        plan_scenario(
             workload=Workload(requests=200, rps_scale=scale),
             scheduler="multi_bin_dynamic",
             n_gpus=2,

@@ -69,6 +69,7 @@ __all__ = [
 ENTRY_POINT_GROUP = "llmsched.latency_models"
 MEASURED_SETS = "measured_sets.csv"
 MEASURED_COVARIANCES = "measured_sets_covariance.csv"
+EXTRAPOLATED = "their service times are extrapolated"  # how the note on such batches ends
 
 _FORMULAS: dict[str, Callable[[], LatencyModel]] = {
     "drawn": DrawnModel,
@@ -323,7 +324,7 @@ def warn_outside(model: LatencyModel, shapes: Shape, *, stacklevel: int = 2) -> 
     warnings.warn(
         f"{n_outside} of {mask.size} batches ({n_outside / mask.size:.1%}) lie outside the range "
         f"where latency model {model.name!r} was measured ({model.measured}): {'; '.join(parts)}; "
-        "their service times are extrapolated",
+        + EXTRAPOLATED,
         ExtrapolationWarning,
         stacklevel=stacklevel,
     )

@@ -30,6 +30,7 @@ from typing import Unpack, get_args
 import numpy as np
 
 from llmsched._util.notes import Notes
+from llmsched.latency.registry import EXTRAPOLATED
 from llmsched.simulation.capacity.floor import floor_of
 from llmsched.simulation.capacity.results import Capacity, differences
 from llmsched.simulation.capacity.root import Root, next_rate_for_root, root_of
@@ -337,7 +338,8 @@ def _gpus(tested: Tested, trace: Trace, *, resampled: bool) -> tuple[Root, float
 
 def _notes(runs: Runner) -> list[str]:
     """What the runs said, the first of each kind."""
-    return Notes().extend(note for row in runs.done for note in row["notes"])
+    said = (note for row in runs.done for note in row["notes"])
+    return Notes().extend(note for note in said if not note.endswith(EXTRAPOLATED))
 
 
 def _checked(trace: Trace) -> Trace:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from llmsched._util.notes import Notes
+from llmsched.latency.registry import EXTRAPOLATED
 from llmsched.metrics.differences import MATTERS
 from llmsched.simulation.comparison.results import COMPARED, Comparison, SchedulerResult
 from llmsched.simulation.replications import check_distinct, replicated, resamples, seeds_of
@@ -188,5 +189,6 @@ def _result(
 
 
 def _notes(rows: Iterable[Row]) -> list[str]:
-    """What the runs said, the first of each kind."""
-    return Notes().extend(note for row in rows for note in row["notes"])
+    """What the runs said, the first of each kind; rows have their extrapolation as figures."""
+    said = (note for row in rows for note in row["notes"] if not note.endswith(EXTRAPOLATED))
+    return Notes().extend(said)

@@ -217,14 +217,10 @@ def _make(path: Path, make: Callable[[], T], columns: Callable[[T], Columns]) ->
 
 
 @contextmanager
-def recorded_warnings(apart: type[Warning] | None = None) -> Iterator[list[str]]:
-    """Collect the texts of the warnings given inside, each once, in order.
-
-    Those of the kind `apart` are left out.
-    """
+def recorded_warnings() -> Iterator[list[str]]:
+    """Collect the texts of the warnings given inside, each once, in order."""
     texts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield texts
-        kept = [one for one in caught if apart is None or not issubclass(one.category, apart)]
-        texts.extend(dict.fromkeys(str(warning.message) for warning in kept))
+        texts.extend(dict.fromkeys(str(warning.message) for warning in caught))

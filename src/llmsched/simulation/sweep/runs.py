@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from llmsched._util.streams import Streams
-from llmsched.latency.base import ExtrapolationWarning
 from llmsched.simulation.beliefs import BinnedPrediction, predict_bins, scheduler_binning
 from llmsched.simulation.keys import (
     content_key,
@@ -91,7 +90,7 @@ def row_of(task: RunTask) -> dict[str, Any]:
     scenario = task.scenario
     trace, lengths_sha256 = _trace(task)
     prediction = _prediction(task, trace, lengths_sha256)
-    with recorded_warnings(ExtrapolationWarning) as notes:  # the row has share and distance
+    with recorded_warnings() as notes:
         run = serve(scenario, trace.value, prediction=prediction.value)
     return {
         **run.to_dict(),
