@@ -340,7 +340,7 @@ def test_scar_8__load_and_label_are_beside_every_run_of_a_comparison() -> None:
     comparison = compare(Workload(requests=300), SCHEDULERS, replications=2, n_gpus=1).to_dict()
     for one in comparison["schedulers"]:
         assert one["offered_load"] > 0
-        assert set(one["intervals"]["offered_load"]) == {"mean", "low", "high"}
+        assert set(one["intervals"]["offered_load"]) == {"typical", "low", "high", "mean"}
         assert one["load_label"] in ("stable", "backlogged", "overloaded")
 
 

@@ -204,7 +204,7 @@ def main() -> None:
         print(case, level_rows[-1], pair_rows[-1], false_rows[-1], flush=True)
     head = ["case", "violations", "mean", "p95", "p99", "goodput", "per busy second"]
     parts = (
-        f"Levels over {REPLICATIONS} of {given.seeds} seeds: share of intervals that hold the truth",
+        f"Levels over {REPLICATIONS} of {given.seeds} seeds: how many intervals hold the truth",
         table(head, level_rows),
         "Paired differences: the same (of M/M/1: two servers against one)",
         table(head, pair_rows),
