@@ -141,7 +141,7 @@ def capacity(**values: Any) -> None:
         )
     against = differences(found, matters=values["matters"])
     if values["as_json"]:
-        click.echo(json.dumps(_json(found, against), indent=2, allow_nan=False))
+        click.echo(json.dumps(_json(found, against, values["matters"]), indent=2, allow_nan=False))
     else:
         click.echo(capacity_text(found, against, verbose=values["verbose"]))
     if curve is not None:
@@ -236,7 +236,9 @@ def _searching() -> Iterator[Callable[[RunRecord], None]]:
         yield count
 
 
-def _json(found: tuple[Capacity, ...], differences: list[Difference]) -> dict[str, Any]:
+def _json(
+    found: tuple[Capacity, ...], differences: list[Difference], matters: float
+) -> dict[str, Any]:
     first = found[0]
     return {
         "search": first.search,
@@ -248,6 +250,7 @@ def _json(found: tuple[Capacity, ...], differences: list[Difference]) -> dict[st
         "resampled": first.resampled,
         "tolerance": first.tolerance,
         "confidence": 0.95,
+        "matters": matters,
         "trace": first.trace_name,
         "requests": first.n_requests,
         "predictor": first.predictor,

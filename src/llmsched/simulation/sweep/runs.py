@@ -152,7 +152,8 @@ def _in_real_time(task: RunTask, workload: Workload) -> Prepared[Trace]:
             )
         return replace(task.scenario, workload=recorded).requests(seed)
 
-    if workload.resample and not workload.jitter_s:  # the file is read once for all seeds
+    plain = not workload.jitter_s and workload.concurrency is None
+    if workload.resample and plain:  # the file is read once for all seeds
         whole = replace(recorded, resample=None)
         kept = _in_real_time(replace(task, scenario=replace(task.scenario, workload=whole)), whole)
         moved = resampled(kept.value, Streams.of_seed(seed).resampling)
