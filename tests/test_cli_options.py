@@ -419,6 +419,7 @@ def _after(base: str, options: dict[str, Case]) -> dict[str, Case]:
     return {name: replace(case, base=f"{base} {case.base}") for name, case in options.items()}
 
 
+PLANNED = ("--requests", "--load", "--rate")  # the stress plan's own
 TABLE: dict[str, dict[str, Case]] = {
     "static-fifo": {
         **WORKLOAD,
@@ -571,11 +572,7 @@ TABLE: dict[str, dict[str, Case]] = {
         **_after(
             "step2 --gpu-counts 1 --loads 0.9",
             {
-                **{
-                    name: case
-                    for name, case in WORKLOAD.items()
-                    if name not in ("--requests", "--load", "--rate")
-                },
+                **{name: case for name, case in WORKLOAD.items() if name not in PLANNED},
                 **{
                     name: SERVING[name] for name in SERVING if name not in ("--gpus", "--admission")
                 },
@@ -632,6 +629,7 @@ TABLE["plan"] = {
     if name not in ("--search", "--tolerance", "--matters", "--capacity-curve")
     and name not in UNCERTAINTY
 } | {
+    "--load": WORKLOAD["--load"],
     "--gpus": Case("--gpus 2", base="--load 0.5", bad=("--gpus 0", "--gpus 1.5")),
     "--gpu-price": Case("--gpu-price 2", bad=("--gpu-price -1", "--gpu-price x")),
     "--figure": COMPARE["--figure"],
@@ -649,7 +647,7 @@ BASE = {
     "static-fifo,dynamic-no-bins,multi-bin-dynamic",
     "capacity": "--trace {trace} --no-resample-trace --seeds 1 --jobs 1 --tolerance 0.1 --sla 0.5 "
     "--schedulers multi-bin-dynamic",
-    "plan": "--trace {trace} --no-resample-trace --seeds 1 --jobs 1 --sla 0.5 "
+    "plan": "--trace {trace} --no-resample-trace --seeds 1 --jobs 1 --sla 5 "
     "--schedulers multi-bin-dynamic",
     "stress": "--trace {trace} --volumes 200 --seeds 1 --jobs 1 --out {out}/stress",
     "list": "profiles",

@@ -150,11 +150,11 @@ def given_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 def merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Nested mappings as one; the later ones win, key by key.
 
-    What says how fast requests come goes over any other word on that.
+    What says how fast requests come, or who waits to send them, goes over any other word on that.
     """
     whole: dict[str, Any] = {}
     for part in parts:
-        if {*part.get("workload", {})} & {*RATE_FIELDS}:
+        if {*part.get("workload", {})} & {*RATE_FIELDS, "concurrency"}:
             said = whole.get("workload", {})
             whole["workload"] = {k: v for k, v in said.items() if k not in RATE_FIELDS}
         for key, value in part.items():

@@ -197,7 +197,10 @@ class Workload:
         check_options(self)
         given = [name for name in RATE_FIELDS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of {', '.join(RATE_FIELDS)}, got {' and '.join(given)}")
+            raise ValueError(
+                f"give one of {', '.join(RATE_FIELDS)} (--rps-scale, --load, --rate), got "
+                f"{' and '.join(given)}"
+            )
         if self.concurrency is None and (self.think_time_s or self.think_time != "exponential"):
             raise ValueError(
                 f"think_time_s and think_time need concurrency, got {self.think_time_s:g} "
