@@ -30,8 +30,8 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	@mkdir -p $(OUT)
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
-test: $(ALL) lint types  ## Lint, types and every test; installs all extras
-	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu" src/llmsched tests
+test: $(ALL) lint types  ## Lint, types and every test but the papers at full size (make paper); installs all extras
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper" src/llmsched tests
 
 check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
 	$(BIN)/python -m pytest -n 2 --doctest-modules src/llmsched tests
@@ -52,8 +52,9 @@ bench: $(CORE)  ## Speed and memory, as ratios on this machine
 	$(BIN)/python experiments/bench/bench.py $(ARGS)
 
 paper: $(ALL)  ## Redo the Multi-Bin paper: figures, REPORT.md, and the tests at its own sizes
-	$(BIN)/python experiments/multibin/reproduce.py $(ARGS)
-	$(BIN)/python -m pytest -m paper tests/test_paper_multibin.py
+	$(BIN)/llmsched paper multibin --out $(OUT)/multibin $(ARGS)
+	$(if $(ARGS),,cp $(OUT)/multibin/*.png $(OUT)/multibin/REPORT.md experiments/multibin)
+	$(BIN)/python -m pytest -m paper tests/studies/multibin
 
 TINY := --random-weights tiny-qwen3 --threads 1 --batch-sizes 1,2,4,8 --seq-lens 16,64,256
 SHORT := --trace calibration/tiny-requests.toml --rps-scale 1 --gpus 2 --batch-max 8 --sla 1
@@ -81,8 +82,11 @@ stress-step2: $(CORE)  ## Step 2 and 2b: GPU scaling at the given rate and at he
 stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 	$(BIN)/llmsched stress step3 --out $(OUT)/stress $(ARGS)
 
-published: $(ALL)  ## Published values beside ours: PUBLISHED.md; ARGS="--data ..." for real rows
+published: $(ALL)  ## Published values beside ours: PUBLISHED.md
 	$(BIN)/python experiments/stress/published.py $(ARGS)
+
+window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
+	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
 
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
@@ -95,4 +99,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test check lint types format bench paper calibrate statistics \
-  stress stress-step1 stress-step2 stress-step3 published mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published window mutants constraints clean

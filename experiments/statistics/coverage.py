@@ -30,7 +30,7 @@ METRICS = (
     *("sla_violation_rate", "latency_mean_s", "latency_p95_s", "latency_p99_s"),
     *("goodput_rps", "served_per_busy_s"),
 )
-TRIES = 2000
+TRIES = 1000
 REPLICATIONS = 10
 PAIR = ("static_fifo", "multi_bin_dynamic")
 
@@ -189,7 +189,7 @@ def main() -> None:
     """Run the cases and write the tables into the page."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--seeds", type=int, default=600)
-    asked.add_argument("--requests", type=int, default=5000)
+    asked.add_argument("--requests", type=int, default=1000)
     asked.add_argument("--page", type=Path, default=PAGE)
     given = asked.parse_args()
     warnings.simplefilter("ignore")

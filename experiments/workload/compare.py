@@ -1,23 +1,22 @@
-"""How near the `burstgpt-like` workload is to the real BurstGPT: one table, one figure.
+"""How near a profile is to the real BurstGPT: a table, and two figures.
 
     python experiments/workload/compare.py --data ../shared/data/burstgpt
 
 The real side is the published aggregates (`aggregates.REAL`) and three files of counts, in the
 `--data` folder or its subfolder `burstgpt`; with no such folder only the table is made. The
-generated side is several traces of the real one's size: the table and the figure show their median
-and their range over the seeds.
+generated side is several traces of the real one's size: median and range over the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import plotnine as p9
 from aggregates import (
     REAL,
     aggregates,
@@ -28,64 +27,51 @@ from aggregates import (
     session_hours,
 )
 
-from llmsched._util.resources import data_folder
+from llmsched.figures.style import theme
 from llmsched.workload.synthetic.generate import generate
 from llmsched.workload.synthetic.profiles import load_profile
 from llmsched.workload.trace import Trace
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from plotnine import ggplot
-
-PROFILE = "burstgpt-like"
 DAYS, SESSIONS, CLOCK = (
     "burstgpt_1_daily.csv",
     "burstgpt_1_hourly_sessions_gap15m.csv.gz",
     "burstgpt_1_hour_of_day.csv",
 )
 LEVELS = np.linspace(0.02, 0.98, 49)
-QUARTILES = (0.25, 0.5, 0.75)
-PANELS = (
-    "requests per day",
-    "requests per non-empty hour",
-    "rate a request sees [1/s]",
-    "prompt tokens",
-    "output tokens",
-    "requests per hour, by hour of day",
-)
+QUARTILES = np.array([0.25, 0.5, 0.75])
+REAL_DAYS = 61
+COLOURS = {"real": "#222222", "generated": "#0072B2"}
 
 
 def main() -> None:
-    """Parse, generate, print the table, write the table and the figure."""
+    """Generate, print the table, write the table and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="the real BurstGPT aggregates")
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path(__file__).parent / "out")
+    parser.add_argument("--profile", default="burstgpt-like")
     parser.add_argument("--seed", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--replications", type=int, default=9)
     parser.add_argument("--requests", type=int, default=1_429_737, help="rows per trace")
     options = parser.parse_args()
     data = None if options.data is None else real_folder(parser, options.data)
 
-    profile = load_profile(PROFILE)
+    profile = load_profile(options.profile)
     hour = profile.start_hour
     seeds = range(options.seed, options.seed + options.replications)
     traces = [generate(profile, options.requests, np.random.default_rng(seed)) for seed in seeds]
     if not all(len(daily_counts(trace, hour)) for trace in traces):
         parser.error(f"--requests must be enough for a whole day or more, got {options.requests}")
     options.out.mkdir(parents=True, exist_ok=True)
-
     table = comparison(traces, hour)
     print(table.to_string(index=False, float_format=lambda x: f"{x:,.3f}"))
-    table.to_csv(options.out / "burstgpt_like.csv", index=False)
-    if data is not None:
-        frame, real_hours = quantile_frame(traces, hour, data)
-        figure = quantile_figure(frame)
-        figure.save(options.out / "burstgpt_like.png", width=11, height=6.6, dpi=130, verbose=False)
-        over_time = rate_figure(traces, hour, real_hours)
-        over_time.save(
-            options.out / "rate_over_time.png", width=11, height=6, dpi=130, verbose=False
-        )
-    (options.out / "provenance.json").write_text(json.dumps(provenance(options), indent=2) + "\n")
+    table.to_csv(options.out / f"{options.profile}.csv", index=False)
+    if data is None:
+        return
+    hours = real_hours(data)
+    size = {"width": 11, "height": 6.5, "dpi": 130, "verbose": False}
+    panels = panel_figure(panel_table(traces, hour, data, hours))
+    panels.save(options.out / f"{options.profile}.png", **size)
+    rate_figure(traces, hour, hours).save(options.out / "rate_over_time.png", **size)
 
 
 def real_folder(parser: argparse.ArgumentParser, folder: Path) -> Path:
@@ -99,178 +85,135 @@ def real_folder(parser: argparse.ArgumentParser, folder: Path) -> Path:
     return candidate
 
 
-def comparison(traces: list[Trace], start_hour: float) -> pd.DataFrame:
+def comparison(traces: Sequence[Trace], start_hour: float) -> pd.DataFrame:
     """Real value, median and range over the traces, one row per aggregate."""
-    import pandas as pd
-
-    columns = [aggregates(trace, start_hour) for trace in traces]
-    for column, trace in zip(columns, traces, strict=True):
-        column["prompt tokens, lag-1 rank correlation"] = rank_lag1(trace.prompt_tokens)
-        column["output tokens, lag-1 rank correlation"] = rank_lag1(trace.output_tokens)
-    rows = pd.DataFrame(columns).T
-    table = pd.DataFrame(
-        {
-            "aggregate": rows.index,
-            "real": [REAL.get(key, np.nan) for key in rows.index],
-            "generated": rows.median(axis=1).to_numpy(),
-            "lowest": rows.min(axis=1).to_numpy(),
-            "highest": rows.max(axis=1).to_numpy(),
+    ranks = {"prompt": "prompt_tokens", "output": "output_tokens"}
+    rows = pd.DataFrame(
+        aggregates(trace, start_hour)
+        | {
+            f"{name} tokens, lag-1 rank correlation": rank_lag1(getattr(trace, column))
+            for name, column in ranks.items()
         }
+        for trace in traces
     )
+    table = pd.DataFrame({"real": pd.Series(REAL), "generated": rows.median()}, index=rows.columns)
+    table["lowest"], table["highest"] = rows.min(), rows.max()
     table["generated / real"] = table["generated"] / table["real"]
-    return table
+    return table.rename_axis("aggregate").reset_index()
 
 
-def quantile_frame(
-    traces: list[Trace], start_hour: float, data: Path
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Quantiles (or the clock) of each panel, real and generated; and the real hourly counts."""
-    import pandas as pd
-
-    days = pd.read_csv(data / DAYS)["requests"].to_numpy()
+def real_hours(data: Path) -> np.ndarray:
+    """Requests by the hour in which their session starts, shape (hours,)."""
     sessions = pd.read_csv(data / SESSIONS)
-    hours = np.zeros(61 * 24)
-    hours[(sessions["time_bin"] // 3600).to_numpy()] = (
-        sessions["avg_turns"] * sessions["session_count"]
-    ).to_numpy()
+    hours = np.zeros(REAL_DAYS * 24)
+    counts = sessions["avg_turns"] * sessions["session_count"]
+    hours[(sessions["time_bin"] // 3600).to_numpy()] = counts.to_numpy()
+    return hours
+
+
+def panel_table(
+    traces: Sequence[Trace], start_hour: float, data: Path, hours: np.ndarray
+) -> pd.DataFrame:
+    """Quantiles (or the clock) of each panel, real and generated: median, lowest, highest."""
+    hourly = [session_hours(trace, start_hour) for trace in traces]
     clock = pd.read_csv(data / CLOCK)["mean_requests_per_hour"].to_numpy()
-
-    real = {
-        PANELS[0]: (LEVELS, np.quantile(days, LEVELS)),
-        PANELS[1]: (LEVELS, np.quantile(hours[hours > 0], LEVELS)),
-        PANELS[2]: (LEVELS, rate_seen(hours, LEVELS)),
-        PANELS[3]: (np.array(QUARTILES), np.array([137.0, 251.0, 758.0])),
-        PANELS[4]: (np.array(QUARTILES), np.array([7.0, 34.0, 134.0])),
-        PANELS[5]: (np.arange(24.0), clock),
+    days = pd.read_csv(data / DAYS)["requests"].to_numpy()
+    lengths = {
+        name: [np.array([REAL[f"{name}, q{level}"] for level in (25, 50, 75)])]
+        for name in ("prompt tokens", "output tokens")
     }
-    rows = [_panel(name, "real", x, y[np.newaxis]) for name, (x, y) in real.items()]
-    made: dict[str, list[np.ndarray]] = {name: [] for name in PANELS}
-    for trace in traces:
-        hourly = session_hours(trace, start_hour)
-        made[PANELS[0]].append(np.quantile(daily_counts(trace, start_hour), LEVELS))
-        made[PANELS[1]].append(np.quantile(hourly[hourly > 0], LEVELS))
-        made[PANELS[2]].append(rate_seen(hourly, LEVELS))
-        made[PANELS[3]].append(np.quantile(trace.prompt_tokens, LEVELS))
-        made[PANELS[4]].append(np.quantile(trace.output_tokens, LEVELS))
-        made[PANELS[5]].append(hour_of_day(trace, start_hour))
-    for name, curves in made.items():
-        x = np.arange(24.0) if name == PANELS[5] else LEVELS
-        rows.append(_panel(name, "generated", x, np.array(curves)))
-    return pd.concat(rows, ignore_index=True), hours
+    panels: dict[str, tuple[list[Any], list[Any]]] = {
+        "requests per day": (
+            [np.quantile(days, LEVELS)],
+            [np.quantile(daily_counts(trace, start_hour), LEVELS) for trace in traces],
+        ),
+        "requests per non-empty hour": (
+            [np.quantile(hours[hours > 0], LEVELS)],
+            [np.quantile(one[one > 0], LEVELS) for one in hourly],
+        ),
+        "rate a request sees [1/s]": (
+            [rate_seen(hours, LEVELS)],
+            [rate_seen(one, LEVELS) for one in hourly],
+        ),
+        "prompt tokens": (
+            lengths["prompt tokens"],
+            [np.quantile(trace.prompt_tokens, LEVELS) for trace in traces],
+        ),
+        "output tokens": (
+            lengths["output tokens"],
+            [np.quantile(trace.output_tokens, LEVELS) for trace in traces],
+        ),
+        "requests per hour, by hour of day": (
+            [clock],
+            [hour_of_day(trace, start_hour) for trace in traces],
+        ),
+    }
+    x_of = {len(LEVELS): LEVELS, len(QUARTILES): QUARTILES, 24: np.arange(24.0)}
+    frames = []
+    for panel, sides in panels.items():
+        for source, curves in zip(COLOURS, sides, strict=True):
+            y = np.array(curves)
+            frame = pd.DataFrame({"x": x_of[y.shape[1]], "middle": np.median(y, axis=0)})
+            frame["low"], frame["high"] = y.min(axis=0), y.max(axis=0)
+            frames.append(frame.assign(panel=panel, source=source))
+    found = pd.concat(frames, ignore_index=True)
+    found["panel"] = pd.Categorical(found["panel"], list(panels))
+    return found
 
 
-def _panel(name: str, source: str, x: np.ndarray, curves: np.ndarray) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(
-        {
-            "panel": pd.Categorical([name] * len(x), categories=PANELS),
-            "source": source,
-            "x": x,
-            "middle": np.median(curves, axis=0),
-            "low": curves.min(axis=0),
-            "high": curves.max(axis=0),
-        }
-    )
-
-
-def quantile_figure(frame: pd.DataFrame) -> ggplot:
+def panel_figure(frame: pd.DataFrame) -> p9.ggplot:
     """Quantile functions, real against generated; the last panel is the clock."""
-    import plotnine as p9
-
-    tokens = frame["panel"].isin([PANELS[3], PANELS[4]])
-    for key in ("middle", "low", "high"):
-        frame[key] = frame[key].mask(tokens & (frame[key] < 0.8), 0.8)
-    points = frame[(frame["source"] == "real") & tokens]
+    ends = ["middle", "low", "high"]
+    tokens = frame["panel"].str.endswith("tokens")
+    frame.loc[tokens, ends] = frame.loc[tokens, ends].clip(lower=0.8)
+    made = frame[frame["source"] == "generated"]
+    band = p9.aes(ymin="low", ymax="high")
     return (
-        p9.ggplot(frame, p9.aes("x", "middle", color="source"))
-        + p9.geom_ribbon(
-            p9.aes(ymin="low", ymax="high"),
-            data=frame[frame["source"] == "generated"],
-            fill=COLOURS["generated"],
-            color="none",
-            alpha=0.22,
-        )
+        p9.ggplot(frame, p9.aes("x", "middle", colour="source"))
+        + p9.geom_ribbon(band, data=made, fill=COLOURS["generated"], colour="none", alpha=0.22)
         + p9.geom_line(size=0.9)
-        + p9.geom_point(data=points, size=2.4)
+        + p9.geom_point(data=frame[tokens & (frame["source"] == "real")], size=2.4)
         + p9.facet_wrap("panel", scales="free", ncol=3)
         + p9.scale_y_log10(labels=lambda values: [f"{value:,g}" for value in values])
-        + p9.scale_color_manual(values=COLOURS)
+        + p9.scale_colour_manual(values=COLOURS)
         + p9.labs(
-            x="quantile level (last panel: hour of day)",
-            y="value, log scale",
-            color="",
-            title="burstgpt-like against BurstGPT_1",
-            subtitle="Line: median of generated traces, band: range. Failures (0 tokens) at 0.8",
+            x="Quantile level (last panel: hour of day)",
+            y="Value, log scale",
+            colour="",
+            caption="Line: median of generated traces, band: range. Failures (0 tokens) at 0.8",
         )
-        + _theme(p9)
+        + theme()
+        + p9.theme(legend_position="top")
     )
 
 
-def rate_figure(traces: list[Trace], start_hour: float, real_hours: np.ndarray) -> ggplot:
+def rate_figure(traces: Sequence[Trace], start_hour: float, hours: np.ndarray) -> p9.ggplot:
     """Requests per hour over four weeks, real (after its ramp-up) and three traces."""
-    import pandas as pd
-    import plotnine as p9
-
-    shown = [("BurstGPT_1, days 9 to 36", real_hours[9 * 24 :])]
-    shown += [
-        (f"generated, trace {i}", session_hours(t, start_hour)) for i, t in enumerate(traces[:3])
+    curves = {"BurstGPT_1, days 9 to 36": hours[9 * 24 :]} | {
+        f"generated, trace {i}": session_hours(trace, start_hour)
+        for i, trace in enumerate(traces[:3])
+    }
+    frames = [
+        pd.DataFrame({"trace": name, "rate": np.maximum(y[: 28 * 24] / 3600, 2e-4)})
+        for name, y in curves.items()
     ]
-    rows = [
-        pd.DataFrame({"day": np.arange(len(y)) / 24, "rate": y / 3600, "trace": name})
-        for name, y in ((name, y[: 28 * 24]) for name, y in shown)
-    ]
-    frame = pd.concat(rows, ignore_index=True)
+    frame = pd.concat(frames)
+    frame["day"] = frame.index / 24
     frame["source"] = np.where(frame["trace"].str.startswith("Burst"), "real", "generated")
-    frame["rate"] = frame["rate"].clip(lower=2e-4)
     return (
-        p9.ggplot(frame, p9.aes("day", "rate", color="source"))
+        p9.ggplot(frame, p9.aes("day", "rate", colour="source"))
         + p9.geom_step(size=0.45)
         + p9.facet_wrap("trace", ncol=1)
-        + p9.scale_y_log10(
-            breaks=[0.001, 0.01, 0.1, 1, 10], labels=["0.001", "0.01", "0.1", "1", "10"]
-        )
-        + p9.scale_color_manual(values=COLOURS)
+        + p9.scale_y_log10(labels=lambda values: [f"{value:g}" for value in values])
+        + p9.scale_colour_manual(values=COLOURS)
         + p9.labs(
-            x="day of the trace",
-            y="requests per second, hourly mean",
-            color="",
-            subtitle="Hours without a session start are drawn at the lower edge.",
+            x="Day of the trace",
+            y="Requests per second, hourly mean",
+            caption="Hours without a session start are drawn at the lower edge.",
         )
-        + _theme(p9)
+        + theme()
         + p9.theme(legend_position="none")
     )
-
-
-COLOURS = {"real": "#222222", "generated": "#0072B2"}
-
-
-def _theme(p9: object) -> object:
-    return p9.theme_bw(base_size=10) + p9.theme(  # type: ignore[attr-defined]
-        legend_position="top",
-        panel_grid_minor=p9.element_blank(),  # type: ignore[attr-defined]
-        strip_background=p9.element_rect(fill="#eeeeee", color="none"),  # type: ignore[attr-defined]
-    )
-
-
-def provenance(options: argparse.Namespace) -> dict[str, object]:
-    """What made these files: commit, seeds, size and the profile's hash."""
-    text = (data_folder("workloads") / f"{PROFILE}.toml").read_bytes()
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
-    return {
-        "commit": git.stdout.strip() or None,
-        "profile": PROFILE,
-        "profile_sha256": hashlib.sha256(text).hexdigest(),
-        "first_seed": options.seed,
-        "replications": options.replications,
-        "requests": options.requests,
-    }
 
 
 if __name__ == "__main__":

@@ -307,7 +307,22 @@ _ALL = (
     Metric(
         name="gpu_time_share",
         title="GPU time",
+        scale="logit",
         definition="Share of all busy time that a bin's batches take.",
+    ),
+    Metric(
+        name="output_variance_mean",
+        title="variance of outputs",
+        unit="tokens²",
+        better="lower",
+        definition="Mean over batches of the variance of their outputs.",
+    ),
+    Metric(
+        name="output_range_mean",
+        title="longest less shortest output",
+        unit="tokens",
+        better="lower",
+        definition="Mean over batches of the longest less the shortest output.",
     ),
     Metric(
         name="output_max_over_mean",

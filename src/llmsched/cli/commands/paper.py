@@ -92,9 +92,10 @@ def multibin(
     _print(done, checks)
 
 
-def _print(done: Reproduction, checks: bool) -> None:
-    from llmsched.studies.multibin.report import checks_table, summary_table
+def _print(done: Reproduction, with_checks: bool) -> None:
+    from llmsched.studies.multibin.report import checks, summary
 
-    click.echo(summary_table(done))
-    if checks:
-        click.echo(checks_table(done))
+    tables = [summary(done).drop(columns="what")]
+    tables += [checks(figure) for figure in done.figures] if with_checks else []
+    for table in tables:
+        click.echo(table.to_markdown(index=False, tablefmt="plain", disable_numparse=True))

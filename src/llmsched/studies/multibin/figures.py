@@ -1,11 +1,12 @@
-"""Figures of the reproduced papers, one function each: a tidy table in, a plotnine plot out.
+"""Figures of the reproduced paper: a figure's tidy table in, a plotnine plot out.
 
-Nothing here runs a simulation, reads a file or saves one. One colour per number of bins serves all
-figures; points are simulated with their intervals, lines are theory, crosses are the paper's.
+One colour per number of bins serves all figures; points are simulated with their intervals, lines
+are theory, crosses are the paper's.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,10 @@ BIN_COLOURS = {
     16: "#d55e00",
     32: "#000000",
 }
-PUBLISHED_SHAPE = "x"
 MOST_LATENCY_S = 60  # of figure 6's axis
 WIDTH_IN, HEIGHT_IN, DPI = 6.5, 3.6, 150  # text width of a page
+RATE_AXIS = "Arrival rate [requests/s]"
+LATENCY_AXIS, THROUGHPUT_AXIS = "Mean latency [s]", "Throughput [requests/s]"
 
 
 def example(result: FigureResult) -> ggplot:
@@ -43,10 +45,8 @@ def example(result: FigureResult) -> ggplot:
     table = result.table.copy()
     table["own_end_s"] = table["start_s"] + table["service_s"]
     table["label"] = [f"{s:g} s" for s in table["service_s"]]
-    table["row"] = pd.Categorical(
-        [f"request {r + 1}" for r in table["request"]],
-        [f"request {r + 1}" for r in sorted(set(table["request"]), reverse=True)],
-    )
+    names = [f"request {r + 1}" for r in sorted(set(table["request"]), reverse=True)]
+    table["row"] = pd.Categorical([f"request {r + 1}" for r in table["request"]], names)
     figure: ggplot = (
         p9.ggplot(table, p9.aes(y="row", yend="row"))
         + p9.geom_segment(p9.aes(x="start_s", xend="finish_s"), size=7, colour="#d9d9d9")
@@ -54,7 +54,7 @@ def example(result: FigureResult) -> ggplot:
         + p9.geom_text(p9.aes(x="start_s + 0.15", label="label"), ha="left", size=8, colour="white")
         + p9.facet_wrap("queues")
         + p9.scale_x_continuous(breaks=range(0, 13, 2))
-        + p9.labs(x="Time [s]", y="", caption=result.caption)
+        + _labels(result.caption, x="Time [s]", y="")
         + _theme()
         + p9.theme(figure_size=(WIDTH_IN, 2.4))
     )
@@ -63,57 +63,82 @@ def example(result: FigureResult) -> ggplot:
 
 def against_arrival_rate(result: FigureResult) -> ggplot:
     """Figures 3, 4 and 9: throughput, or latency, or both, against the arrival rate."""
+    import pandas as pd
+
+    p9 = plotnine_module()
     table = _with_bins(result.table)
-    panels = list(dict.fromkeys(table["panel"]))
-    if len(panels) == 1 and panels[0].startswith("Throughput"):
-        return _throughput(table, result.caption)
-    if len(panels) == 1:
-        return _latency(table, result.caption)
-    stable = table["arrival_rate_per_s"] < table["saturated"]
-    return _both(table[stable | table["panel"].str.startswith("Throughput")], result.caption)
+    table["panel"] = pd.Categorical(table["panel"], list(dict.fromkeys(table["panel"])))
+    is_rate = table["panel"].str.startswith("Throughput")
+    both = is_rate.any() and not is_rate.all()
+    if both:  # no steady state above the saturated throughput, and an axis without it
+        table = table[(table["arrival_rate_per_s"] < table["saturated"]) | is_rate]
+    rates, latencies = table[is_rate.loc[table.index]], table[~is_rate.loc[table.index]]
+    caption, layers = [], []
+    if len(rates):
+        saturated = p9.aes(yintercept="saturated", colour="bins")
+        once = rates.drop_duplicates("n_bins")
+        follows = rates[rates["arrival_rate_per_s"] <= rates["saturated"].max()]
+        identity = p9.aes("arrival_rate_per_s", "arrival_rate_per_s")
+        layers += [
+            p9.geom_line(follows, identity, colour="#bdbdbd", inherit_aes=False),
+            p9.geom_hline(once, saturated, linetype="dashed", size=0.5),
+        ]
+        bound = "bound" if rates["bound"].notna().any() else "limit"
+        dotted = once.dropna(subset=[bound])
+        of = {"colour": "bins"} if bound == "bound" else {}
+        layers += [p9.geom_hline(dotted, p9.aes(yintercept=bound, **of), linetype="dotted")]
+        caption += [
+            "Throughput: dashed, theory; grey, the arrival rate; dotted, "
+            + ("what A.4 guarantees." if bound == "bound" else "its limit for ever more bins.")
+        ]
+    if len(latencies):
+        layers += [p9.geom_line(latencies, p9.aes(y="theory"), linetype="dashed", size=0.5)]
+        caption += ["Latency: dashed, Lemma 5.1."]
+    if len(latencies) and not both:
+        x = p9.aes(xintercept="saturated", colour="bins")
+        once = latencies.drop_duplicates("n_bins")
+        layers += [p9.geom_vline(once, x, linetype="dotted", show_legend=False)]
+        layers += [p9.scale_y_log10()]
+        caption += ["Dotted: saturated throughput of one server."]
+    axis = "" if both else THROUGHPUT_AXIS if len(rates) else LATENCY_AXIS
+    figure: ggplot = _curves(table, x="arrival_rate_per_s", colour="bins", below=layers)
+    figure += _labels(" ".join([*caption, result.caption]), x=RATE_AXIS, y=axis, colour="Bins k")
+    if len(latencies):
+        figure += p9.aes(shape="servers")
+        figure += p9.scale_shape_manual({"one server": "o", "unlimited servers": "^"})
+        figure += p9.labs(shape="")
+    if both:
+        figure += p9.facet_wrap("panel", scales="free")
+    return figure
 
 
 def thresholds(result: FigureResult) -> ggplot:
     """Figure 6: latency against the arrival rate, and the thresholds, under both laws."""
     p9 = plotnine_module()
     table = _with_bins(result.table)
-    latency = table[np.isfinite(table["arrival_rate_per_s"])].copy()
     saturated = table[~np.isfinite(table["arrival_rate_per_s"])]
-    latency = latency[latency["mean"] < MOST_LATENCY_S]  # beyond it there is no steady state
-    figure: ggplot = (
-        p9.ggplot(latency, p9.aes("arrival_rate_per_s", "mean", colour="bins"))
-        + p9.geom_vline(
+    latency = table[np.isfinite(table["arrival_rate_per_s"]) & (table["mean"] < MOST_LATENCY_S)]
+    marks = [
+        p9.geom_vline(
             saturated,
             p9.aes(xintercept="theory", colour="bins"),
             linetype="dashed",
-            size=0.4,
             show_legend=False,
-        )
-        + p9.geom_line(size=0.6)
-        + p9.geom_errorbar(p9.aes(ymin="low", ymax="high"), width=0.5, size=0.4)
-        + p9.geom_point(size=1.2)
-        + p9.geom_point(
-            saturated,
-            p9.aes("published", 1.6),
-            shape=PUBLISHED_SHAPE,
-            size=2.5,
-            stroke=0.8,
-            show_legend=False,
-        )
+        ),
+        p9.geom_point(saturated, p9.aes("published", 1.6), shape="x", size=2.5, show_legend=False),
+        p9.geom_line(size=0.6),
+    ]
+    figure: ggplot = (
+        _curves(latency, x="arrival_rate_per_s", colour="bins", below=marks)
         + p9.facet_wrap("lengths")
         + p9.scale_y_log10()
-        + p9.labs(
-            x="Arrival rate [requests/s]",
-            y="Mean latency [s]",
+        + _labels(
+            "Dashed: predicted threshold of each k; crosses: the published ones. Latencies above "
+            f"{MOST_LATENCY_S} s are left out. {result.caption}",
+            x=RATE_AXIS,
+            y=LATENCY_AXIS,
             colour="Bins k",
-            caption=_wrapped(
-                "Dashed: predicted threshold of each k; crosses: the published ones. Latencies "
-                f"above {MOST_LATENCY_S} s are left out. "
-                + result.caption.replace(" Crosses: published. Dashed: theory.", "")
-            ),
         )
-        + _bin_colours(table)
-        + _theme()
     )
     return figure
 
@@ -121,46 +146,23 @@ def thresholds(result: FigureResult) -> ggplot:
 def against_bins(result: FigureResult) -> ggplot:
     """Figure 7: throughput against the number of bins, under both laws."""
     p9 = plotnine_module()
-    table = result.table
     figure: ggplot = (
-        p9.ggplot(table, p9.aes("n_bins", "mean", colour="lengths", shape="lengths"))
-        + p9.geom_line(p9.aes(y="theory"), size=0.6)
-        + p9.geom_errorbar(p9.aes(ymin="low", ymax="high"), width=0.05, size=0.4)
-        + p9.geom_point(size=1.8)
-        + _published(table, "n_bins")
-        + _bins_axis(table)
-        + p9.scale_colour_manual([BIN_COLOURS[8], BIN_COLOURS[16]])
+        _curves(result.table, x="n_bins", colour="lengths", crosses=True)
         + p9.expand_limits(y=0.3)
-        + p9.labs(
-            x="Bins k",
-            y="Throughput [requests/s]",
-            colour="Lengths",
-            shape="Lengths",
-            caption=_wrapped("Lines: theory. " + result.caption),
-        )
-        + _theme()
+        + _labels(f"Lines: theory. {result.caption}", x="Bins k", y=THROUGHPUT_AXIS)
+        + p9.labs(colour="Lengths", shape="Lengths")
     )
     return figure
 
 
 def against_error(result: FigureResult) -> ggplot:
     """Figure 8: throughput against the probability of a wrong bin."""
-    p9 = plotnine_module()
     table = _with_bins(result.table)
-    figure: ggplot = (
-        p9.ggplot(table, p9.aes("error_probability", "mean", colour="bins"))
-        + p9.geom_line(p9.aes(y="theory"), size=0.6)
-        + p9.geom_errorbar(p9.aes(ymin="low", ymax="high"), width=0.008, size=0.4)
-        + p9.geom_point(size=1.4)
-        + _published(table, "error_probability")
-        + p9.labs(
-            x="Probability p of each neighbouring bin",
-            y="Throughput [requests/s]",
-            colour="Bins k",
-            caption=_wrapped(result.caption),
-        )
-        + _bin_colours(table)
-        + _theme()
+    figure: ggplot = _curves(table, x="error_probability", colour="bins", crosses=True) + _labels(
+        result.caption,
+        x="Probability p of each neighbouring bin",
+        y=THROUGHPUT_AXIS,
+        colour="Bins k",
     )
     return figure
 
@@ -168,31 +170,12 @@ def against_error(result: FigureResult) -> ggplot:
 def predictor_gain(result: FigureResult) -> ggplot:
     """Figure 11: gain over one bin, oracle and BERT predictor."""
     p9 = plotnine_module()
-    table = result.table
+    table = result.table.copy()
+    table[["mean", "low", "high", "theory", "published"]] *= 100
     figure: ggplot = (
-        p9.ggplot(table, p9.aes("n_bins", "100 * mean", colour="predictor", shape="predictor"))
-        + p9.geom_line(p9.aes(y="100 * theory"), size=0.6)
-        + p9.geom_errorbar(p9.aes(ymin="100 * low", ymax="100 * high"), width=0.05, size=0.4)
-        + p9.geom_point(size=1.8)
-        + p9.geom_point(
-            table.dropna(subset=["published"]),
-            p9.aes("n_bins", "100 * published", colour="predictor"),
-            shape=PUBLISHED_SHAPE,
-            size=3,
-            stroke=1,
-            inherit_aes=False,
-            show_legend=False,
-        )
-        + _bins_axis(table)
-        + p9.scale_colour_manual([BIN_COLOURS[16], BIN_COLOURS[8]])
-        + p9.labs(
-            x="Bins k",
-            y="Throughput gain over k = 1 [%]",
-            colour="Lengths from",
-            shape="Lengths from",
-            caption=_wrapped(result.caption),
-        )
-        + _theme()
+        _curves(table, x="n_bins", colour="predictor", crosses=True)
+        + _labels(result.caption, x="Bins k", y="Throughput gain over k = 1 [%]")
+        + p9.labs(colour="Lengths from", shape="Lengths from")
     )
     return figure
 
@@ -209,152 +192,47 @@ DRAW: Mapping[str, Callable[[FigureResult], ggplot]] = {
 }
 
 
-def _throughput(table: pd.DataFrame, caption: str) -> ggplot:
+def _curves(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    colour: str,
+    crosses: bool = False,
+    below: list[Any] | None = None,
+) -> Any:
+    """Points with their intervals over what lies below them: by default, lines of theory."""
     p9 = plotnine_module()
-    saturated = table.drop_duplicates("n_bins")
-    figure: ggplot = (
-        p9.ggplot(table, p9.aes("arrival_rate_per_s", "mean", colour="bins"))
-        + p9.geom_abline(slope=1, intercept=0, colour="#bdbdbd")
-        + p9.geom_hline(p9.aes(yintercept="limit"), linetype="dotted", size=0.5)
-        + p9.geom_hline(
-            saturated, p9.aes(yintercept="saturated", colour="bins"), linetype="dashed", size=0.5
+    values = list(dict.fromkeys(table[colour]))
+    by_bins = colour == "bins"
+    colours = {str(k): BIN_COLOURS[int(k)] for k in values} if by_bins else None
+    shape = {} if by_bins else {"shape": colour}
+    figure = p9.ggplot(table, p9.aes(x, "mean", colour=colour, **shape))
+    for layer in [p9.geom_line(p9.aes(y="theory"), size=0.6)] if below is None else below:
+        figure += layer
+    figure += p9.geom_linerange(p9.aes(ymin="low", ymax="high"), size=0.6)
+    figure += p9.geom_point(size=1.5, fill="white")
+    figure += p9.scale_colour_manual(colours or [BIN_COLOURS[8], BIN_COLOURS[16]])
+    if crosses:
+        known, at = table.dropna(subset=["published"]), p9.aes(x, "published", colour=colour)
+        figure += p9.geom_point(
+            known, at, shape="x", size=3, stroke=1, inherit_aes=False, show_legend=False
         )
-        + p9.geom_errorbar(p9.aes(ymin="low", ymax="high"), width=0.12, size=0.4)
-        + p9.geom_point(size=1.5)
-        + p9.labs(
-            x="Arrival rate [requests/s]",
-            y="Throughput [requests/s]",
-            colour="Bins k",
-            caption=_wrapped(
-                "Dashed: Theorem 4.2; dotted: its limit for infinitely many bins; grey: throughput "
-                "= arrival rate. " + caption
-            ),
-        )
-        + _bin_colours(table)
-        + _theme()
-    )
-    return figure
-
-
-def _latency(table: pd.DataFrame, caption: str) -> ggplot:
-    p9 = plotnine_module()
-    figure: ggplot = (
-        p9.ggplot(table, p9.aes("arrival_rate_per_s", "mean", colour="bins"))
-        + p9.geom_vline(
-            table.drop_duplicates("n_bins"),
-            p9.aes(xintercept="saturated", colour="bins"),
-            linetype="dotted",
-            size=0.5,
-            show_legend=False,
-        )
-        + p9.geom_line(p9.aes(y="theory"), linetype="dashed", size=0.5)
-        + p9.geom_errorbar(p9.aes(ymin="low", ymax="high"), width=0.15, size=0.4)
-        + p9.geom_point(p9.aes(shape="servers"), size=1.8, fill="white")
-        + p9.scale_shape_manual({"one server": "o", "unlimited servers": "^"})
-        + p9.scale_y_log10()
-        + p9.labs(
-            x="Arrival rate [requests/s]",
-            y="Mean latency [s]",
-            colour="Bins k",
-            shape="",
-            caption=_wrapped(
-                "Dashed: Lemma 5.1, infinitely many servers; dotted: saturated throughput of one "
-                "server. " + caption
-            ),
-        )
-        + _bin_colours(table)
-        + _theme()
-    )
-    return figure
-
-
-def _both(table: pd.DataFrame, caption: str) -> ggplot:
-    import pandas as pd
-
-    p9 = plotnine_module()
-    panels = list(dict.fromkeys(table["panel"]))
-    table = table.assign(panel=pd.Categorical(table["panel"], panels))
-    throughput, latency = (table[table["panel"] == panel] for panel in panels)
-    saturated = throughput.drop_duplicates("n_bins")
-    follows = throughput[throughput["arrival_rate_per_s"] <= throughput["bound"].max()]
-    figure: ggplot = (
-        p9.ggplot(table, p9.aes("arrival_rate_per_s", "mean", colour="bins"))
-        + p9.geom_line(
-            follows,
-            p9.aes("arrival_rate_per_s", "arrival_rate_per_s"),
-            colour="#bdbdbd",
-            inherit_aes=False,
-        )
-        + p9.geom_hline(
-            saturated, p9.aes(yintercept="saturated", colour="bins"), linetype="dashed", size=0.5
-        )
-        + p9.geom_hline(
-            saturated.dropna(subset=["bound"]),
-            p9.aes(yintercept="bound", colour="bins"),
-            linetype="dotted",
-            size=0.6,
-        )
-        + p9.geom_line(latency, p9.aes(y="theory"), linetype="dashed", size=0.5)
-        + p9.geom_errorbar(p9.aes(ymin="low", ymax="high"), width=0.08, size=0.4)
-        + p9.geom_point(p9.aes(shape="servers"), size=1.5, fill="white")
-        + p9.scale_shape_manual({"one server": "o", "unlimited servers": "^"})
-        + p9.facet_wrap("panel", scales="free")
-        + p9.labs(
-            x="Arrival rate [requests/s]",
-            y="",
-            colour="Bins k",
-            shape="",
-            caption=_wrapped(
-                "Dashed: exact, equal-mass bins (left), and Lemma 5.1 (right); dotted: what "
-                "Appendix A.4 guarantees at its own edges; grey: throughput = arrival rate. "
-                "Latencies above the saturated throughput are left out. " + caption
-            ),
-        )
-        + _bin_colours(table)
-        + _theme()
-        + p9.theme(figure_size=(WIDTH_IN + 0.7, HEIGHT_IN))
-    )
-    return figure
-
-
-def _published(table: pd.DataFrame, x: str) -> Any:
-    p9 = plotnine_module()
-    return p9.geom_point(
-        table.dropna(subset=["published"]),
-        p9.aes(x, "published"),
-        shape=PUBLISHED_SHAPE,
-        size=3,
-        stroke=1,
-        colour="black",
-        inherit_aes=False,
-    )
-
-
-def _bins_axis(table: pd.DataFrame) -> Any:
-    """Numbers of bins, equally far apart."""
-    bins = sorted(set(table["n_bins"]))
-    return plotnine_module().scale_x_continuous(
-        breaks=bins, labels=[str(k) for k in bins], trans="log2"
-    )
+    if x == "n_bins":
+        bins = sorted(set(table["n_bins"]))
+        figure += p9.scale_x_continuous(breaks=bins, labels=list(map(str, bins)), trans="log2")
+    return figure + _theme()
 
 
 def _with_bins(table: pd.DataFrame) -> pd.DataFrame:
     """With `bins`, the number of bins as an ordered category."""
     import pandas as pd
 
-    bins = sorted(set(table["n_bins"]))
-    return table.assign(bins=pd.Categorical(table["n_bins"].astype(str), [str(k) for k in bins]))
+    bins = [str(k) for k in sorted(set(table["n_bins"]))]
+    return table.assign(bins=pd.Categorical(table["n_bins"].astype(str), bins))
 
 
-def _bin_colours(table: pd.DataFrame) -> Any:
-    p9 = plotnine_module()
-    return p9.scale_colour_manual({str(k): BIN_COLOURS[int(k)] for k in set(table["n_bins"])})
-
-
-def _wrapped(caption: str) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(caption, 105))
+def _labels(caption: str, **titles: str) -> Any:
+    return plotnine_module().labs(caption="\n".join(textwrap.wrap(caption, 105)), **titles)
 
 
 def _theme() -> Any:

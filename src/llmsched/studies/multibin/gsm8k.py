@@ -1,8 +1,9 @@
-"""Figure 6: GSM8K answers of Phi-3.5-mini, whose lengths are not published.
+"""Figures 6 and 7: GSM8K answers of Phi-3.5-mini, whose lengths are not published.
 
 Lengths take a law with one free parameter, its scale, which the published threshold of k = 1 alone
 fixes; everything else is predicted.  The law is lognormal, with the spread of real GSM8K answers
-of another model; beside it stand those answers themselves, scaled the same way.
+of another model; beside it stand those answers themselves, scaled the same way.  Figure 7 takes the
+same lengths times a whole factor, offline on one server.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 
 from llmsched._util.types import FloatArray
 from llmsched.metrics.intervals import mean_interval
-from llmsched.studies.multibin.results import Check, FigureResult
-from llmsched.studies.multibin.runs import Point, Results, Study, by_bins
+from llmsched.studies.multibin.results import Check, FigureResult, ends, ratio
+from llmsched.studies.multibin.runs import Point, Results, Sizes, Study, by_bins
 from llmsched.theory.distributions import Empirical, Lognormal, ServiceLaw
 from llmsched.theory.makespans import mean_makespan_s, saturated_throughput_per_s
 from llmsched.theory.multi_bin import equal_mass_edges_s
@@ -26,15 +27,11 @@ THRESHOLD, LATENCY = "Threshold [requests/s]", "Mean latency [s]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gsm8kSettings:
+class Gsm8kSettings(Sizes):
     """Settings of figure 6; the field names are the TOML keys."""
 
     token_s: float  # per generated token, figure 5
-    batch_size: int
     n_gpus: int
-    n_requests: int
-    replications: int
-    draws: int
     thresholds_per_s: Mapping[str, float]  # published, by number of bins
     rates_per_s: tuple[float, ...]
     low_rate_per_s: float  # where the published latency order is checked
@@ -48,34 +45,28 @@ class Gsm8kSettings:
         """Published throughput thresholds by number of bins [requests/s]."""
         return by_bins(self.thresholds_per_s)
 
+    @property
+    def real_tokens(self) -> Empirical:
+        """The answers of the other model, in tokens."""
+        return quantile_law(self.length_levels, self.length_tokens)
+
     def scale_s(self, law: ServiceLaw) -> float:
         """The factor that gives the law the published threshold of one bin."""
-        unscaled = saturated_throughput_per_s(law, self.batch_size, n_gpus=self.n_gpus)
-        return unscaled / self.thresholds[1]
+        return self.threshold_per_s(law, 1) / self.thresholds[1]
 
     def threshold_per_s(self, law: ServiceLaw, n_bins: int) -> float:
         """Saturated throughput of all servers, by theory [requests/s]."""
         edges_s = equal_mass_edges_s(law, n_bins)
         return saturated_throughput_per_s(law, self.batch_size, edges_s=edges_s, n_gpus=self.n_gpus)
 
-    def point(self, law: ServiceLaw, n_bins: int, rate_per_s: float = np.inf) -> Point:
+    def at(self, law: ServiceLaw, n_bins: int, rate_per_s: float = np.inf) -> Point:
         """A place on the curves."""
-        return Point(
-            law=law,
-            n_requests=self.n_requests,
-            batch_size=self.batch_size,
-            n_bins=n_bins,
-            arrival_rate_per_s=rate_per_s,
-            n_gpus=self.n_gpus,
-        )
+        return self.point(law, n_bins, arrival_rate_per_s=rate_per_s, n_gpus=self.n_gpus)
 
 
 def fitted_laws(settings: Gsm8kSettings) -> dict[str, ServiceLaw]:
     """Both laws, scaled to the published threshold of one bin [s]."""
-    shape, real = (
-        Lognormal(1.0, settings.log_sd),
-        quantile_law(settings.length_levels, settings.length_tokens),
-    )
+    shape, real = Lognormal(1.0, settings.log_sd), settings.real_tokens
     return {
         LOGNORMAL: Lognormal(settings.scale_s(shape), settings.log_sd),
         REAL: Empirical(real.values_s * settings.scale_s(real)),
@@ -93,13 +84,12 @@ class Thresholds:
     def study(self) -> Study:
         """Saturated, and against the arrival rate, under both laws."""
         settings = self.settings
-        points = [
-            settings.point(law, k, rate)
+        return settings.study(
+            settings.at(law, k, rate)
             for law in self.laws.values()
             for k in settings.thresholds
             for rate in (np.inf, *settings.rates_per_s)
-        ]
-        return Study(points=tuple(points), replications=settings.replications, draws=settings.draws)
+        )
 
     def result(self, results: Results | None) -> FigureResult:
         """Thresholds beside the published ones, latency curves, and what they imply."""
@@ -107,23 +97,20 @@ class Thresholds:
 
         assert results is not None
         settings = self.settings
-        rows = [row for name in self.laws for row in self._rows(name, results)]
-        checks = [check for name in self.laws for check in self._threshold_checks(name, results)]
-        checks += self._latency_checks(results)
+        tokens = self.laws[LOGNORMAL].mean_s / settings.token_s
         return FigureResult(
             number="6",
             title="GSM8K, 8 servers: throughput thresholds and latency",
             setting=f"B = {settings.batch_size}, {settings.n_gpus} servers, service time "
             f"{settings.token_s} s per token, {settings.n_requests} requests, "
             f"{settings.replications} replications",
-            table=pd.DataFrame(rows),
-            checks=tuple(checks),
-            notes=tuple(self._notes()),
+            table=pd.DataFrame([row for name in self.laws for row in self._rows(name, results)]),
+            checks=(*self._threshold_checks(results), *self._latency_checks(results)),
+            notes=self._notes(),
             provided="five thresholds from the first, whose level implies answers of "
-            f"{self.laws[LOGNORMAL].mean_s / settings.token_s:.0f} tokens on average",
-            caption=f"Points: mean and 95 % interval of {settings.replications} replications of "
-            f"{settings.n_requests:,} requests. Crosses: published. Dashed: theory. The scale of "
-            "the lengths is fitted to the threshold of k = 1 alone.",
+            f"{tokens:.0f} tokens on average",
+            caption=f"{settings.caption} The scale of the lengths is fitted to the threshold of "
+            "k = 1 alone.",
         )
 
     def _rows(self, name: str, results: Results) -> Iterator[dict[str, object]]:
@@ -132,105 +119,66 @@ class Thresholds:
             for rate in (np.inf, *settings.rates_per_s):
                 saturated = bool(np.isinf(rate))
                 quantity = "throughput_per_s" if saturated else "latency_s"
-                interval = results.interval(settings.point(law, k, rate), quantity)
                 yield {
                     "panel": THRESHOLD if saturated else LATENCY,
                     "lengths": name,
                     "n_bins": k,
                     "arrival_rate_per_s": rate,
-                    "mean": interval.mean,
-                    "low": interval.low,
-                    "high": interval.high,
+                    **ends(results.interval(settings.at(law, k, rate), quantity)),
                     "theory": settings.threshold_per_s(law, k) if saturated else np.nan,
                     "published": published if saturated else np.nan,
                 }
 
-    def _threshold_checks(self, name: str, results: Results) -> Iterator[Check]:
-        settings, law = self.settings, self.laws[name]
-        for k, published in settings.thresholds.items():
-            yield Check(
-                what=f"threshold, k = {k}, {name}"
-                + (" (fitted)" if k == 1 else "")
-                + " [requests/s]",
-                expected=published,
-                source="published",
-                ours=results.interval(settings.point(law, k), "throughput_per_s"),
-                tolerance=settings.tolerance,
-                failing="shape only: a scale alone does not give it",
-            )
+    def _threshold_checks(self, results: Results) -> Iterator[Check]:
+        settings = self.settings
+        for name, law in self.laws.items():
+            for k, published in settings.thresholds.items():
+                yield Check(
+                    what=f"threshold, k = {k}, {name}{' (fitted)' if k == 1 else ''} [requests/s]",
+                    expected=published,
+                    source="published",
+                    ours=results.interval(settings.at(law, k), "throughput_per_s"),
+                    tolerance=settings.tolerance,
+                    failing="shape only: a scale alone does not give it",
+                )
 
     def _latency_checks(self, results: Results) -> Iterator[Check]:
         """Latency at low traffic: below k = 1's at k = 2 and 4, then rising with k."""
         settings, law = self.settings, self.laws[LOGNORMAL]
-        bins = sorted(settings.thresholds)
 
         def latency_s(k: int) -> FloatArray:
-            return results.samples(settings.point(law, k, settings.low_rate_per_s), "latency_s")
+            return results.samples(settings.at(law, k, settings.low_rate_per_s), "latency_s")
 
-        for k in (2, 4):
-            yield _order(
-                f"latency at {settings.low_rate_per_s:g}/s: k = {k} below k = 1",
-                latency_s(1) - latency_s(k),
-            )
-        for k, next_k in itertools.pairwise(bins[2:]):
-            yield _order(
-                f"latency at {settings.low_rate_per_s:g}/s: rises from k = {k} to k = {next_k}",
-                latency_s(next_k) - latency_s(k),
+        rising = itertools.pairwise(sorted(settings.thresholds)[2:])
+        orders = [(f"k = {k} below k = 1", k, 1) for k in (2, 4)]
+        orders += [(f"rises from k = {k} to k = {more}", k, more) for k, more in rising]
+        for what, lower, higher in orders:
+            holds = latency_s(higher) > latency_s(lower)
+            yield Check(
+                what=f"latency at {settings.low_rate_per_s:g}/s: {what} [share of replications]",
+                expected=1.0,
+                source="published",
+                ours=mean_interval(holds.astype(np.float64)),
+                tolerance=0.0,
+                failing="not reproduced: the order is another one",
             )
 
-    def _notes(self) -> Iterator[str]:
-        settings = self.settings
-        for name, law in self.laws.items():
-            mean_tokens = law.mean_s / settings.token_s
-            unbinned = mean_makespan_s(law, settings.batch_size) / settings.token_s
-            limit = settings.n_gpus * settings.batch_size / law.mean_s
-            yield (
-                f"{name}: the threshold of k = 1 gives a mean length of {mean_tokens:.1f} tokens "
-                f"(the largest of {settings.batch_size}: {unbinned:.1f}); as k grows the threshold "
-                f"tends to {settings.n_gpus * settings.batch_size}/({settings.token_s} * "
-                f"{mean_tokens:.1f}) = {limit:.1f} requests/s."
-            )
-        wait = (settings.batch_size - 1) / 2
-        law = self.laws[LOGNORMAL]
+    def _notes(self) -> tuple[str, ...]:
+        settings, law = self.settings, self.laws[LOGNORMAL]
+        wait = (settings.batch_size - 1) / 2  # times 1/rate: what a second bin costs, Lemma 5.1
         one_s, two_s = (
             mean_makespan_s(law, settings.batch_size, edges_s=equal_mass_edges_s(law, k))
             for k in (1, 2)
         )
-        yield (
-            "The published order of the latencies at low traffic holds only while forming a batch "
-            "is quick: by Lemma 5.1 a second bin costs "
-            f"{wait:g}/rate and saves {one_s - two_s:.2f} s, so below "
-            f"{wait / (one_s - two_s):.1f} requests/s k = 1 is fastest here too."
-        )
         highest = max(settings.thresholds.values())
-        in_service = settings.n_gpus * settings.batch_size
-        real = quantile_law(settings.length_levels, settings.length_tokens)
-        unscaled = Empirical(real.values_s * settings.token_s)
-        each = ", ".join(
-            f"k = {k}: {settings.threshold_per_s(unscaled, k):.2f}" for k in settings.thresholds
+        most = settings.n_gpus * settings.batch_size / (settings.token_s * highest)
+        return (
+            f"Below {wait / (one_s - two_s):.1f} requests/s k = 1 is the fastest (Lemma 5.1): the "
+            "published order of latencies holds only while forming a batch is quick.",
+            "The ratios of the thresholds are reproduced, their level is not that of full answers: "
+            f"{highest} requests/s need a mean of at most {most:.1f} tokens, and GPT-3's answers "
+            f"have {settings.real_tokens.mean_s:.1f}. Figure 7 points to a factor of 8.",
         )
-        yield (
-            f"Whatever the law, a threshold of {highest} requests/s needs a mean of at most "
-            f"{in_service}/({settings.token_s} * {highest}) = "
-            f"{in_service / (settings.token_s * highest):.1f} tokens. Real GPT-3 175B answers to "
-            f"the same questions have {real.mean_s:.1f} tokens, and as they are would give {each}; "
-            "chat models write longer ones. So the ratios between the thresholds are reproduced, "
-            f"and their level cannot be that of {settings.n_gpus} servers of {settings.batch_size} "
-            f"requests at {settings.token_s} s per token with full GSM8K answers: figure 7 points "
-            "to a factor of 8."
-        )
-
-
-def _order(what: str, difference: FloatArray) -> Check:
-    """A published order, as a sign: the share of replications in which it holds is 1."""
-    return Check(
-        what=what + " [share of replications]",
-        expected=1.0,
-        source="published",
-        ours=mean_interval((difference > 0).astype(np.float64)),
-        tolerance=0.0,
-        failing="not reproduced: the order is another one",
-    )
 
 
 _N_LEVELS = 5000
@@ -259,3 +207,103 @@ def quantile_law(levels_percent: Sequence[float], quantiles: Sequence[float]) ->
     if not ((np.diff(levels) > 0).all() and (np.diff(values) >= 0).all()):
         raise ValueError("levels must increase and quantiles must not decrease; sort them")
     return Empirical(np.interp(MID_LEVELS, levels / 100, values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfflineSettings:
+    """Settings of figure 7; its law and its batches are those of figure 6."""
+
+    time_factor: float
+    max_tokens: int
+    n_requests: int
+    replications: int
+    draws: int
+    n_bins: tuple[int, ...]
+    throughput_per_s: Mapping[str, float]  # read off, by number of bins
+    gain: float  # printed
+    tolerance: float
+    gain_tolerance: float
+
+
+class Offline:
+    """Figure 7: all requests at time 0, one server, at most 1,024 tokens."""
+
+    def __init__(self, settings: OfflineSettings, gsm8k: Gsm8kSettings) -> None:
+        self.settings = settings
+        self.gsm8k = gsm8k
+        self.sizes = Sizes(
+            batch_size=gsm8k.batch_size,
+            n_requests=settings.n_requests,
+            replications=settings.replications,
+            draws=settings.draws,
+        )
+        cap_s = settings.max_tokens * gsm8k.token_s
+        self.laws = {
+            name: Empirical(np.minimum(law.quantile_s(MID_LEVELS) * settings.time_factor, cap_s))
+            for name, law in fitted_laws(gsm8k).items()
+        }
+
+    @property
+    def study(self) -> Study:
+        """Every number of bins, under both laws."""
+        return self.sizes.study(
+            self.sizes.point(law, k) for law in self.laws.values() for k in self.settings.n_bins
+        )
+
+    def result(self, results: Results | None) -> FigureResult:
+        """Throughput against the number of bins, and the gain."""
+        import pandas as pd
+
+        assert results is not None
+        settings, gsm8k = self.settings, self.gsm8k
+        tokens = " and ".join(
+            f"{law.mean_s / gsm8k.token_s:.0f} ({name})" for name, law in self.laws.items()
+        )
+        return FigureResult(
+            number="7",
+            title="Phi-3.5-mini offline, one server: throughput against the number of bins",
+            setting=f"B = {gsm8k.batch_size}, {settings.n_requests} requests at time 0, "
+            f"at most {settings.max_tokens} tokens, {settings.replications} replications",
+            table=pd.DataFrame([row for name in self.laws for row in self._rows(name, results)]),
+            checks=tuple(check for name in self.laws for check in self._checks(name, results)),
+            notes=(
+                f"Figure 6's lengths times {settings.time_factor:g}, cut off at "
+                f"{settings.max_tokens} tokens: {tokens} tokens on average. The factor is our "
+                "inference from the two figures; the paper does not say it, nor how many requests "
+                "it ran.",
+            ),
+            caption=f"{self.sizes.caption} Crosses: read off the paper's plot.",
+        )
+
+    def _rows(self, name: str, results: Results) -> Iterator[dict[str, object]]:
+        law, read_off = self.laws[name], by_bins(self.settings.throughput_per_s)
+        for k in self.settings.n_bins:
+            edges_s = equal_mass_edges_s(law, k)
+            yield {
+                "lengths": name,
+                "n_bins": k,
+                **ends(results.interval(self.sizes.point(law, k), "throughput_per_s")),
+                "theory": saturated_throughput_per_s(law, self.sizes.batch_size, edges_s=edges_s),
+                "published": read_off.get(k, np.nan),
+            }
+
+    def _checks(self, name: str, results: Results) -> Iterator[Check]:
+        settings, law = self.settings, self.laws[name]
+        for k, read_off in by_bins(settings.throughput_per_s).items():
+            yield Check(
+                what=f"throughput, k = {k}, {name} [requests/s]",
+                expected=read_off,
+                source="read off",
+                ours=results.interval(self.sizes.point(law, k), "throughput_per_s"),
+                tolerance=settings.tolerance,
+                failing="shape only: the level depends on the unpublished lengths",
+            )
+        few, many = (self.sizes.point(law, settings.n_bins[end]) for end in (0, -1))
+        yield Check(
+            what=f"throughput, k = {many.n_bins} over k = {few.n_bins}, {name} [ratio]",
+            expected=1 + settings.gain,
+            source="published",
+            ours=ratio(results.gain(many, few)),
+            tolerance=settings.gain_tolerance,
+            failing="shape only",
+        )

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from llmsched.studies.multibin.bert import Accuracy, AccuracySettings, Bert, BertSettings
 from llmsched.studies.multibin.bin_errors import BinErrors, BinErrorSettings
 from llmsched.studies.multibin.example import Example, ExampleSettings
-from llmsched.studies.multibin.gsm8k import Gsm8kSettings, Thresholds
-from llmsched.studies.multibin.offline import Offline, OfflineSettings
+from llmsched.studies.multibin.gsm8k import (
+    Gsm8kSettings,
+    Offline,
+    OfflineSettings,
+    Thresholds,
+)
 from llmsched.studies.multibin.results import Figure, FigureResult
 from llmsched.studies.multibin.runs import load_settings, run_studies
 from llmsched.studies.multibin.saturation import Saturation

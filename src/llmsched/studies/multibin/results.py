@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from llmsched.metrics.intervals import Interval
@@ -75,7 +75,7 @@ class FigureResult:
 
     number: str
     title: str
-    setting: str  # in words: law, sizes, seeds are not repeated here
+    setting: str  # in words: law, sizes; seeds are not repeated here
     table: pd.DataFrame  # tidy: what the figure draws
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
@@ -102,6 +102,16 @@ class Figure(Protocol):
     def result(self, results: Results | None) -> FigureResult:
         """Its table and checks, from the outcomes of its study."""
         ...
+
+
+def ends(interval: Interval) -> dict[str, float]:
+    """The columns of an interval in a figure's table."""
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
+
+
+def ratio(gain: Interval) -> Interval:
+    """1 plus a relative gain."""
+    return replace(gain, mean=1 + gain.mean, low=1 + gain.low, high=1 + gain.high)
 
 
 def standard_error(interval: Interval) -> float:

@@ -1,4 +1,4 @@
-"""Settings of the paper's figures, one TOML file each, in `experiments/multibin/settings`.
+"""The runs behind the paper's figures, and their settings: one TOML file a figure.
 
 A file's top-level keys are the paper's own sizes; its table `[quick]` replaces some of them by
 smaller ones that take seconds.
@@ -7,11 +7,8 @@ smaller ones that take seconds.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,11 +20,10 @@ from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
 from llmsched.prediction.binning import Binning
 from llmsched.schedulers.settings import Settings
+from llmsched.simulation.workers import pool
 from llmsched.theory.distributions import ServiceLaw
 
 T = TypeVar("T")
-
-
 FOLDER = "experiments/multibin/settings"
 
 
@@ -65,34 +61,16 @@ def _frozen(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One simulated situation of Algorithm 1 (`multi_bin_only`, service times drawn).
+    """One simulated situation of Algorithm 1 (`multi_bin_only`, service times drawn)."""
 
-    Parameters
-    ----------
-    law : ServiceLaw
-        Of one request's service time.
-    n_requests : int
-    batch_size : int
-        Requests per batch (B).
-    n_bins : int
-        Bins (k); of equal mass unless `edges_s` is given.
-    arrival_rate_per_s : float
-        Rate of the Poisson arrivals (lambda); inf for all at time 0.
-    n_gpus : int, or infinity
-    predictor : str
-        A spec such as `oracle` or `bin-error:0.1`.
-    edges_s : tuple of float
-        Fixed edges between the bins [s].
-    """
-
-    law: ServiceLaw
+    law: ServiceLaw  # of one request's service time
     n_requests: int
-    batch_size: int
-    n_bins: int
-    arrival_rate_per_s: float = np.inf
+    batch_size: int  # requests per batch (B)
+    n_bins: int  # bins (k); of equal mass unless `edges_s` is given
+    arrival_rate_per_s: float = np.inf  # of Poisson arrivals (lambda); inf: all at time 0
     n_gpus: float = 1
-    predictor: str = "oracle"
-    edges_s: tuple[float, ...] = ()
+    predictor: str = "oracle"  # a spec such as `bin-error:0.1`
+    edges_s: tuple[float, ...] = ()  # fixed edges between the bins [s]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +96,34 @@ class Study:
             raise ValueError(
                 f"replications must be >= 2 to give an interval, got {self.replications}"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What the settings of every simulated figure have; the field names are the TOML keys."""
+
+    batch_size: int
+    n_requests: int
+    replications: int
+    draws: int
+
+    def point(self, law: ServiceLaw, n_bins: int, **more: Any) -> Point:
+        """A situation of these sizes."""
+        sizes = {"n_requests": self.n_requests, "batch_size": self.batch_size}
+        return Point(law=law, n_bins=n_bins, **{**sizes, **more})
+
+    def study(self, points: Iterable[Point]) -> Study:
+        """These points, each once, replicated."""
+        distinct = tuple(dict.fromkeys(points))
+        return Study(points=distinct, replications=self.replications, draws=self.draws)
+
+    @property
+    def caption(self) -> str:
+        """What the points of a figure are."""
+        return (
+            f"Points: mean and 95 % interval of {self.replications} replications of "
+            f"{self.n_requests:,} requests."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +208,14 @@ def run_studies(
 ) -> list[Results]:
     """Run every study, each distinct run once, over `n_jobs` processes.
 
+    Every run's draws follow from (seed, study.draws, replication) alone, so the numbers are the
+    same on any number of cores.
+
     Parameters
     ----------
     studies : sequence of Study
     seed : int
-        Root seed; every run's draws follow from (seed, study.draws, replication) alone, so the
-        numbers are the same on any number of cores.
+        Root seed.
     n_jobs : int
         Processes; 1 runs here.
     progress : callable, optional
@@ -220,13 +228,11 @@ def run_studies(
     """
     if seed < 0:
         raise ValueError(f"seed must be >= 0, got {seed}")
-    if n_jobs < 1:
-        raise ValueError(f"n_jobs must be >= 1, got {n_jobs}; use the number of cores")
-    jobs = {job: None for study in studies for job in _jobs_of(study, seed)}
+    jobs = list(dict.fromkeys(job for study in studies for job in _jobs_of(study, seed)))
     done: dict[_Job, Outcome] = {}
-    with _mapper(n_jobs) as mapped:
-        for job, outcome in zip(jobs, mapped(list(jobs)), strict=True):
-            done[job] = outcome
+    with pool(jobs=n_jobs, most=len(jobs)) as workers:
+        for number, outcome in workers.results(_run_job, jobs):
+            done[jobs[number]] = outcome
             if progress is not None:
                 progress(len(done), len(jobs))
     return [_results(study, seed, done) for study in studies]
@@ -243,17 +249,6 @@ def _results(study: Study, seed: int, done: Mapping[_Job, Outcome]) -> Results:
     for job in _jobs_of(study, seed):
         outcomes[job.point].append(done[job])
     return Results({point: tuple(values) for point, values in outcomes.items()})
-
-
-@contextmanager
-def _mapper(n_jobs: int) -> Iterator[Callable[[list[_Job]], Iterator[Outcome]]]:
-    if n_jobs == 1:
-        yield lambda jobs: map(_run_job, jobs)
-        return
-    # spawned, not forked: the same on every platform, and nothing of the parent leaks in
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_jobs, mp_context=context) as pool:
-        yield lambda jobs: pool.map(_run_job, jobs, chunksize=4)
 
 
 def _run_job(job: _Job) -> Outcome:

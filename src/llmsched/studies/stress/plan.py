@@ -1,37 +1,55 @@
-"""The stress plan: request volumes, GPU counts, held loads and numbers of bins, in three steps.
-
-A plan is data; each step turns it into runs of a sweep, so that steps started one by one add up
-in one folder, a killed one resumes, and a second start does nothing. What the runs say is in
-`stress_tables`, how they look in `stress_figures`.
-"""
+"""What the stress plan runs, as values: volumes, GPU counts, held loads, numbers of bins."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 from llmsched._util.limits import MAX_BINS
+from llmsched._util.options import check_options, option
 from llmsched.prediction.binning import Binning
 from llmsched.simulation.presets import preset
+from llmsched.simulation.replications import check_replications, replicated
 from llmsched.simulation.scenario import Scenario
 from llmsched.workload.workload import Workload
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_adaptive")
 SCALED = "multi_bin_dynamic"  # the scheduler of steps 2, 2b and 3
-MOST_REQUESTS, MOST_GPUS = 1_000_000_000, 1_000_000
+MOST = {"volumes": 1_000_000_000, "gpu_counts": 1_000_000, "bins": MAX_BINS, "loads": math.inf}
 N_COMPARED = 3  # step 1 compares on so many of the plan's GPU counts, the smallest
+
+
+def _numbers(
+    default: tuple[float, ...], about: str, kind: Callable[[str], float] = int, also: str = ""
+) -> Any:
+    """A field of increasing numbers, which is an option of the command line, too."""
+
+    def parse(text: str) -> tuple[float, ...]:
+        try:
+            values = tuple(kind(part) for part in text.split(","))
+            _check_increasing("they", values, most=math.inf)
+        except ValueError:
+            what = "whole numbers" if kind is int else "numbers"
+            message = f"must be increasing {what} > 0 between commas, got {text!r}"
+            raise ValueError(message) from None
+        return values
+
+    text = ",".join(f"{value:.15g}" for value in default) + also
+    return option(default, about, metavar="A,B,...", parse=parse, default_text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the three steps run, as values only.
+    """What the steps run, as values only.
 
     Parameters
     ----------
     base : Scenario
-        What the runs share; its requests are set by the volumes, its GPUs and bins by the steps.
+        What the runs share, hardware included; its requests are set by the volumes, its GPUs and
+        bins by the steps.
     volumes : tuple of int
         Requests of step 1's runs; the other steps run the largest.
     gpu_counts : tuple of int
@@ -57,27 +75,44 @@ class Plan:
     """
 
     base: Scenario = field(default_factory=lambda: preset("plan"))
-    volumes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
-    gpu_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 100)
+    volumes: tuple[int, ...] = _numbers(
+        (1_000, 10_000, 100_000, 1_000_000),
+        "Requests of step 1's runs; the other steps take the largest.",
+    )
+    gpu_counts: tuple[int, ...] = _numbers(
+        (1, 2, 4, 8, 16, 32, 64, 100),
+        "GPUs of steps 2 and 2b; step 1 compares on these, or within `all` on the three smallest.",
+        also="; 1,2,4 for step1",
+    )
     compared_gpu_counts: tuple[int, ...] | None = None
-    loads: tuple[float, ...] = (0.7, 0.9, 1.0)
-    bins: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    best_gpu_count: int | None = None
-    target_violations: float = 0.05
+    loads: tuple[float, ...] = _numbers(
+        (0.7, 0.9, 1.0), "Offered loads that step 2b holds, by the arrival rate.", float
+    )
+    bins: tuple[int, ...] = _numbers(
+        (1, 2, 4, 8, 16, 32), "Numbers of bins of step 3; the others have 4."
+    )
+    best_gpu_count: int | None = option(
+        None,
+        "GPUs of step 3.",
+        metavar="N",
+        default_text="what step 2 chose",
+        least=1,
+        most=MOST["gpu_counts"],
+    )
+    target_violations: float = option(
+        0.05,
+        "Step 2 looks for the fewest GPUs with at most this share of violations.",
+        metavar="SHARE",
+        above=0,
+        below=1,
+    )
     replications: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("volumes", "gpu_counts", "loads", "bins"):
-            _check_increasing(name, getattr(self, name))
-        if self.volumes[-1] > MOST_REQUESTS:
-            raise ValueError(
-                f"volumes must be at most {MOST_REQUESTS:,} requests, got {self.volumes[-1]:,}"
-            )
-        for count in (*self.gpu_counts, *(self.compared_gpu_counts or ()), self.best_gpu_count):
-            if count is not None and count > MOST_GPUS:
-                raise ValueError(f"GPU counts must be at most {MOST_GPUS:,}, got {count:,}")
-        if self.compared_gpu_counts is not None:
-            _check_increasing("compared_gpu_counts", self.compared_gpu_counts)
+        check_options(self)
+        for name in ("volumes", "gpu_counts", "compared_gpu_counts", "loads", "bins"):
+            if (values := getattr(self, name)) is not None:
+                _check_increasing(name, values, most=MOST[name.removeprefix("compared_")])
         if self.workload.requests is not None:
             raise ValueError(
                 f"requests of the workload are set by volumes, got {self.workload.requests}; "
@@ -88,16 +123,7 @@ class Plan:
                 "a stress plan sends requests at given rates, got a closed loop of "
                 f"{self.workload.concurrency} users; leave concurrency out"
             )
-        if self.bins[-1] > MAX_BINS:
-            raise ValueError(f"bins must be in [1, {MAX_BINS}], got {self.bins[-1]}")
-        if self.best_gpu_count is not None and self.best_gpu_count < 1:
-            raise ValueError(f"best_gpu_count must be >= 1, got {self.best_gpu_count}")
-        if not 0 < self.target_violations < 1:
-            raise ValueError(
-                f"target_violations must be a share in (0, 1), got {self.target_violations:g}"
-            )
-        if self.replications < 1:
-            raise ValueError(f"replications must be >= 1, got {self.replications}")
+        check_replications(self.replications)
 
     @property
     def workload(self) -> Workload:
@@ -105,127 +131,45 @@ class Plan:
         return self.base.recipe()
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """The root seeds of the replications."""
-        return tuple(range(self.base.seed, self.base.seed + self.replications))
-
-    @property
     def step1_gpu_counts(self) -> tuple[int, ...]:
         """GPUs on which step 1 compares the schedulers."""
         return self.compared_gpu_counts or self.gpu_counts[:N_COMPARED]
 
-    def random(self, scheduler: str) -> bool:
-        """Whether another seed gives this scheduler another run."""
-        return replace(self.base, scheduler=scheduler).random
-
-    def seeds_of(self, scheduler: str) -> tuple[int, ...]:
+    def seeds_of(self, scheduler: str = SCALED) -> tuple[int, ...]:
         """The seeds that this scheduler runs with: one where nothing is random."""
-        return self.seeds if self.random(scheduler) else self.seeds[:1]
+        one = replace(self.base, scheduler=scheduler)
+        return tuple(each.seed for each in replicated(one, self.replications))
+
+    def run(
+        self,
+        n_gpus: float,
+        seed: int,
+        *,
+        scheduler: str = SCALED,
+        requests: int | None = None,
+        rps_scale: float | None = None,
+        n_bins: int | None = None,
+    ) -> Scenario:
+        """One run; what is left out is the plan's: the largest volume, its rate and K."""
+        workload = replace(
+            self.workload,
+            requests=self.volumes[-1] if requests is None else requests,
+            rps_scale=self.workload.rps_scale if rps_scale is None else rps_scale,
+        )
+        return replace(
+            self.base.on(n_gpus),
+            workload=workload,
+            scheduler=scheduler,
+            binning=self.base.binning if n_bins is None else Binning(n_bins=n_bins),
+            seed=seed,
+        )
 
 
-def _check_increasing(name: str, values: tuple[float, ...]) -> None:
-    """Fail unless the values are positive and increase."""
+def _check_increasing(name: str, values: tuple[float, ...], *, most: float) -> None:
+    """Fail unless the values are positive, increase, and stay within what a run can take."""
     given = ", ".join(f"{value:g}" for value in values) or "none"
     ordered = all(low < high for low, high in pairwise(values))
-    if not values or not ordered or values[0] <= 0 or not math.isfinite(values[-1]):
+    if not values or not ordered or not values[0] > 0 or not math.isfinite(values[-1]):
         raise ValueError(f"{name} must be increasing numbers > 0, got {given}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One run of a step, and the load that it is to hold (NaN but in step 2b)."""
-
-    config: Scenario
-    random: bool  # whether other seeds of it differ
-    target_load: float = math.nan
-
-
-def step1(plan: Plan) -> list[Asked]:
-    """Request scaling: every volume and scheduler, all on equal GPUs."""
-    return [
-        asked_run(plan, scheduler, n_gpus, seed, requests=requests)
-        for requests in plan.volumes
-        for n_gpus in plan.step1_gpu_counts
-        for scheduler in SCHEDULERS
-        for seed in plan.seeds_of(scheduler)
-    ]
-
-
-def step2(plan: Plan) -> list[Asked]:
-    """GPU scaling: the largest volume on every GPU count."""
-    return [
-        asked_run(plan, SCALED, n_gpus, seed)
-        for n_gpus in plan.gpu_counts
-        for seed in plan.seeds_of(SCALED)
-    ]
-
-
-def step2b(plan: Plan, work: Mapping[int, float]) -> list[Asked]:
-    """GPU scaling at held loads: the arrival rate grows with the GPUs.
-
-    Parameters
-    ----------
-    work : mapping of int to float
-        By seed, ρ on one GPU at the plan's rate; ρ is in proportion to rate over GPUs, exactly.
-
-    Raises
-    ------
-    ValueError
-        If a load cannot be set by the rate, as where all requests arrive at one instant.
-    """
-    return [
-        asked_run(
-            plan, SCALED, n_gpus, seed, target_load=load, rps_scale=_rate(plan, load, n_gpus, rho)
-        )
-        for load in plan.loads
-        for n_gpus in plan.gpu_counts
-        for seed, rho in work.items()
-    ]
-
-
-def _rate(plan: Plan, load: float, n_gpus: int, rho: float) -> float:
-    """The rate factor for this load, rounded up: the run's load is never below what was asked."""
-    if not (math.isfinite(rho) and rho > 0):
-        raise ValueError(
-            f"step 2b must have requests whose load the arrival rate sets, got load {rho:g} on "
-            "one GPU; do they all arrive at one instant?"
-        )
-    exact = (plan.workload.rps_scale or 1.0) * load * n_gpus / rho
-    digits = 6 - math.ceil(math.log10(exact))
-    return math.ceil(exact * 10.0**digits) / 10.0**digits
-
-
-def step3(plan: Plan, n_gpus: int) -> list[Asked]:
-    """K sensitivity: the largest volume with every number of bins."""
-    return [
-        asked_run(plan, SCALED, n_gpus, seed, n_bins=n_bins)
-        for n_bins in plan.bins
-        for seed in plan.seeds_of(SCALED)
-    ]
-
-
-def asked_run(
-    plan: Plan,
-    scheduler: str,
-    n_gpus: int,
-    seed: int,
-    *,
-    requests: int | None = None,
-    rps_scale: float | None = None,
-    n_bins: int | None = None,
-    target_load: float = math.nan,
-) -> Asked:
-    """One run of this plan; what is left out is the plan's: the largest volume, its rate and K."""
-    workload = replace(
-        plan.workload,
-        requests=plan.volumes[-1] if requests is None else requests,
-        rps_scale=plan.workload.rps_scale if rps_scale is None else rps_scale,
-    )
-    config = replace(
-        plan.base.on(n_gpus),
-        workload=workload,
-        scheduler=scheduler,
-        binning=plan.base.binning if n_bins is None else Binning(n_bins=n_bins),
-        seed=seed,
-    )
-    return Asked(config=config, random=plan.random(scheduler), target_load=target_load)
+    if values[-1] > most:
+        raise ValueError(f"{name} must be at most {most:,}, got {values[-1]:,}")

@@ -1,27 +1,32 @@
-"""The stress plan's report: one HTML file with figures, tables, and how each number was made.
+"""The stress plan's report: one HTML file with the finding, figures, tables, and how it was made.
 
-The page needs nothing but itself: no script, no font, no request. It holds no time of day and no
-duration, so the same results give the same bytes.
+The page needs nothing but itself: no font, no request, and no script but its own few lines. It
+holds no time of day and no duration, so the same results give the same bytes.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import fields
+from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from llmsched._util.files import check_output, whole_file
+from llmsched._util.number_text import MISSING, interval_text, number_text
 from llmsched.metrics.load import LABEL_RULE
-from llmsched.studies.stress import html as h, report_tables as tables
-from llmsched.studies.stress.html import Markup, element
+from llmsched.studies.stress.figures import Pictures, png
+from llmsched.studies.stress.step import StepResult
+from llmsched.studies.stress.tables import CLEAR, GROUP, LABELS, rows_of, shown, value_text
 
 if TYPE_CHECKING:
-    from llmsched.studies.stress.step_results import StepResult, StressResult
+    import pandas as pd
+
+    from llmsched.studies.stress.run import StressResult
 
 DEFINITIONS = (
     "Latency is finish − arrival of a completed request; a batch holds its GPU until its longest "
@@ -31,40 +36,35 @@ DEFINITIONS = (
     "(first arrival to last finish).",
     "The offered load ρ is the work at the scheduler's largest batch over the GPU time there is. "
     "Real batches are smaller while queues are short, so ρ < 1 does not promise a stable run.",
-    f"Labels: {LABEL_RULE}. In overload, latencies measure the length of the run, not the "
-    "scheduler. A point has the label of most of its replications, the worse on ties; 'stable 3 "
-    "of 4' says that not all have it.",
+    f"Labels: {LABEL_RULE}. A point has the label of most of its replications.",
+    "In overload a latency measures the length of the run, not the scheduler.",
     "a ± b is a mean over replications and half its 95 % Student-t interval; b is 0 where nothing "
-    "is random, and a stands alone where one replication gives no interval. In sentences, the "
-    "interval of a share is cut at 0 and 100 %: few replications that differ much can take it "
-    "beyond.",
-    "Differences are paired: both sides saw the same requests and the same random numbers in each "
-    "replication. One is larger than the noise when its 95 % interval leaves out 0; with many "
-    "differences, 1 in 20 does so by chance alone.",
+    "is random, and a stands alone where one replication gives no interval.",
+    "Differences are paired: both sides saw the same requests and the same random numbers. ≈ marks "
+    "those within the noise; of the others, 1 in 20 is there by chance alone.",
 )
-
-
-Pictures = Mapping[tuple[str, str], bytes]  # PNG files by step and figure
+FIRST = (  # the columns of every table of points; the others are in a table of their own
+    *("sla_violation_rate", "goodput_rps", "throughput_rps", "latency_mean_s", "latency_p99_s"),
+    *("gpu_utilization", "batch_size_mean"),
+)
+COLUMNS = {"scheduler": "scheduler", "n_gpus": "GPUs", "requests": "requests", "n_bins": "bins K"}
+COLUMNS |= {"target_load": "ρ held"}
 
 
 def draw_pictures(result: StressResult) -> Pictures:
-    """Every figure of every step as a PNG file, by the names of both."""
-    return {
-        (step.name, name): h.png(figure.draw())
-        for step in result.steps
-        for name, figure in step.figures.items()
-    }
+    """Every figure of every step as a PNG file, by name."""
+    return {name: png(figure) for step in result.steps for name, figure in step.figures.items()}
 
 
 def results_sha256(result: StressResult) -> str:
     """Checksum of all that the report and its figures are made from."""
     made = (result.command, result.plan, sorted(result.versions.items()))
     digest = hashlib.sha256(repr(made).encode())
-    for step in result.steps:
-        runs = step.runs[["key", "version", "status"]]
-        for table in (runs, step.summary, step.differences):
+    for found in result.steps:
+        runs = found.runs[["key", "version", "status"]]
+        for table in (runs, found.summary, found.differences):
             digest.update(table.to_csv(index=False, lineterminator="\n").encode())
-        digest.update(repr((step.name, step.title, step.statements)).encode())
+        digest.update(repr((found.step.name, found.verdict, found.cautions)).encode())
     return digest.hexdigest()
 
 
@@ -108,126 +108,173 @@ def write_report(
 
 def html_report(result: StressResult, *, pictures: Pictures | None = None) -> str:
     """The report as HTML."""
-    if pictures is None:
-        pictures = draw_pictures(result)
-    base = result.plan.base
-    title = f"Stress plan: {Path(base.recipe().source).name}, {base.hardware.latency}"
-    sections = [
-        ("short", "In short", _overview(result)),
-        ("made", "How it was made", _making(result)),
-        *((step.name, step.title, _step(step, pictures)) for step in result.steps),
-        ("definitions", "Definitions", h.bullets(DEFINITIONS)),
-        ("settings", "Every setting", _every_setting(result)),
-        ("requests", "Checksums", _checksums(result)),
-    ]
-    contents = [element("a", _short(name, head), href=f"#{name}") for name, head, _ in sections]
-    body = [element("section", element("h2", head), part, id=name) for name, head, part in sections]
-    template = Path(__file__).with_name("stress_report.html.in").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        title=h.escaped(title),
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    templates = files("llmsched.studies.stress")
+    script = (templates / "report.js").read_text(encoding="utf-8").strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    base, latency = result.plan.base, result.plan.base.resolved_hardware().latency
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["table"] = _html_table
+    environment.filters["base64"] = lambda picture: base64.b64encode(picture).decode("ascii")
+    page = environment.from_string(
+        (templates / "report.html.jinja").read_text(encoding="utf-8")
+    ).render(
+        title=f"Stress plan: {Path(base.recipe().source).name}, {latency.name}",
         results_sha256=results_sha256(result),
-        contents=h.bullets(contents),
-        body=h.joined([element("h1", title), *body]),
+        script=Markup(script),
+        script_sha256=digest,
+        command=result.command,
+        steps=result.steps,
+        shown_first=dict([item for found in result.steps for item in found.figures.items()][:1]),
+        pictures=draw_pictures(result) if pictures is None else pictures,
+        overview=overview(result.steps),
+        points=point_tables,
+        differences=difference_table,
+        failures=failure_table,
+        clear=CLEAR,
+        making=_making(result),
+        settings=_every_setting(result),
+        checksums=_checksums(result),
+        definitions=DEFINITIONS,
     )
+    return f"{page}\n"
 
 
-def _short(name: str, title: str) -> str:
-    """What the list of contents calls a section."""
-    return f"Step {name.removeprefix('step')}" if name.startswith("step") else title
+def _html_table(table: pd.DataFrame) -> Any:
+    """A table of texts as HTML; whatever a user named is escaped."""
+    import pandas as pd
+    from markupsafe import Markup
+
+    with pd.option_context("display.max_colwidth", None):
+        return Markup(table.to_html(index=False, border=0, na_rep=MISSING))
 
 
-def _overview(result: StressResult) -> Markup:
+def overview(steps: Sequence[StepResult]) -> pd.DataFrame:
+    """A row per step: its runs, the labels of its points, what differs."""
+    import pandas as pd
+
     rows = []
-    for step in result.steps:
-        failed = int((step.runs["status"] == "failed").sum())
-        labels = [label for _, label in _loads(step)]
-        significant = int((step.differences["verdict"] == tables.SIGNIFICANT).sum())
+    for found in steps:
+        labels = found.rates["load_label"].tolist()
+        clear = int((found.differences["verdict"] == CLEAR).sum())
         rows.append(
-            [
-                element("a", step.title, href=f"#{step.name}"),
-                h.number(len(step.runs) - failed),
-                element("span", failed, class_="failed") if failed else "0",
-                *(h.number(labels.count(label)) for label in tables.LABELS),
-                f"{significant} of {len(step.differences)}",
-            ]
+            {
+                "step": found.step.title,
+                "runs done": len(found.done),
+                "failed": found.n_failed,
+                **{f"points {label}": labels.count(label) for label in reversed(LABELS)},
+                f"differences {CLEAR}": f"{clear} of {len(found.differences)}",
+            }
         )
-    head = ["step", "runs done", "failed", *(f"points {label}" for label in tables.LABELS)]
-    note = (
-        "A point is a scheduler at one setting, over all its replications. Compare schedulers "
-        "on equal GPUs only, and trust a latency only where the label is stable."
-    )
-    return h.joined(
-        [
-            h.table(
-                [*head, f"differences {tables.SIGNIFICANT}"], rows, label="the steps", class_="wrap"
-            ),
-            element("p", note),
-        ]
-    )
+    return pd.DataFrame(rows)
 
 
-def _loads(step: StepResult) -> list[tuple[float, str]]:
-    """ρ and the label of every point."""
-    points = step.summary.drop_duplicates([*tables.POINT])
-    return list(zip(points["offered_load"], points["load_label"], strict=True))
+def point_tables(
+    summary: pd.DataFrame, metrics: Sequence[str] | None = None
+) -> list[tuple[str, pd.DataFrame]]:
+    """Every point with its load: first the main figures of merit, then the others.
+
+    What all points share is said once, before the first. With `metrics`, these alone.
+    """
+    if summary.empty:
+        return []
+    varying = [name for name in GROUP if summary[name].nunique(dropna=False) > 1] or ["scheduler"]
+    same = [name for name in GROUP if name not in varying and summary[name].notna().all()]
+    shared = ", ".join(value_text(name, summary[name].iloc[0]) for name in same)
+    present = list(dict.fromkeys(summary["metric"]))
+    first = [name for name in metrics or FIRST if name in present]
+    others = [] if metrics else [name for name in present if name not in first]
+    tables = [(f"All points: {shared}." if shared else "", first), ("Other figures", others)]
+    return [(said, _point_table(summary, varying, names)) for said, names in tables if names]
 
 
-def _making(result: StressResult) -> Markup:
-    plan = result.plan
-    workload, settings = plan.workload, plan.base.settings
-    hardware = plan.base.hardware.resolved()
-    capacity_tokens = settings.capacity_tokens or hardware.capacity_tokens
-    kind = "synthetic profile" if workload.synthetic else "trace file"
-    scale = workload.rps_scale or 1.0
-    real_time = "real timestamps" if scale == 1 else "arrival times divided by it"
-    rows: list[list[object]] = [
-        ["workload", f"{workload.source} ({kind})"],
-        ["rate scaling", f"{scale:g} ({real_time})"],
-        ["failed requests of the trace", {"keep": "kept", "drop": "left out"}[workload.failures]],
-        ["latency model", "; ".join(_latency_models(result))],
-        ["served model", f"{hardware.llm.name}; KV cache for {capacity_tokens:,.0f} tokens"],
-        ["predictor", plan.base.predictor_object().name],
-        ["SLA", f"{plan.base.sla_s:g} s"],
-        ["controller, memory rule", f"{settings.controller}, {settings.memory}"],
-        ["bins K", f"{plan.base.binning.n_bins}, but in step 3"],
-        ["seeds", ", ".join(map(str, plan.seeds))],
-        ["versions", ", ".join(f"{name} {found}" for name, found in result.versions.items())],
-    ]
-    return h.joined(
-        [
-            element("pre", element("code", result.command)),
-            h.table(["what", "value"], rows, label="how the runs were made", class_="facts"),
-        ]
-    )
+def _point_table(
+    summary: pd.DataFrame, varying: Sequence[str], metrics: Sequence[str]
+) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for _, point in summary.groupby([*GROUP], sort=False, dropna=False):
+        first = point.iloc[0]
+        values = {row.metric: row for row in rows_of(point)}
+        few = first["n_label"] < first["n"]
+        label = f"{first['load_label']} {first['n_label']} of {first['n']}" if few else None
+        rows.append(
+            {
+                **{COLUMNS[name]: _plain(first[name]) for name in varying},
+                "ρ": _load(first["offered_load"]),
+                "load": label or first["load_label"],
+                **{shown(name)[0]: _value(values[name]) for name in metrics if name in values},
+            }
+        )
+    return pd.DataFrame(rows).fillna(MISSING)
 
 
-def _latency_models(result: StressResult) -> list[str]:
-    """The description of every latency model that a run had: name, formula or measurement, law."""
-    done = [step.runs[step.runs["status"] == "done"] for step in result.steps]
-    found = dict.fromkeys(text for runs in done for text in runs["latency_description"])
-    return list(found) or [f"{result.plan.base.hardware.latency}: no run is done"]
+def _value(row: Any, *, sign: bool = False) -> str:
+    factor = shown(row.metric)[1]
+    return interval_text(row.mean * factor, row.low * factor, row.high * factor, sign=sign)
 
 
-def _step(step: StepResult, pictures: Pictures) -> Markup:
-    parts = [h.bullets(step.statements)] if step.statements else []
-    parts += list(tables.points(step))
-    parts += [
-        h.figure(pictures[step.name, name], caption=found.caption, id_=f"{step.name}-{number}")
-        for number, (name, found) in enumerate(step.figures.items(), start=1)
-    ]
-    parts += list(tables.differences(step.differences))
-    parts += list(tables.failures(step.runs))
-    parts += list(tables.notes(step.runs))
-    return h.joined(parts)
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else number_text(float(value))
 
 
-def _every_setting(result: StressResult) -> Markup:
+def _load(value: float) -> str:
+    return "∞" if value != value else f"{value:.3g}"
+
+
+def difference_table(found: StepResult) -> pd.DataFrame:
+    """One row per pair, one column per metric; ≈ before what is within the noise."""
+    import pandas as pd
+
+    rows = []
+    for (what, against), pair in found.differences.groupby(["what", "against"], sort=False):
+        cells = {shown(row.metric)[0]: _difference(row) for row in rows_of(pair)}
+        rows.append({"what": what, "less": against, **cells})
+    return pd.DataFrame(rows).fillna(MISSING)
+
+
+def _difference(row: Any) -> str:
+    if row.verdict == "equal":
+        return "equal"
+    text = _value(row, sign=True)
+    return text if row.verdict == CLEAR else f"≈ {text}"
+
+
+def failure_table(found: StepResult) -> pd.DataFrame:
+    """The failed runs and their errors."""
+    names = ["scheduler", "n_gpus", "requests_asked", "n_bins", "seed", "error"]
+    failed: pd.DataFrame = found.runs.loc[found.runs["status"] == "failed", names]
+    return failed
+
+
+def _making(result: StressResult) -> pd.DataFrame:
+    """What the numbers were made with, beside the settings."""
+    import pandas as pd
+
+    base = result.plan.base
+    hardware = base.resolved_hardware()
+    capacity_tokens = base.settings.capacity_tokens or hardware.capacity_tokens
+    done = [text for found in result.steps for text in found.done["latency_description"]]
+    facts = {
+        "latency": "; ".join(dict.fromkeys(done)) or f"{hardware.latency.name}: no run is done",
+        "served model": f"{hardware.llm.name}; KV cache for {capacity_tokens:,.0f} tokens",
+        "versions": ", ".join(f"{name} {found}" for name, found in result.versions.items()),
+    }
+    return pd.DataFrame(facts.items(), columns=["what", "value"])
+
+
+def _every_setting(result: StressResult) -> pd.DataFrame:
+    import pandas as pd
+
     from llmsched.simulation.sweep.store import config_columns
 
     steps = {f.name: getattr(result.plan, f.name) for f in fields(result.plan) if f.name != "base"}
     plan = config_columns(result.plan.base.to_dict()) | steps
-    rows = [[element("code", name), _setting(value)] for name, value in plan.items()]
-    return h.table(["field", "value"], rows, label="every setting of the plan", class_="facts")
+    rows = [(name, _setting(value)) for name, value in plan.items()]
+    return pd.DataFrame(rows, columns=["setting", "value"])
 
 
 def _setting(value: Any) -> str:
@@ -236,27 +283,11 @@ def _setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "not set" if value is None else str(value)
 
 
-def _checksums(result: StressResult) -> Markup:
+def _checksums(result: StressResult) -> pd.DataFrame:
     """SHA-256 of the requests that the runs replayed."""
+    import pandas as pd
+
     names = ["trace", "requests", "workload_rps_scale", "seed", "trace_sha256"]
-    found: dict[tuple[Any, ...], None] = {}
-    for step in result.steps:
-        done = step.runs[step.runs["status"] == "done"]
-        found.update(dict.fromkeys(zip(*(done[name] for name in names), strict=True)))
-    cells = [
-        [
-            trace,
-            tables.plain(requests),
-            f"{scale:.6g}",
-            seed,
-            element("span", sha, class_="checksum"),
-        ]
-        for trace, requests, scale, seed, sha in found
-    ]
-    head = ["trace", "requests", "rate scaling", "seed", "SHA-256 of the requests replayed"]
-    return h.joined(
-        [
-            element("p", "Equal checksums are equal requests at equal times, everywhere."),
-            h.table(head, cells, label="checksums", class_="tall"),
-        ]
-    )
+    runs = pd.concat([found.done[names] for found in result.steps] or [pd.DataFrame(columns=names)])
+    shown_as = {"workload_rps_scale": "rate scaling", "trace_sha256": "SHA-256 of the requests"}
+    return runs.drop_duplicates().rename(columns=shown_as)

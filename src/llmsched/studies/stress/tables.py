@@ -1,7 +1,7 @@
-"""What the runs of a stress step say: intervals over replications, paired differences, the knee.
+"""What the runs of a step say: intervals over replications, paired differences, the knee.
 
-Every function takes the `runs` of a step (see `stress.StepResult`) and gives a tidy table. A group
-is what shares everything but the seed; a group that nothing random touches has one run and an
+Every function takes the `runs` of a step (see `StepResult`) and gives a tidy table. A group is
+what shares everything but the seed; a group that nothing random touches has one run and an
 interval of width zero, and failed runs are in no mean.
 """
 
@@ -13,27 +13,57 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmsched._util.notes import Notes
+from llmsched._util.number_text import count_text, share_text
 from llmsched._util.types import FloatArray
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
-from llmsched.studies.stress.noise import COMPARED, Difference
+from llmsched.metrics.registry import METRICS as REGISTERED, title_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Group = dict[str, Any]  # values of `GROUP`
 GROUP = ("scheduler", "n_gpus", "requests", "n_bins", "target_load")
+VIOLATIONS = "sla_violation_rate"
 METRICS = (
-    *("sla_violation_rate", "goodput_rps", "throughput_rps", "throughput_tps", "output_tps"),
+    *(VIOLATIONS, "goodput_rps", "throughput_rps", "throughput_tps", "output_tps"),
     *("latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_p99_s", "latency_max_s"),
     *("queueing_mean_s", "service_mean_s", "gpu_utilization", "batch_size_mean", "padding_waste"),
     *("rejected", "makespan_s"),
+    *("throughput_speedup", "goodput_speedup", "throughput_efficiency", "goodput_efficiency"),
 )
-SCALING = ("throughput_speedup", "goodput_speedup", "throughput_efficiency", "goodput_efficiency")
 PER_BIN_METRICS = (
-    *("request_share", "gpu_time_share", "sla_violation_rate", "latency_mean_s", "latency_p99_s"),
+    *("request_share", "gpu_time_share", VIOLATIONS, "latency_mean_s", "latency_p99_s"),
     *("wait_max_s", "backlog_mean", "backlog_peak", "batch_size_mean", "batches"),
     *("output_variance_mean", "output_range_mean", "output_max_over_mean"),
 )
+COMPARED = ("throughput_rps", "goodput_rps", VIOLATIONS, "latency_mean_s", "latency_p99_s")
+ROUNDING = 1e-9  # of the value: a difference up to this is that of the last digits of two sums
+DERIVED = {"throughput_efficiency": "throughput / linear", "goodput_efficiency": "goodput / linear"}
+CLEAR = "larger than the noise"
 LABELS = ("overloaded", "backlogged", "stable")  # the worst first
+
+
+def shown(metric: str) -> tuple[str, float]:
+    """The title of a metric with its unit, and what its values are multiplied by: shares by 100."""
+    if metric in REGISTERED and REGISTERED[metric].scale == "logit":
+        return f"{REGISTERED[metric].title} [%]", 100.0
+    return DERIVED.get(metric, title_of(metric)), 1.0
+
+
+def groups(runs: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
+    """The groups of finished runs, in the order of the runs: what they share, and their rows."""
+    done = runs[runs["status"] == "done"]
+    keys = done.assign(requests=done["requests_asked"])[list(GROUP)]
+    for values, members in done.groupby(
+        [keys[name] for name in GROUP], sort=False, dropna=False, observed=True
+    ):
+        yield dict(zip(GROUP, values, strict=True)), members
+
+
+def rows_of(table: pd.DataFrame) -> list[Any]:
+    """The rows of a table, columns as attributes."""
+    return list(table.itertuples())
 
 
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -46,40 +76,28 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    metrics = [name for name in (*METRICS, *SCALING) if name in runs]
+    metrics = [name for name in METRICS if name in runs]
     rows = []
     for group, members in groups(runs):
+        labels = list(members["load_label"])
+        label = max(LABELS, key=labels.count)
         load = {
             "offered_load": float(members["offered_load"].astype(float).mean()),
-            "load_label": _load_label(members),
+            "load_label": label,
+            "n_label": labels.count(label),
         }
-        load["n_label"] = int((members["load_label"] == load["load_label"]).sum())
-        for metric in metrics:
-            rows.append(group | {"metric": metric} | _interval_row(members, metric) | load)
+        rows += [
+            group | {"metric": metric} | _interval_row(members, metric) | load for metric in metrics
+        ]
     columns = [*GROUP, "metric", "mean", "low", "high", "n", "offered_load"]
-    columns += ["load_label", "n_label"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def groups(runs: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """The groups of finished runs, in the order of the runs: what they share, and their rows."""
-    done = runs[runs["status"] == "done"]
-    keys = done[list(GROUP[:2])].assign(
-        requests=done["requests_asked"], n_bins=done["n_bins"], target_load=done["target_load"]
-    )
-    for values, members in done.groupby(
-        [keys[name] for name in GROUP], sort=False, dropna=False, observed=True
-    ):
-        yield dict(zip(GROUP, values, strict=True)), members
-
-
-def _load_label(members: pd.DataFrame) -> str:
-    labels = list(members["load_label"])
-    return max(LABELS, key=labels.count)
+    return pd.DataFrame(rows, columns=[*columns, "load_label", "n_label"])
 
 
 def _interval_row(members: pd.DataFrame, metric: str) -> dict[str, float]:
-    interval = interval_of(members, metric)
+    """The mean of a metric over a group's runs, its interval, and how many runs there are."""
+    values = members[metric].to_numpy(dtype=np.float64)
+    random = bool(members["random"].any())
+    interval = mean_interval(values) if random else _exact(float(values[0]))
     return {
         "mean": interval.mean,
         "low": interval.low,
@@ -88,20 +106,16 @@ def _interval_row(members: pd.DataFrame, metric: str) -> dict[str, float]:
     }
 
 
-def interval_of(members: pd.DataFrame, metric: str) -> Interval:
-    """The mean of a metric over a group's runs, and its interval."""
-    values = members[metric].to_numpy(dtype=np.float64)
-    if not members["random"].any():
-        value = float(values[0])
-        return Interval(mean=value, low=value, high=value, n=1)
-    return mean_interval(values)
+def _exact(value: float) -> Interval:
+    """The interval of what nothing random touches."""
+    return Interval(mean=value, low=value, high=value, n=1)
 
 
 def differences(
     runs: pd.DataFrame,
-    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+    pairs: Sequence[tuple[Group, Group]],
     *,
-    names: Sequence[str],
+    against: str,
     metrics: Sequence[str] = COMPARED,
 ) -> pd.DataFrame:
     """One group less another, replication by replication, for each pair and metric.
@@ -110,8 +124,8 @@ def differences(
     ----------
     pairs : sequence of (dict, dict)
         Values of `GROUP`, as from `groups`: of the group, and of the one it is set against.
-    names : sequence of str
-        The columns of `GROUP` that tell the two of a pair apart; `against` has their values.
+    against : str
+        The column of `GROUP` that tells the two of a pair apart.
 
     Returns
     -------
@@ -129,66 +143,55 @@ def differences(
         members = [by_group.get(_hashable(group)) for group in (first, second)]
         if members[0] is None or members[1] is None:
             continue
+        words = {
+            "what": ", ".join(value_text(name, first[name]) for name in varying),
+            "against": value_text(against, second[against]),
+        }
         for metric in metrics:
-            found = _difference(members[0], members[1], metric)
-            if found is None:
-                continue
-            rows.append(
-                {
-                    "what": ", ".join(_value_text(name, first[name]) for name in varying),
-                    "against": ", ".join(_value_text(name, second[name]) for name in names),
-                    **first,
-                    "metric": metric,
-                    "mean": found.interval.mean,
-                    "low": found.interval.low,
-                    "high": found.interval.high,
-                    "n": found.interval.n,
-                    "verdict": found.verdict,
-                }
-            )
+            if (found := _difference(members[0], members[1], metric)) is not None:
+                rows.append({**words, **first, "metric": metric, **found})
     columns = ["what", "against", *GROUP, "metric", "mean", "low", "high", "n", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> Difference | None:
+def _difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> dict[str, Any] | None:
     """First less second over the seeds that both have; what is not random has one for all."""
     a, b = (members.set_index("seed")[metric].astype(float) for members in (first, second))
     random = bool(first["random"].any()), bool(second["random"].any())
     seeds = a.index.intersection(b.index) if all(random) else (a if random[0] else b).index
     if not len(seeds):
         return None
-    interval = paired_difference(_samples(a, seeds, random[0]), _samples(b, seeds, random[1]))
+    samples = [
+        values[seeds].tolist() if each else [float(values.iloc[0])] * len(seeds)
+        for values, each in zip((a, b), random, strict=True)
+    ]
+    interval = paired_difference(*samples)
     if not any(random):
-        interval = Interval(mean=interval.mean, low=interval.mean, high=interval.mean, n=1)
-    return Difference(
-        scheduler=str(first["scheduler"].iloc[0]),
-        baseline=str(second["scheduler"].iloc[0]),
-        metric=metric,
-        interval=interval,
-        rounding=1e-9 * abs(float(b.mean())),
-    )
+        interval = _exact(interval.mean)
+    ends = {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
+    return {**ends, "verdict": _verdict(interval, ROUNDING * abs(float(b.mean())))}
 
 
-def _samples(values: pd.Series[float], seeds: pd.Index[Any], random: bool) -> list[float]:
-    """A metric under each seed; what is not random is the same under all."""
-    return values[seeds].tolist() if random else [float(values.iloc[0])] * len(seeds)
+def _verdict(interval: Interval, rounding: float) -> str:
+    """Whether a difference is larger than the noise of the replications, in words."""
+    if math.isnan(interval.low):
+        return f"{'one replication' if interval.n == 1 else 'no value'}: no interval"
+    if max(interval.high - interval.low, abs(interval.mean)) <= rounding:
+        return "equal"
+    return CLEAR if interval.significant else "within the noise"
 
 
-def _hashable(group: dict[str, Any]) -> tuple[Any, ...]:
-    """A group's values, no load for NaN, which never equals itself."""
-    return tuple(
-        None if isinstance(group[name], float) and math.isnan(group[name]) else group[name]
-        for name in GROUP
-    )
+def _hashable(group: Group) -> tuple[Any, ...]:
+    """A group's values, None for NaN, which never equals itself."""
+    return tuple(None if group[name] != group[name] else group[name] for name in GROUP)
 
 
-def _value_text(name: str, value: Any) -> str:
-    if name == "scheduler":
-        return str(value)
-    if name == "target_load":
-        return f"load {value:g}"
-    unit = {"n_gpus": "GPU", "requests": "request", "n_bins": "bin"}[name]
-    return f"{int(value)} {unit}{'' if value == 1 else 's'}"
+def value_text(name: str, value: Any) -> str:
+    """A value that tells groups apart, in words: `4 GPUs`, `load 0.7`, a scheduler's name."""
+    units = {"n_gpus": "GPU", "requests": "request", "n_bins": "bin"}
+    if name in units:
+        return count_text(value, units[name])
+    return f"load {value:g}" if name == "target_load" else str(value)
 
 
 def with_scaling(runs: pd.DataFrame) -> pd.DataFrame:
@@ -243,7 +246,7 @@ def fewest_gpus(summary: pd.DataFrame, target: float) -> float | None:
 
     The upper end of the interval must be within it; where there is no interval, the mean.
     """
-    rates = summary[summary["metric"] == "sla_violation_rate"].sort_values("n_gpus")
+    rates = summary[summary["metric"] == VIOLATIONS].sort_values("n_gpus")
     highest = rates["high"].fillna(rates["mean"])
     meeting = rates[highest <= target]
     return float(meeting["n_gpus"].iloc[0]) if len(meeting) else None
@@ -263,12 +266,11 @@ def per_bin_table(runs: pd.DataFrame) -> pd.DataFrame:
                 group | {"bin": one_bin, "metric": metric} | _interval_row(of_bin, metric)
                 for metric in PER_BIN_METRICS
             ]
-    columns = [*GROUP, "bin", "metric", "mean", "low", "high", "n"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*GROUP, "bin", "metric", "mean", "low", "high", "n"])
 
 
 def batch_size_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The share of batches of each size, pooled over a group's runs: `batch_size`, `share`."""
+    """The share of batches of at most each size, pooled over a group's runs: `value`, `share`."""
     import pandas as pd
 
     tables = []
@@ -278,13 +280,13 @@ def batch_size_table(runs: pd.DataFrame) -> pd.DataFrame:
         for one in counts:
             total[: len(one)] += one
         sizes = np.flatnonzero(total)
-        table = pd.DataFrame({"batch_size": sizes, "share": total[sizes] / total.sum()})
-        tables.append(table.assign(**group))
+        shares = total[sizes].cumsum() / total.sum()
+        tables.append(pd.DataFrame({"value": sizes, "share": shares}).assign(**group))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def latency_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The latency distribution of every group: `quantile`, and the mean over its runs, [s]."""
+    """The share of requests within each latency, the mean over a group's runs: `value` [s]."""
     import pandas as pd
 
     tables = []
@@ -292,6 +294,39 @@ def latency_table(runs: pd.DataFrame) -> pd.DataFrame:
         curves = [np.asarray(one) for one in members["latency_quantiles_s"] if len(one)]
         if curves:
             levels = np.linspace(0, 1, len(curves[0]))
-            table = pd.DataFrame({"quantile": levels, "latency_s": np.mean(curves, axis=0)})
+            table = pd.DataFrame({"value": np.mean(curves, axis=0), "share": levels})
             tables.append(table.assign(**group))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+_MOST_FAILURES = 4  # a caution names so many, and counts the others
+
+
+def cautions(runs: pd.DataFrame) -> list[str]:
+    """What to know before trusting a step, a line each: left out, rejected, failed, its notes."""
+    found: list[str] = list(runs.attrs.get("notes", ()))
+    done, failed = (runs[runs["status"] == status] for status in ("done", "failed"))
+    share = (done["rejected"] / done["requests"].astype(float)).max()
+    if share > 0:
+        found.append(
+            f"In the worst run {share_text(share)} of the requests are too large for the KV "
+            "memory: they are rejected, count as late, and have no latency."
+        )
+    if len(failed):
+        named = [
+            f"{row['scheduler']}, {count_text(row['n_gpus'], 'GPU')}, {row['requests_asked']} "
+            f"requests, seed {row['seed']}: {row['error']}"
+            for row in failed[:_MOST_FAILURES].to_dict("records")
+        ]
+        more = len(failed) - len(named)
+        found.append(
+            f"{len(failed)} of {len(runs)} runs FAILED and are in no mean: {'; '.join(named)}"
+            f"{f'; and {more} more' if more else ''}. --retry-failed does them again."
+        )
+    said = Notes()
+    for notes in runs["notes"]:
+        said.extend(() if notes is None else notes)
+    for note in said.counts():
+        others = f", {note.others} of them with other numbers" if note.others else ""
+        found.append(f"{note.text} (note of {note.times} of {len(runs)} runs{others})")
+    return found
