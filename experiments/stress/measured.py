@@ -21,7 +21,6 @@ from llmsched import Hardware, Slo, Workload
 from llmsched._util.number_text import interval_text
 from llmsched.latency.registry import load_latency
 from llmsched.simulation.presets import preset
-from llmsched.simulation.presets import preset
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.run import run_steps
 from llmsched.studies.stress.tables import CLEAR, VIOLATIONS
