@@ -196,6 +196,13 @@ MATTERS_OPTION = click.option(
 )
 
 
+def where_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the runs are done and kept, as the library takes it."""
+    if values["address"] is not None and values["backend"] != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; give --backend ray as well")
+    return {name: values[name] for name in ("out", "jobs", "backend", "address")}
+
+
 def take_draws(n_draws: int | None, scenario: Scenario) -> int:
     """How many draws of the latency were asked for, checked, with a note where they are few."""
     if n_draws is None:

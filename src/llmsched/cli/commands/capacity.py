@@ -28,6 +28,7 @@ from llmsched.cli.options import (
     replications_option,
     scenario_options,
     take_draws,
+    where_of,
     with_options,
 )
 from llmsched.cli.progress import progress_bar
@@ -137,7 +138,7 @@ def capacity(**values: Any) -> None:
             tolerance=values["tolerance"],
             latency_draws=n_draws,
             on_done=on_done,
-            **_where(values),
+            **where_of(values),
         )
     against = differences(found, matters=values["matters"])
     if values["as_json"]:
@@ -187,7 +188,7 @@ def plan(**values: Any) -> None:
             target=target,
             replications=values["replications"],
             price_per_gpu_hour=values["gpu_price"],
-            options={**_where(values), "on_done": on_done},
+            options={**where_of(values), "on_done": on_done},
         )
     if values["as_json"]:
         click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False))
@@ -217,10 +218,6 @@ def _ready(scenario: Scenario, values: dict[str, Any]) -> int:
     n_draws = take_draws(values.get("n_draws"), scenario)
     left_out_notes(scenario.requests())
     return n_draws
-
-
-def _where(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in ("out", "jobs", "backend", "address")}
 
 
 @contextmanager

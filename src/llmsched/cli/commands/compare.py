@@ -24,6 +24,7 @@ from llmsched.cli.options import (
     replications_option,
     scenario_options,
     take_draws,
+    where_of,
     with_options,
 )
 from llmsched.cli.progress import progress_bar
@@ -101,9 +102,6 @@ def _compared(scenario: Scenario, schedulers: list[str], values: dict[str, Any])
             replications=values["replications"],
             matters=values["matters"],
             latency_draws=n_draws,
-            out=values["out"],
-            jobs=values["jobs"],
-            backend=values["backend"],
-            address=values["address"],
+            **where_of(values),
             on_done=count,
         )
