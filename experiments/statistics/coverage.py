@@ -30,12 +30,11 @@ METRICS = (
     *("sla_violation_rate", "latency_mean_s", "latency_p95_s", "latency_p99_s"),
     *("goodput_rps", "served_per_busy_s"),
 )
-TRIES = 1000
 REPLICATIONS = 10
 PAIR = ("static_fifo", "multi_bin_dynamic")
 
 
-def queue(rho: float, seed: int, n: int = 2000) -> Trace:
+def queue(rho: float, seed: int, n: int = 1000) -> Trace:
     """M/M/1: exponential gaps of 1/rho s, exponential services of 1 s."""
     rng = np.random.default_rng(seed)
     ones = np.ones(n, dtype=np.int32)
@@ -85,26 +84,30 @@ def columns(rows: list[dict[str, float]], metric: str) -> tuple[np.ndarray, np.n
     return np.array([row[metric] for row in rows], dtype=float), np.array(least)
 
 
-def levels(rows: list[dict[str, float]], metric: str, rng: np.random.Generator) -> float:
+def levels(
+    rows: list[dict[str, float]], metric: str, rng: np.random.Generator, tries: int
+) -> float:
     """How often the interval of a level holds the typical value over all seeds."""
     x, least = columns(rows, metric)
     truth = typical(x, metric, least=least).mean
     held = 0
-    for _ in range(TRIES):
+    for _ in range(tries):
         at = rng.choice(len(x), REPLICATIONS, replace=False)
         found = typical(x[at], metric, least=least[at])
         held += found.low <= truth <= found.high
-    return held / TRIES
+    return held / tries
 
 
-def pairs(rows: dict[str, list[dict[str, float]]], metric: str, rng: np.random.Generator) -> float:
+def pairs(
+    rows: dict[str, list[dict[str, float]]], metric: str, rng: np.random.Generator, tries: int
+) -> float:
     """The same of the paired difference of two schedulers."""
     (a, _), (b, least) = (columns(rows[name], metric) for name in PAIR[::-1])
     names = {"metric": metric, "scheduler": PAIR[1], "baseline": PAIR[0]}
     shares = metric == "sla_violation_rate"
     whole = difference(a, b, least=least, **names)
     held = 0
-    for _ in range(TRIES):
+    for _ in range(tries):
         at = rng.choice(len(a), REPLICATIONS, replace=False)
         found = difference(a[at], b[at], least=least[at], **names)
         # points are told at the level of these ten: their odds are what the interval is of
@@ -112,7 +115,7 @@ def pairs(rows: dict[str, list[dict[str, float]]], metric: str, rng: np.random.G
         if shares:
             truth = _points(b, least, whole.interval.mean, at)
         held += found.interval.low - 1e-12 <= truth <= found.interval.high + 1e-12
-    return held / TRIES
+    return held / tries
 
 
 def _points(base: np.ndarray, least: np.ndarray, points: float, at: np.ndarray) -> float:
@@ -126,10 +129,10 @@ def _points(base: np.ndarray, least: np.ndarray, points: float, at: np.ndarray) 
     return moved / (1 + moved) - some
 
 
-def false_tables(rows: list[dict[str, float]], rng: np.random.Generator) -> float:
+def false_tables(rows: list[dict[str, float]], rng: np.random.Generator, tries: int) -> float:
     """Share of tables with a false verdict: a scheduler against itself on other seeds, twice."""
     false = 0
-    for _ in range(TRIES):
+    for _ in range(tries):
         lines = []
         for other in ("a", "b"):
             at = rng.choice(len(rows), 2 * REPLICATIONS, replace=False)
@@ -146,12 +149,12 @@ def false_tables(rows: list[dict[str, float]], rng: np.random.Generator) -> floa
                     )
                 )
         false += any(one.verdict in ("better", "worse") for one in corrected(lines))
-    return false / TRIES
+    return false / tries
 
 
-def capacity_table(seeds: int, rng: np.random.Generator) -> list[list[str]]:
+def capacity_table(seeds: int, rng: np.random.Generator, tries: int) -> list[list[str]]:
     """How often the interval of a capacity holds the root of the mean over all seeds: M/M/1."""
-    n, rates = 2000, np.geomspace(0.4, 1.1, 27)
+    n, rates = 1000, np.geomspace(0.4, 1.1, 27)
     gaps, service = rng.exponential(size=(seeds, n)), rng.exponential(size=(seeds, n))
     done = np.cumsum(service, axis=1)
     rows = []
@@ -167,7 +170,7 @@ def capacity_table(seeds: int, rng: np.random.Generator) -> list[list[str]]:
         cells = [f"at most {100 * at_most:g} % later than {limit_s:g} s"]
         for k in (5, 20, 50):
             held = []
-            for _ in range(TRIES):
+            for _ in range(tries):
                 at = rng.choice(seeds, k, replace=False)
                 tests = {rate: found[at] for rate, found in every.items()}
                 root = root_of(tests, Curve(at_most=at_most, least=0.5 / (n * k)))
@@ -190,6 +193,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--seeds", type=int, default=600)
     asked.add_argument("--requests", type=int, default=1000)
+    asked.add_argument("--tries", type=int, default=1000)
     asked.add_argument("--page", type=Path, default=PAGE)
     given = asked.parse_args()
     warnings.simplefilter("ignore")
@@ -198,9 +202,11 @@ def main() -> None:
     level_rows, pair_rows, false_rows = [], [], []
     for case in cases:
         rows = rows_of(case, given.seeds, given.requests)
-        level_rows.append([case, *(f"{levels(rows[PAIR[0]], m, rng):.3f}" for m in METRICS)])
-        pair_rows.append([case, *(f"{pairs(rows, m, rng):.3f}" for m in METRICS)])
-        false_rows.append([case, f"{100 * false_tables(rows[PAIR[0]], rng):.1f} %"])
+        level_rows.append(
+            [case, *(f"{levels(rows[PAIR[0]], m, rng, given.tries):.3f}" for m in METRICS)]
+        )
+        pair_rows.append([case, *(f"{pairs(rows, m, rng, given.tries):.3f}" for m in METRICS)])
+        false_rows.append([case, f"{100 * false_tables(rows[PAIR[0]], rng, given.tries):.1f} %"])
         print(case, level_rows[-1], pair_rows[-1], false_rows[-1], flush=True)
     head = ["case", "violations", "mean", "p95", "p99", "goodput", "per busy second"]
     parts = (
@@ -210,11 +216,11 @@ def main() -> None:
         table(head, pair_rows),
         "Tables of 12 verdicts with a false one among them, where nothing differs",
         table(["case", "false"], false_rows),
-        "Capacities of M/M/1, 2,000 requests: share of intervals that hold the root",
+        "Capacities of M/M/1, 1,000 requests: share of intervals that hold the root",
         table(
-            ["target", "5 replications", "20", "50"], capacity_table(max(given.seeds, 2000), rng)
+            ["target", "5 replications", "20", "50"], capacity_table(given.seeds, rng, given.tries)
         ),
-        f"{TRIES} draws a cell, {time.process_time() - began:.0f} CPU seconds.",
+        f"{given.tries} draws a cell, {time.process_time() - began:.0f} CPU seconds.",
     )
     page = given.page.read_text(encoding="utf-8")
     before, rest = page.split(MARKS[0])
