@@ -362,7 +362,7 @@ NAME = ["static_fifo"]
         ({"search": "speed"}, "search must be one of rate, gpus; got 'speed'"),
         ({"n_gpus": math.inf}, "n_gpus must be finite and >= 1 to have a capacity, got inf"),
         ({"n_gpus": 0}, "got 0"),
-        ({"replications": 0}, "replications must be >= 1, got 0"),
+        ({"replications": 0}, "replications must be a whole number >= 1, got 0"),
         ({"tolerance": 0}, "tolerance must be in"),
         ({"tolerance": 1}, "got 1"),
         ({"jobs": 0}, "jobs must be >= 1, got 0"),

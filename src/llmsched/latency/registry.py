@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llmsched._util.files import identity
 from llmsched._util.plugins import CALL_ERRORS, PluginError, is_ours, said
 from llmsched._util.registry import Registry
 from llmsched._util.resources import data_folder
@@ -103,6 +104,11 @@ def measured_names() -> list[str]:
 def latency_names() -> list[str]:
     """Every name that `load_latency` knows: formulas first, then measured sets, then users'."""
     return list(_models())
+
+
+def is_latency_name(text: str) -> bool:
+    """Whether a text is one of `latency_names`, which then wins over a file of that name."""
+    return text in _models()
 
 
 def load_latency(name_or_path: str | Path) -> LatencyModel:
@@ -197,9 +203,7 @@ def _looks_like_path(name: str) -> bool:
 
 def _from_file(path: Path, form: str | None) -> LatencyModel:
     """The model in a model file, or the one fitted to a grid file; a fit is kept."""
-    status = path.stat()
-    changed = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return _read_or_fitted(path.resolve(), form, changed)
+    return _read_or_fitted(path.resolve(), form, identity(path))
 
 
 @lru_cache(maxsize=8)

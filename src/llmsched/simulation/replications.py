@@ -27,8 +27,8 @@ def check_replications(replications: int) -> None:
     ValueError
         If there is none.
     """
-    if isinstance(replications, bool) or replications < 1:
-        raise ValueError(f"replications must be >= 1, got {replications}")
+    if not isinstance(replications, int) or isinstance(replications, bool) or replications < 1:
+        raise ValueError(f"replications must be a whole number >= 1, got {replications}")
 
 
 def seeds_of(scenario: Scenario, replications: int) -> tuple[int, ...]:
@@ -84,6 +84,8 @@ def check_distinct(schedulers: Sequence[str]) -> None:
     ValueError
         With those that were given.
     """
+    if isinstance(schedulers, str):
+        raise ValueError(f"schedulers must be a list of names, got {schedulers!r}; put it in [ ]")
     if not schedulers or len(set(map(str, schedulers))) != len(schedulers):
         given = ", ".join(map(str, schedulers)) or "none"
         raise ValueError(f"schedulers must be distinct names, got {given}")

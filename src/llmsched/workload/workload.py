@@ -201,6 +201,11 @@ class Workload:
                 f"give one of {', '.join(RATE_FIELDS)} (--rps-scale, --load, --rate), got "
                 f"{' and '.join(given)}"
             )
+        if self.window_s is not None and not 0 <= self.window_s[0] < self.window_s[1]:
+            window = f"{self.window_s[0]:g}:{self.window_s[1]:g}"
+            raise ValueError(
+                f"window must be START:END with 0 <= START < END seconds, got {window}"
+            )
         if self.concurrency is None and (self.think_time_s or self.think_time != "exponential"):
             raise ValueError(
                 f"think_time_s and think_time need concurrency, got {self.think_time_s:g} "

@@ -48,6 +48,7 @@ from llmsched.workload.workload import Workload
 
 __all__ = ["Capacity", "Search", "Target", "capacities", "capacity", "differences"]
 
+LEAST_TOLERANCE = 1e-6  # below it the search takes steps that no replication can tell apart
 CHECKED = (0.75, 0.9, 1.1, 1.25)  # of the root, in every replication
 REPLICATIONS = 10
 COARSE = 0.2  # tolerance of the replication that brackets for all
@@ -367,8 +368,10 @@ def _check(
     n_gpus = scenario.hardware.n_gpus
     if search == "rate" and not math.isfinite(n_gpus):
         raise ValueError(f"n_gpus must be finite and >= 1 to have a capacity, got {n_gpus:g}")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must be in (0, 1), got {tolerance:g}; 0.02 is 2 %")
+    if not LEAST_TOLERANCE <= tolerance < 1:
+        raise ValueError(
+            f"tolerance must be in [{LEAST_TOLERANCE:g}, 1), got {tolerance:g}; 0.02 is 2 %"
+        )
     check_draws(scenario.resolved_hardware(), n_draws)
     if n_draws and search == "gpus":
         raise ValueError(
