@@ -4,6 +4,7 @@ from __future__ import annotations
 
 DEFAULT_BINS = 4
 MAX_BINS = 64
+MATTERS = 0.02  # smallest difference that does: of rates and times, in points of shares
 DEFAULT_LOAD = 0.7  # offered load ρ at which a synthetic profile is held
 LOADS = (1e-6, 1e6)
 RATES_PER_S = (1e-9, 1e9)

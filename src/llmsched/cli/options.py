@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from llmsched._util.limits import MATTERS
 from llmsched._util.options import Option, options_of
 from llmsched.cli.config import config_options
 from llmsched.cli.fields import (
@@ -19,7 +20,6 @@ from llmsched.cli.fields import (
 )
 from llmsched.cli.values import REPLICATIONS
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.metrics.differences import MATTERS
 
 if TYPE_CHECKING:
     from llmsched.simulation.scenario import Scenario

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from llmsched._util.limits import MATTERS
 from llmsched._util.types import FloatArray
 from llmsched.metrics.intervals import Interval, holm, mean_interval, p_value_of_zero
 from llmsched.metrics.registry import METRICS
 from llmsched.metrics.scales import from_scale, on_scale, scale_of
 
 LEVEL = 0.05  # of all verdicts of a table together
-MATTERS = 0.02  # of rates and times; in points of shares
 EQUAL = 1e-9  # of the value: a difference up to this is that of the last digits of two sums
 VERDICTS = (
     *("better", "worse", "too small to matter", "not told apart", "equal"),

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmsched._util.options import check_options, option
-from llmsched._util.streams import Streams
 from llmsched.hardware import (
     DEFAULT_GPU,
     DEFAULT_MODEL,
@@ -266,6 +265,8 @@ def drawn_latency(latency: LatencyModel, seed: int, number: int) -> LatencyModel
     CalibrationError
         If the model has no calibration errors, as every formula.
     """
+    from llmsched._util.streams import Streams
+
     made, rng = _draws.setdefault(
         (repr(latency), seed), ([], Streams.of_seed(seed).calibration)
     )  # each takes milliseconds, and every run of a comparison wants the same

@@ -12,16 +12,17 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from llmsched._util.files import identity
 from llmsched._util.options import plain_values
-from llmsched.simulation.hardware import Hardware
-from llmsched.workload.trace import Trace
 from llmsched.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmsched.simulation.hardware import Hardware
+    from llmsched.workload.trace import Trace
 
 
 def content_key(content: Mapping[str, Any]) -> str:
@@ -81,6 +82,8 @@ def trace_sha256(trace: Trace) -> str:
 
 def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Of the arrays' names, types and little-endian values, the same on every machine."""
+    import numpy as np
+
     digest = hashlib.sha256()
     for name, array in arrays.items():
         little = array.dtype.newbyteorder("<")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmsched.metrics.differences import MATTERS, Difference, corrected, difference
+from llmsched._util.limits import MATTERS
+from llmsched.metrics.differences import Difference, corrected, difference
 from llmsched.metrics.intervals import Interval, mean_interval
 from llmsched.simulation.capacity.floor import Floor
 from llmsched.simulation.capacity.root import Root

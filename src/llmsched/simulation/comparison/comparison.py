@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from llmsched._util.limits import MATTERS
 from llmsched._util.notes import Notes
 from llmsched.latency.registry import EXTRAPOLATED
-from llmsched.metrics.differences import MATTERS
 from llmsched.simulation.comparison.results import COMPARED, Comparison, SchedulerResult
 from llmsched.simulation.replications import check_distinct, replicated, resamples, seeds_of
 from llmsched.simulation.scenario import Parts, Scenario, as_scenario
