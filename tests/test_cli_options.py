@@ -419,6 +419,7 @@ def _after(base: str, options: dict[str, Case]) -> dict[str, Case]:
     return {name: replace(case, base=f"{base} {case.base}") for name, case in options.items()}
 
 
+STEPPED = "--step-time {steps} --sla 5 --target-violations 0.5"
 PLANNED = ("--requests", "--load", "--rate")  # the stress plan's own
 TABLE: dict[str, dict[str, Case]] = {
     "static-fifo": {
@@ -527,10 +528,12 @@ TABLE: dict[str, dict[str, Case]] = {
         "--admission": replace(BATCHES["--admission"], base="--target-violations 0.5"),
         **_on("--schedulers static-fifo", FIXED),
         **_on("--target-violations 0.5", {**DYNAMIC, **BINS, **BIN_CHOICE}),
-        "--batch-min": replace(DYNAMIC["--batch-min"], base="--sla 0.05 --target-p95 0.5"),
+        "--batch-min": replace(
+            DYNAMIC["--batch-min"], base="--batch-target 0.05 --target-violations 0.5"
+        ),
         **_on("--schedulers multi-bin-only", FORMING),
-        **_on("--schedulers continuous-static --step-time {steps} --sla 5", OF_CONTINUOUS),
-        **_on("--schedulers continuous-sjf --step-time {steps} --max-running 2", AGEING),
+        **_on(f"--schedulers continuous-static {STEPPED}", OF_CONTINUOUS),
+        **_on(f"--schedulers continuous-sjf {STEPPED} --max-running 2", AGEING),
         **CAPACITY,
     },
     "plan": {},  # as capacity, see below
