@@ -158,7 +158,7 @@ def step_load(
     decodes, chunk = round(o / steps), math.ceil(p / steps)
     time_s = step.step_s([(chunk, 0)], decodes, round(decodes * held)) + settings.overhead_s
     work_s = steps * (time_s + settings.per_request_s * (decodes + 1))
-    span_s = float(table.arrival_s[-1] - table.arrival_s[0])
+    span_s = float(table.arrival_s.max() - table.arrival_s.min())
     if span_s <= 0:
         return math.inf
     return n_served / n * work_s * (n - 1) / span_s / n_replicas
@@ -169,7 +169,7 @@ def step_load_label(offered_load: float, table: ServedTable, replicas: ReplicaTa
     served = table.completed
     if not served.any():
         return "overloaded" if len(table) else "stable"
-    last_s = table.arrival_s[-1]
+    last_s = table.arrival_s.max()
     longest_s = (table.finish_s - table.scheduled_s)[served].max()
     ends_s = np.full(len(replicas), last_s)
     np.maximum.at(ends_s, table.replica[served], table.finish_s[served])

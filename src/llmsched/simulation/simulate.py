@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
@@ -26,6 +27,7 @@ def simulate(
     *,
     prediction: BinnedPrediction | None = None,
     most_steps: int = 0,
+    steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     progress: Callable[[int], None] | None = None,
     **parts: Unpack[Parts],
 ) -> Run:
@@ -42,6 +44,8 @@ def simulate(
         is made here.
     most_steps : int
         Steps to keep in `Run.steps`, at the iteration level; 0 for none.
+    steps_window_s : (float, float)
+        Only steps that run inside of it are kept [s].
     progress : callable, optional
         Called now and then with the number of requests whose service has begun, or that are
         finished.
@@ -73,6 +77,7 @@ def simulate(
         whole.requests(),
         prediction=prediction,
         most_steps=most_steps,
+        steps_window_s=steps_window_s,
         progress=progress,
     )
 
@@ -83,6 +88,7 @@ def serve(
     *,
     prediction: BinnedPrediction | None = None,
     most_steps: int = 0,
+    steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     progress: Callable[[int], None] | None = None,
 ) -> Run:
     """One run on requests that are there already.
@@ -107,5 +113,11 @@ def serve(
     from llmsched.simulation.levels.iteration import serve_steps
 
     return serve_steps(
-        scenario, trace, policy, prediction, most_steps=most_steps, progress=progress
+        scenario,
+        trace,
+        policy,
+        prediction,
+        most_steps=most_steps,
+        steps_window_s=steps_window_s,
+        progress=progress,
     )
