@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from conftest import plan_simulate as simulate
 from llmsched import Binning, Settings, Trace, make_scheduler
 from llmsched.engine.batch.run import run_engine
 from llmsched.prediction.edges import assign_bins, rolling_bins
@@ -16,6 +15,7 @@ from llmsched.schedulers.adaptive import AdaptivePolicy, LearnedBin, ServiceLine
 from llmsched.schedulers.base import Head, WaitingView
 from llmsched.schedulers.scheduler import Scheduler
 from llmsched.simulation.beliefs import scheduler_binning
+from plan_world import plan_simulate as simulate
 
 
 @dataclass

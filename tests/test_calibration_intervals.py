@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from conftest import in_plan, plan_compare as compare, plan_scenario, plan_simulate as simulate
 from llmsched import Run, Settings, Trace, Workload, make_scheduler
 from llmsched._util.streams import Streams
 from llmsched.cli.answers.run import COLUMNS
@@ -39,6 +38,7 @@ from llmsched.simulation.uncertainty import (
     reached_confidence,
     under_draws,
 )
+from plan_world import in_plan, plan_compare as compare, plan_scenario, plan_simulate as simulate
 
 BUSY = Workload(requests=300, rps_scale=400.0, source="burstgpt-like-v1")
 PARAMETERS = ("a0_s", "a1_s", "a2_s", "a3_s")

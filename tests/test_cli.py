@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from conftest import in_plan, plan_simulate as simulate
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.main import main
 from llmsched.workload.workload import Workload
+from plan_world import in_plan, plan_simulate as simulate
 
 SCHEDULERS = ("static-fifo", "dynamic-no-bins", "multi-bin-dynamic", "multi-bin-only")
 JSON_KEYS = {

@@ -26,11 +26,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from conftest import in_plan
 from llmsched.cli.main import main
 from llmsched.latency.files import save_model
 from llmsched.latency.formulas import SaturatingModel
 from llmsched.latency.uncertainty import Uncertainty
+from plan_world import in_plan
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import plan_compare as compare, plan_simulate as simulate
 from llmsched import Run, Settings, Trace, Workload
 from llmsched.hardware import MODELS
 from llmsched.latency.formulas import PerTokenModel
@@ -23,6 +22,7 @@ from llmsched.simulation.simulate import serve
 from llmsched.simulation.sweep import runs as runs_module
 from llmsched.simulation.sweep.runner import RunRecord
 from llmsched.workload.formats import registry as formats
+from plan_world import plan_compare as compare, plan_simulate as simulate
 
 THREE = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")
 BUSY = Workload(requests=300, rps_scale=800.0)

@@ -8,13 +8,13 @@ import tomllib
 import pytest
 from click.testing import CliRunner
 
-from conftest import plan_scenario, plan_simulate as simulate
 from llmsched import Settings, Workload
 from llmsched.cli.main import main
 from llmsched.prediction.binning import Binning
 from llmsched.simulation.hardware import Hardware
 from llmsched.simulation.scenario import Scenario, as_scenario
 from llmsched.workload.slo import Slo
+from plan_world import plan_scenario, plan_simulate as simulate
 
 FULL = plan_scenario(
     workload=Workload(source="poisson", requests=50, window_s=(0.0, 90.0), rps_scale=3.0),

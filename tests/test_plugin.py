@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from conftest import in_plan
 from installed_package import put_package
 from llmsched._util.registry import Registry
 from llmsched.cli.main import main
 from llmsched.schedulers.registry import SCHEDULERS, make_scheduler, static_fifo
+from plan_world import in_plan
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shortest_bin_first"
 

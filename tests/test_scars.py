@@ -41,9 +41,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import plan_compare as compare, plan_simulate as simulate
 from llmsched import Binning, Run, Settings, Trace, Workload, load_latency
 from llmsched.engine.export import write_table
+from plan_world import plan_compare as compare, plan_simulate as simulate
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
 every_scheduler = pytest.mark.parametrize("name", SCHEDULERS)

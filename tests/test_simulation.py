@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import llmsched
-from conftest import plan_simulate as simulate
 from llmsched import Binning, Run, Settings, Trace, TraceError, Workload
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.hardware import MODELS
 from llmsched.latency.base import CalibrationWarning
 from llmsched.latency.formulas import PerTokenModel, SaturatingModel
+from plan_world import plan_simulate as simulate
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
 every_scheduler = pytest.mark.parametrize("name", SCHEDULERS)

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import plan_scenario, plan_simulate as simulate
 from llmsched import Binning, Settings, Workload
 from llmsched.cli.progress import run_line, sweep_progress
 from llmsched.prediction.predictors import predictor_from_spec
@@ -37,6 +36,7 @@ from llmsched.simulation.sweep.sweep import (
 )
 from llmsched.simulation.workers import WorkerDiedError
 from llmsched.workload.slo import Slo
+from plan_world import plan_scenario, plan_simulate as simulate
 
 SMALL = Workload(requests=60)
 IMPOSSIBLE = plan_scenario(  # a predictor of bins of output tokens cannot bin by anything else
