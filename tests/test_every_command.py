@@ -81,7 +81,7 @@ def test_name__that_is_wrong_brings_the_near_ones(line, near):
 def test_quiet__leaves_the_result_and_the_errors():
     loud = run("static-fifo", *SMALL, "--latency", "h100-llama-3-8b-vllm")
     quiet = run("static-fifo", *SMALL, "--latency", "h100-llama-3-8b-vllm", "--quiet")
-    assert "Note: " in loud.stderr
+    assert loud.stderr  # a note, or a count of what is left out
     assert (quiet.stdout, quiet.stderr) == (loud.stdout, "")
     wrong = run("static-fifo", "--trace", "absent.csv", "--quiet")
     assert wrong.exit_code == 2
