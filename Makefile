@@ -76,6 +76,9 @@ calibrate: $(ALL)  ## Measure a small model on this CPU, fit, compare; ARGS="--m
 	$(BIN)/llmsched calibrate fit $(GRID).csv --out $(GRID)-model.json --figure $(GRID).png
 	$(BIN)/llmsched compare --latency $(GRID).csv --requests 2000 $(if $(ARGS),,$(SHORT))
 
+statistics: $(CORE)  ## How often printed intervals are right: the tables of docs/statistics.md
+	$(BIN)/python experiments/statistics/coverage.py $(ARGS)
+
 stress: $(CORE)  ## All three steps of the stress plan, up to 1M requests: OUT/stress/report.html
 	$(BIN)/llmsched stress all --out $(OUT)/stress $(ARGS)
 
@@ -116,6 +119,6 @@ constraints: $(ALL)  ## Pin what is installed now into constraints.txt
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install compare test how-long check lint types format bench paper calibrate \
+.PHONY: help install compare test how-long check lint types format bench paper calibrate statistics \
   stress stress-step1 stress-step2 stress-step3 published docs figures validation window faults mutants \
   constraints clean

@@ -38,20 +38,23 @@ def results(comparison):
         "BatchRun": llmsched.simulate(WORKLOAD, "static_fifo", latency="reference"),
         "ContinuousRun": llmsched.simulate(WORKLOAD, "continuous_static", **STEPS),
         "Comparison": comparison,
+        "Plan": llmsched.plan(
+            WORKLOAD, ["static_fifo"], latency="reference", replications=2, jobs=1
+        ),
         "Capacity": llmsched.capacity(
             WORKLOAD, "static_fifo", latency="reference", target=target, replications=1, jobs=1
         ),
     }
 
 
-@pytest.mark.parametrize("kind", ["BatchRun", "ContinuousRun", "Comparison", "Capacity"])
+@pytest.mark.parametrize("kind", ["BatchRun", "ContinuousRun", "Comparison", "Capacity", "Plan"])
 def test_result__is_one_line_a_table_and_a_drawing(kind, results, tmp_path):
     result = results[kind]
     line = repr(result)
     assert line.startswith(f"<{kind} ")
     assert "static" in line
     assert "\n" not in line
-    assert len(line) < 400
+    assert len(line) < 600
     page = result._repr_html_()
     assert page.startswith("<p><b>")
     assert "<table" in page

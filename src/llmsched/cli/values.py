@@ -34,6 +34,7 @@ COMMANDS = {
     ),
     "list": ("llmsched.cli.commands.list", "list_", "Print the names that an option takes."),
     "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),
+    "plan": ("llmsched.cli.commands.capacity", "plan", "Say how many GPUs your traffic takes."),
     "stress": ("llmsched.cli.commands.stress", "stress", "Run the three-step stress plan."),
     "trace": (
         "llmsched.cli.commands.trace",

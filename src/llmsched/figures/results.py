@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmsched.figures.capacity import capacity_curve
@@ -13,8 +14,9 @@ from llmsched.metrics.registry import title_of
 if TYPE_CHECKING:
     from plotnine import ggplot
 
+    from llmsched.simulation.capacity.plan import Plan
     from llmsched.simulation.capacity.results import Capacity
-    from llmsched.simulation.comparison_results import Comparison
+    from llmsched.simulation.comparison.results import Comparison
     from llmsched.simulation.run import Run
 
 AXES = {"rate": "Arrival rate [requests/s]", "gpus": "GPUs"}
@@ -46,17 +48,27 @@ def comparison_figure(result: Comparison) -> ggplot:
 
 def capacity_figure(found: Capacity) -> ggplot:
     """The target's metric against the load."""
+    return _curves((found,))
+
+
+def plan_figure(plan: Plan) -> ggplot:
+    """The same for every scheduler of a plan."""
+    return _curves(plan.found)
+
+
+def _curves(found: Sequence[Capacity]) -> ggplot:
     import pandas as pd
 
-    where = (found.scheduler, found.interval.mean, found.offered_load)
-    rows = [where] if 0 < where[1] < math.inf else []
+    first = found[0]
+    where = [(one.scheduler, one.value, one.offered_load) for one in found]
+    rows = [row for row in where if 0 < row[1] < math.inf]
     return capacity_curve(
-        found.to_frame(),
+        pd.concat([one.to_frame() for one in found], ignore_index=True),
         pd.DataFrame(rows, columns=["scheduler", "value", "offered_load"]),
-        axis=AXES[found.search],
-        metric=title_of(found.target.metric),
-        target=found.target.at_most,
-        title=f"{found.n_requests} requests of {found.trace_name}: {found.target}",
-        caption=f"Points with 95 % intervals over {len(found.seeds)} replications. Line: the "
+        axis=AXES[first.search],
+        metric=title_of(first.target.metric),
+        target=first.target.at_most,
+        title=f"{first.n_requests} requests of {first.trace_name}: {first.target}",
+        caption=f"Points with 95 % intervals over {len(first.seeds)} replications. Line: the "
         "target; dashed: the capacity.",
     )

@@ -162,6 +162,34 @@ class ShownCapacity(Shown):
         return "capacity_figure"
 
 
+class ShownPlan(Shown):
+    """How many GPUs each scheduler needs."""
+
+    __slots__ = ()
+
+    def headline(self) -> str:
+        """The answer."""
+        return str(self.to_dict()["sentence"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per scheduler: columns `scheduler`, `gpus`, `offered_load`, `assured`, `runs`."""
+        import pandas as pd
+
+        columns = {"capacity": "gpus", "offered_load": "offered_load", "assured": "assured"}
+        rows = [
+            {
+                "scheduler": one["scheduler"],
+                **{ours: one[theirs] for theirs, ours in columns.items()},
+                "runs": one["runs"],
+            }
+            for one in self.to_dict()["schedulers"]
+        ]
+        return pd.DataFrame(rows)
+
+    def _figure(self) -> str:
+        return "plan_figure"
+
+
 def number(value: float) -> str:
     """A value in four significant digits; a dash where there is none."""
     if value is None or math.isnan(value):

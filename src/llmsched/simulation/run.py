@@ -16,6 +16,7 @@ from llmsched.engine.timeline.base import ALWAYS, Timeline
 from llmsched.engine.timeline.batches import batch_timeline
 from llmsched.engine.timeline.steps import step_timeline
 from llmsched.latency.base import LatencyModel
+from llmsched.latency.registry import Extrapolation
 from llmsched.latency.steps.base import StepLatency
 from llmsched.metrics.load import LoadLabel
 from llmsched.metrics.run import Metrics
@@ -38,6 +39,7 @@ class Run(ShownRun):
     edges: FloatArray  # bin edges, in the unit of what was binned
     offered_load: float  # ρ
     load_label: LoadLabel
+    arrival_rate_rps: float  # (n - 1) / (last - first arrival); infinite where all come at once
     latency: LatencyModel | StepLatency
     predictor: str
     config: Mapping[str, Any]  # settings, bins, workload: what it takes to run it again
@@ -63,12 +65,12 @@ class Run(ShownRun):
 
     def to_dict(self) -> dict[str, Any]:
         """The run as one JSON object: figures of merit, load, and what produced them."""
-        rho = self.offered_load
         return {
             "scheduler": self.scheduler,
             **self.metrics.to_dict(),
-            "offered_load": rho if math.isfinite(rho) else None,
+            "offered_load": _finite(self.offered_load),
             "load_label": self.load_label,
+            "arrival_rate_rps": _finite(self.arrival_rate_rps),
             "bin_edges": self.edges.tolist(),
             "latency_model": self.latency.name,
             "latency_kind": self.latency.kind,
@@ -87,6 +89,17 @@ class BatchRun(Run):
     requests: RequestTable
     batches: BatchTable
     metrics: Metrics
+    extrapolation: Extrapolation  # beyond the measured range of the latency model
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as one JSON object, with what was extrapolated."""
+        beyond = self.extrapolation
+        return {
+            **super(BatchRun, self).to_dict(),  # slots make another class of this one
+            "extrapolated_share": beyond.share,
+            "extrapolated_times": beyond.times,
+            "extrapolated_axis": beyond.axis,
+        }
 
     def timeline(
         self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = TIMELINE_EVENTS
@@ -124,3 +137,7 @@ class ContinuousRun(Run):
             most_events=most_events,
             about=self._about(),
         )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

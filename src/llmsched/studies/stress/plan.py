@@ -11,6 +11,7 @@ from typing import Any
 from llmsched._util.limits import MAX_BINS
 from llmsched._util.options import check_options, option
 from llmsched.prediction.binning import Binning
+from llmsched.simulation.presets import preset
 from llmsched.simulation.replications import check_replications, replicated
 from llmsched.simulation.scenario import Scenario
 from llmsched.workload.workload import Workload
@@ -73,7 +74,7 @@ class Plan:
         If a list is empty, unordered or out of range.
     """
 
-    base: Scenario = field(default_factory=Scenario)
+    base: Scenario = field(default_factory=lambda: preset("plan"))
     volumes: tuple[int, ...] = _numbers(
         (1_000, 10_000, 100_000, 1_000_000),
         "Requests of step 1's runs; the other steps take the largest.",
