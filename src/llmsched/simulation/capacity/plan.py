@@ -122,6 +122,8 @@ def plan(
 ) -> Plan:
     """The fewest GPUs on which this traffic meets a target.
 
+    What is not listed here is a parameter of `capacities`.
+
     Parameters
     ----------
     scenario : Scenario, Workload, Trace or str
@@ -135,8 +137,6 @@ def plan(
         Of one GPU, in any currency.
     options : mapping, optional
         More of what `capacities` takes, such as `out`.
-
-    The other parameters are those of `capacities`.
 
     Raises
     ------
