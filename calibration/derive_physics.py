@@ -39,7 +39,7 @@ def left_out_groups(points: Sequence[Point]) -> Iterator[tuple[str, str, BoolArr
     """Every GPU, every model, and half of the deployments, as (kind, name, mask)."""
     gpus = np.array(["a100" if p.deployment.gpu.name.startswith("a100") else p.deployment.gpu.name
                      for p in points])  # fmt: skip
-    models = np.array([p.deployment.model.name for p in points])
+    models = np.array([p.deployment.model.twin or p.deployment.model.name for p in points])
     for kind, names in (("gpu", gpus), ("model", models)):
         for name in sorted(set(names)):
             yield kind, name, names == name
@@ -240,7 +240,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"{kind} {name} left out\n")
     write_csv(options.out / "physics_errors.csv", overall(table) + table)
     draw_figure(options.out / "physics-left-out.png", table)
-    own = np.array([p.deployment.model.name in STAGE_MODELS for p in problem.points])
+    own = np.array(
+        [
+            (p.deployment.model.twin or p.deployment.model.name) in STAGE_MODELS
+            for p in problem.points
+        ]
+    )
     without = fit(problem, leave_out=own, spreads=found.spreads, rounds=2)
     scratch = options.out / "physics_without_stages.json"
     stages = stage_table(read_stages(options.data, write_fitted(scratch, without)))

@@ -115,7 +115,9 @@ class Problem:
         self.gpus = self._levels(lambda point: point.deployment.gpu.name)
         self.chips = self._levels(lambda point: point.deployment.gpu.chip)
         self.engines = self._levels(lambda point: point.deployment.engine)
-        self.models = self._levels(lambda point: point.deployment.model.name)
+        self.models = self._levels(
+            lambda point: point.deployment.model.twin or point.deployment.model.name
+        )
         self.configs = self._levels(lambda point: point.config)
         self.dates = self._levels(lambda point: point.date)
         self.sources = self._levels(lambda point: point.source)

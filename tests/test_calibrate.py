@@ -567,7 +567,7 @@ def test_command__stopped_by_hand_says_what_is_kept(tmp_path, monkeypatch):
     out = tmp_path / "g.csv"
     line = ["calibrate", "measure", "--random-weights", "tiny-qwen3", "--out", str(out)]
     result = CliRunner().invoke(main, line)
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert f"Finished trials are kept in {out.with_suffix('.partial.jsonl')}" in result.stderr
     assert "the same command goes on from there\n" in result.stderr
-    assert "Aborted!" in result.stderr
+    assert result.stderr.endswith("\nInterrupted.\n")

@@ -40,7 +40,7 @@ from llmsched.simulation.uncertainty import (
     simulate_draws,
 )
 
-BUSY = Workload(requests=300, rps_scale=400.0)
+BUSY = Workload(requests=300, rps_scale=400.0, source="burstgpt-like-v1")
 PARAMETERS = ("a0_s", "a1_s", "a2_s", "a3_s")
 TRUTH = FourTermModel(a0_s=0.05, a1_s=1e-3, a2_s=1e-5, a3_s=1e-9, name="truth", source="made up")
 ERRORS = Uncertainty.of(
