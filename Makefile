@@ -51,10 +51,17 @@ format: $(ALL)  ## Format the code in place
 bench: $(CORE)  ## Speed and memory, as ratios on this machine
 	$(BIN)/python experiments/bench/bench.py $(ARGS)
 
-paper: $(ALL)  ## Redo the Multi-Bin paper: figures, REPORT.md, and the tests at its own sizes
+paper: paper-multibin paper-dynamic  ## Redo both papers: figures, REPORT.md, tests at their own sizes
+
+paper-multibin: $(ALL)  ## Multi-Bin Batching alone
 	$(BIN)/llmsched paper multibin --out $(OUT)/multibin $(ARGS)
 	$(if $(ARGS),,cp $(OUT)/multibin/*.png $(OUT)/multibin/REPORT.md experiments/multibin)
 	$(BIN)/python -m pytest -m paper tests/studies/multibin
+
+paper-dynamic: $(ALL)  ## Dynamic Batching alone
+	$(BIN)/llmsched paper dynamic --out $(OUT)/dynamic $(ARGS)
+	$(if $(ARGS),,cp $(OUT)/dynamic/*.png $(OUT)/dynamic/REPORT.md experiments/dynamic)
+	$(BIN)/python -m pytest -m paper tests/studies/dynamic
 
 TINY := --random-weights tiny-qwen3 --threads 1 --batch-sizes 1,2,4,8 --seq-lens 16,64,256
 SHORT := --trace calibration/tiny-requests.toml --rps-scale 1 --gpus 2 --batch-max 8 --sla 1
@@ -92,5 +99,5 @@ constraints: $(ALL)  ## Pin what is installed now into constraints.txt
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install compare test check lint types format bench paper calibrate \
+.PHONY: help install compare test check lint types format bench paper paper-multibin paper-dynamic calibrate \
   stress stress-step1 stress-step2 stress-step3 published mutants constraints clean

@@ -542,6 +542,14 @@ TABLE: dict[str, dict[str, Case]] = {
         ),
         "--checks": Case("--checks"),
     },
+    "paper dynamic": {
+        "--figure": Case("--figure algorithm-2", bad=("--figure 2",)),
+        "--quick": Case("--quick", base="--figure 3", same=True),
+        "--out": Case("--out {out}/dynamic", bad=("--out {trace}",)),
+        "--seed": Case("--seed 1", base="--figure 3 --jobs 1", same=True, bad=("--seed -1",)),
+        "--jobs": Case("--jobs 2", base="--figure 3 --checks", same=True, bad=("--jobs 0",)),
+        "--checks": Case("--checks"),
+    },
     "calibrate measure": {
         # exactly one of the two, so that neither is left out or added alone
         "--model": Case(
@@ -623,6 +631,7 @@ BASE = {
     "trace convert": "{file} {out}/converted",
     "trace fetch": "burstgpt --url {url}/right --sha256 {sha}",
     "paper multibin": "--figure table-1",
+    "paper dynamic": "--figure 3",
     "calibrate measure": "--out {out}/g.csv --batch-sizes 1,2 --seq-lens 8,16 --threads 1",
     "calibrate fit": "{grid}",
     "calibrate show": "{model}",
@@ -644,6 +653,7 @@ IN_FULL = {
     "trace convert": "",
     "trace fetch": "",
     "paper multibin": "",
+    "paper dynamic": "",
     "calibrate measure": "",
     "calibrate fit": "--json",
     "calibrate show": "--json",

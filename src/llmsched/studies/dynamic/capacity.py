@@ -26,7 +26,12 @@ from llmsched.studies.dynamic.runs import (
     run_case,
     with_scale,
 )
-from llmsched.studies.dynamic.throughput import ThroughputSettings, fitted_prefill, law_text
+from llmsched.studies.dynamic.throughput import (
+    ThroughputSettings,
+    fitted_prefill,
+    law_text,
+    static_scales,
+)
 from llmsched.studies.multibin.results import Check, FigureResult, ends
 
 POLICIES: tuple[Policy, Policy] = ("static", "dynamic")
@@ -202,13 +207,20 @@ class Capacities:
         prefill, found = _run(
             settings, self.throughput, settings.models, (), seed=seed, n_jobs=n_jobs
         )
+        scales = ", ".join(
+            f"{row.name} {one.scale:.3f}" for row, one in zip(settings.models, found, strict=True)
+        )
+        own_scales = ", ".join(
+            f"{name} {scale:.3f}"
+            for name, scale in static_scales(
+                self.throughput, settings.law, prefill, seed, {row.model for row in settings.models}
+            ).items()
+        )
         rows, checks = [], []
         for row, one in zip(settings.models, found, strict=True):
             gain = _ratio(one.capacities["dynamic"], one.capacities["static"])
-            for policy, published in (
-                ("static", row.static_per_s),
-                ("dynamic", row.dynamic_per_s),
-            ):
+            printed = (row.static_per_s, row.dynamic_per_s)
+            for policy, published in zip(POLICIES, printed, strict=True):
                 capacity = mean_interval(one.capacities[policy])
                 rows.append(
                     {
@@ -243,7 +255,8 @@ class Capacities:
                 "are done when the last one arrives. Without the second condition the dynamic "
                 "capacity has no bound: Algorithm 2 keeps its latency by letting requests wait.",
                 f"Fitted to static values alone: a prefill token costs {prefill:.2f} times a "
-                "decode (table I), and one scale a row.",
+                f"decode (table I), and one scale a row of figure 3's line: {scales}. Table I's "
+                f"static values ask for {own_scales}.",
             ),
             provided="dynamic predicted from the static column",
         )

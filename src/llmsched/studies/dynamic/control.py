@@ -120,7 +120,11 @@ class Control:
             f"{settings.slower_ms:g} ms more",
             table=pd.concat(frames, ignore_index=True),
             checks=tuple(checks),
-            notes=(f"Observations of {WINDOW_STEPS} steps. {'; '.join(notes)}.",),
+            notes=(
+                f"Observations of {WINDOW_STEPS} steps. {'; '.join(notes)}.",
+                "It stops at the edge of the band that it comes from, never at its middle: within "
+                "D_SLA ± ε_D both bounds follow the present batch.",
+            ),
             caption="Dashed: what just meets the SLA. A limit stops admission only: the batch "
             "shrinks no faster than requests end.",
             provided="the paper prints no values here",

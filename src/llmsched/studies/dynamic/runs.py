@@ -1,4 +1,4 @@
-"""One run of the paper's setting: lengths drawn about the printed means, one replica, one policy."""
+"""One run in the paper's setting: lengths drawn about its means, one replica, one policy."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ class StepLine(StepLatency):
 
     def scaled(self, factor: float) -> StepLine:
         """The same, all times multiplied."""
-        return StepLine(
-            c0_s=factor * self.c0_s, cb_s=factor * self.cb_s, cp_s=factor * self.cp_s
-        )
+        return StepLine(c0_s=factor * self.c0_s, cb_s=factor * self.cb_s, cp_s=factor * self.cp_s)
 
     def describe(self) -> str:
         return (

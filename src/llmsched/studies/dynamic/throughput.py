@@ -8,7 +8,7 @@ static value. Times enter a gain only by their ratios, so the scale cancels from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -111,12 +111,32 @@ def fitted_prefill(settings: ThroughputSettings, law: str, seed: int) -> float:
 
     def excess(prefill: float) -> float:
         both = [
-            interval(replicated(settings.case(row, law, prefill, "static"), entropies), "output_tps")
+            interval(
+                replicated(settings.case(row, law, prefill, "static"), entropies), "output_tps"
+            )
             for row in (first, second)
         ]
         return both[0].mean / both[1].mean - first.static_tps / second.static_tps
 
     return float(brentq(excess, 0.0, 20.0, rtol=1e-3))
+
+
+def static_scales(
+    settings: ThroughputSettings, law: str, prefill: float, seed: int, models: Set[str]
+) -> dict[str, float]:
+    """The factor on all step times that gives the static value of each row of these models."""
+    entropies = draws(seed, settings.draws, settings.replications)
+    return {
+        row.name: _static_scale(
+            row, replicated(settings.case(row, law, prefill, "static"), entropies)
+        )
+        for row in settings.models
+        if row.model in models
+    }
+
+
+def _static_scale(row: Row, static: Sequence[Outcome]) -> float:
+    return interval(static, "output_tps").mean / row.static_tps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,10 +259,11 @@ class Throughput:
         rows: list[dict[str, object]] = []
         for row in self.settings.models:
             static = found.outcomes[row.name, "static"]
-            for policy in ("dynamic", "dynamic-linear"):
+            policies: tuple[Policy, ...] = ("dynamic", "dynamic-linear")
+            for policy in policies:
                 if (row.name, policy) not in found.outcomes:
                     continue
-                outcomes = found.outcomes[row.name, policy]  # type: ignore[index]  # as above
+                outcomes = found.outcomes[row.name, policy]
                 rows.append(
                     {
                         "row": row.name,
@@ -255,7 +276,7 @@ class Throughput:
                         "preemptions_static": interval(static, "preemptions").mean,
                         "preemptions_dynamic": interval(outcomes, "preemptions").mean,
                         "prefill_over_decode": found.prefill,
-                        "scale": interval(static, "output_tps").mean / row.static_tps,
+                        "scale": _static_scale(row, static),
                     }
                 )
         return rows
@@ -297,16 +318,16 @@ class Throughput:
         linear = within[within["policy"].eq("dynamic-linear")]["mean"].to_numpy()
         of_main = exact[exact["law"].eq(settings.law)]["mean"].to_numpy()
         apart = 100 * float(np.abs(linear - of_main).max())
-        per_law = ", ".join(f"{law_text(law)} {count} of 6" for law, count in counts.items())
+        per_law = ", ".join(f"{law_text(str(law))} {count} of 6" for law, count in counts.items())
         return (
             f"Rows within {settings.points:g} points of the published gain: {per_law}. The law is "
             "not published, and it decides: the last long answers run alone, and no batch size "
             "helps them.",
             f"Fitted to static values alone: a prefill token costs {main.prefill:.2f} times a "
             "decode (from LLaMA3-70B's two rows), and the scale of each row's step times.",
-            "Assumed: for LLaMA, the fewest 80 GB GPUs that hold 256 requests; room for every request for "
-            "PanGu, whose shapes are not published; chunked prefill.",
-            "PanGu-38B: the gain is that of its two columns, 16.0 %; 26.0 % is printed beside them.",
+            "Assumed: for LLaMA, the fewest 80 GB GPUs that hold 256 requests; for PanGu, whose "
+            "shapes are not published, room for every request; chunked prefill.",
+            "PanGu-38B: the gain is of its two columns, 16.0 %; beside them 26.0 % is printed.",
             f"Algorithm 1 linear (eq. 14) and exact (eq. 12) differ by {apart:.1f} points at most.",
         )
 
@@ -319,6 +340,4 @@ def law_text(law: str) -> str:
 
 
 def _times(one: Interval, factor: float) -> Interval:
-    return replace(
-        one, mean=factor * one.mean, low=factor * one.low, high=factor * one.high
-    )
+    return replace(one, mean=factor * one.mean, low=factor * one.low, high=factor * one.high)

@@ -102,7 +102,9 @@ def against_arrival_rate(result: FigureResult) -> ggplot:
         caption += ["Dotted: saturated throughput of one server."]
     axis = "" if both else THROUGHPUT_AXIS if len(rates) else LATENCY_AXIS
     figure: ggplot = _curves(table, x="arrival_rate_per_s", colour="bins", below=layers)
-    figure += paper_labels(" ".join([*caption, result.caption]), x=RATE_AXIS, y=axis, colour="Bins k")
+    figure += paper_labels(
+        " ".join([*caption, result.caption]), x=RATE_AXIS, y=axis, colour="Bins k"
+    )
     if len(latencies):
         figure += p9.aes(shape="servers")
         figure += p9.scale_shape_manual({"one server": "o", "unlimited servers": "^"})
@@ -158,7 +160,9 @@ def against_bins(result: FigureResult) -> ggplot:
 def against_error(result: FigureResult) -> ggplot:
     """Figure 8: throughput against the probability of a wrong bin."""
     table = _with_bins(result.table)
-    figure: ggplot = _curves(table, x="error_probability", colour="bins", crosses=True) + paper_labels(
+    figure: ggplot = _curves(
+        table, x="error_probability", colour="bins", crosses=True
+    ) + paper_labels(
         result.caption,
         x="Probability p of each neighbouring bin",
         y=THROUGHPUT_AXIS,
