@@ -86,6 +86,14 @@ stress-step2: $(CORE)  ## Step 2 and 2b: GPU scaling at the given rate and at he
 stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 	$(BIN)/llmsched stress step3 --out $(OUT)/stress $(ARGS)
 
+DATA ?= ../shared/data
+
+engines: $(ALL)  ## Batch schedulers beside continuous ones: docs/engines.md (DATA: the traces)
+	$(BIN)/python experiments/engines/engines.py --data $(DATA) --out $(OUT) $(ARGS)
+
+burstiness: $(ALL)  ## Bursts, predictors, bins, Algorithm 2 on real traffic: docs/burstiness.md
+	$(BIN)/python experiments/engines/burstiness.py --data $(DATA) --out $(OUT) $(ARGS)
+
 published: $(ALL)  ## Published values beside ours: PUBLISHED.md; ARGS="--data ..." for real rows
 	$(BIN)/python experiments/stress/published.py $(ARGS)
 
@@ -100,4 +108,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test check lint types format bench paper paper-multibin paper-dynamic calibrate \
-  stress stress-step1 stress-step2 stress-step3 published mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 engines burstiness published mutants constraints clean

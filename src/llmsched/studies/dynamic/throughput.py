@@ -251,7 +251,7 @@ class Throughput:
             checks=tuple(check for row in settings.models for check in self._checks(row, main)),
             notes=self._notes(table, main, found),
             caption="Crosses: published. Points: predicted, mean and 95 % interval of "
-            f"{settings.replications} replications, under four laws of the lengths.",
+            f"{settings.replications} replications.",
             provided="with lengths as stated; hardware and laws are not published",
         )
 
