@@ -12,8 +12,15 @@ import click
 from llmsched._util.options import field_types, options_of
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors, keep_inputs
-from llmsched.cli.fields import FieldType, given_parameter as given
+from llmsched.cli.fields import (
+    FieldType,
+    field_option,
+    given_parameter as given,
+    parameter_name,
+)
 from llmsched.cli.options import (
+    BATCHES,
+    CONTINUOUS,
     DYNAMIC,
     FIXED,
     SERVING,
@@ -36,7 +43,13 @@ SHOWN = ("sla_violation_rate", "goodput_rps", "latency_p99_s")  # in the table o
 # where and how the runs are done moves no number, and is not part of the command that is kept
 NO_NUMBER = ("out", "backend", "address", "jobs", "retry_failed", "tables_only", "as_json")
 PLANNED = ("workload.requests", "hardware.n_gpus", "admission")  # the plan's, or left alone
-OPTIONS = [path for path in (*WORKLOAD, *SERVING, *FIXED, *DYNAMIC) if path not in PLANNED]
+OF_BATCHES = [path for path in (*BATCHES, *FIXED, *DYNAMIC) if path not in (*PLANNED, *CONTINUOUS)]
+OF_STEPS = [path for path in CONTINUOUS if path not in DYNAMIC]
+OPTIONS = [
+    path
+    for path in dict.fromkeys((*WORKLOAD, *SERVING, *BATCHES, *FIXED, *DYNAMIC, *CONTINUOUS))
+    if path not in PLANNED
+]
 
 
 def _plan_option(name: str) -> Any:
@@ -105,6 +118,7 @@ def stress(**values: Any) -> None:
     step, out = values["step"], values["out"]
     steps = RUNNABLE if step == "all" else (step,)
     _refuse_idle_options(step)
+    _refuse_other_level(values["engine"])
     if values["address"] is not None and values["backend"] != "ray":
         raise click.UsageError("--address is that of a Ray cluster; give --backend ray as well")
     keep_inputs(_outputs(out))
@@ -138,6 +152,17 @@ def _refuse_idle_options(asked: str) -> None:
             raise click.UsageError(
                 f"{option} does nothing in {asked}; leave it out, or run "
                 f"{' or '.join([*takers, 'all'])}"
+            )
+
+
+def _refuse_other_level(engine: str) -> None:
+    """Fail if an option was given that only the other engine takes."""
+    idle, other = (OF_BATCHES, "batch") if engine == "iteration" else (OF_STEPS, "iteration")
+    for path in idle:
+        if path not in ("hardware.latency", "hardware.step_time") and given(parameter_name(path)):
+            raise click.UsageError(
+                f"{field_option(path).opts[0]} does nothing with --engine {engine}; leave it out, "
+                f"or give --engine {other}"
             )
 
 

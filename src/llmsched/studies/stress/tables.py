@@ -29,6 +29,8 @@ METRICS = (
     *(VIOLATIONS, "goodput_rps", "throughput_rps", "throughput_tps", "output_tps"),
     *("latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_p99_s", "latency_max_s"),
     *("queueing_mean_s", "service_mean_s", "gpu_utilization", "batch_size_mean", "padding_waste"),
+    *("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s"),  # of the iteration level, as are
+    *("kv_share_mean", "preemptions_per_request"),  # these; the other has what those above lack
     *("rejected", "makespan_s"),
     *("throughput_speedup", "goodput_speedup", "throughput_efficiency", "goodput_efficiency"),
 )
@@ -260,7 +262,10 @@ def per_bin_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for group, members in groups(runs):
-        frame = per_bin_frame(members).merge(members[["key", "random"]], on="key")
+        frame = per_bin_frame(members)
+        if frame.empty:  # of the iteration level
+            continue
+        frame = frame.merge(members[["key", "random"]], on="key")
         for one_bin, of_bin in frame.groupby("bin", sort=True):
             rows += [
                 group | {"bin": one_bin, "metric": metric} | _interval_row(of_bin, metric)
