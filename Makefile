@@ -77,6 +77,11 @@ calibrate: $(ALL)  ## Measure a small model on this CPU, fit, compare; ARGS="--m
 stress: $(CORE)  ## All three steps of the stress plan, up to 1M requests: OUT/stress/report.html
 	$(BIN)/llmsched stress all --out $(OUT)/stress $(ARGS)
 
+stress-iteration: $(CORE)  ## The plan where requests join at every step, to 100k: OUT/stress-iteration
+	$(BIN)/llmsched stress all --engine iteration --step-time physics:h100:llama-3.1-8b \
+	  --volumes 1000,10000,100000 --gpu-counts 1,2,4,8 --seeds 2 --sla 30 --rps-scale 10 \
+	  --out $(OUT)/stress-iteration $(ARGS)
+
 stress-step1: $(CORE)  ## Step 1: request scaling, all schedulers on equal GPUs
 	$(BIN)/llmsched stress step1 --out $(OUT)/stress $(ARGS)
 
@@ -107,5 +112,6 @@ constraints: $(ALL)  ## Pin what is installed now into constraints.txt
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install compare test check lint types format bench paper paper-multibin paper-dynamic calibrate \
-  stress stress-step1 stress-step2 stress-step3 engines burstiness published mutants constraints clean
+.PHONY: help install compare test check lint types format bench paper paper-multibin paper-dynamic \
+  calibrate stress stress-iteration stress-step1 stress-step2 stress-step3 engines burstiness \
+  published mutants constraints clean

@@ -373,7 +373,7 @@ STRESS = {
     "--gpu-counts": Case("--gpu-counts 1,2", bad=LISTS["--gpu-counts"]),
     "--loads": Case("--loads 0.5,0.7", bad=(*LISTS["--loads"], "--loads nan", "--loads inf")),
     "--target-violations": Case(
-        "--target-violations 0.999",
+        "--target-violations 0.98",
         bad=tuple(f"--target-violations {x}" for x in ("0", "1", "nan", "x")),
     ),
     "--seeds": Case("--seeds 2", bad=("--seeds 0", "--seeds two")),
@@ -570,6 +570,22 @@ TABLE: dict[str, dict[str, Case]] = {
                 },
                 **DYNAMIC,
                 **STRESS,
+                "--latency": BATCHES["--latency"],
+                "--engine": Case(
+                    "--engine iteration",
+                    base="--step-time {steps}",
+                    bad=("--engine steam", "--engine iteration --controller none"),
+                ),
+            },
+        ),
+        **_after(
+            "step2 --gpu-counts 2 --loads 0.9 --engine iteration --step-time {steps} --sla 5",
+            {
+                name: OF_CONTINUOUS[name]
+                for name in (
+                    *("--step-time", "--ttft-slo", "--tpot-slo", "--router", "--kv-tokens"),
+                    *("--gpu-memory-utilization", "--max-running", "--step-tokens"),
+                )
             },
         ),
         **_after("step1", FIXED),

@@ -43,11 +43,14 @@ SHOWN = ("sla_violation_rate", "goodput_rps", "latency_p99_s")  # in the table o
 # where and how the runs are done moves no number, and is not part of the command that is kept
 NO_NUMBER = ("out", "backend", "address", "jobs", "retry_failed", "tables_only", "as_json")
 PLANNED = ("workload.requests", "hardware.n_gpus", "admission")  # the plan's, or left alone
-OF_BATCHES = [path for path in (*BATCHES, *FIXED, *DYNAMIC) if path not in (*PLANNED, *CONTINUOUS)]
-OF_STEPS = [path for path in CONTINUOUS if path not in DYNAMIC]
+OF_BATCHES = [path for path in (*BATCHES, *FIXED, *DYNAMIC) if path not in CONTINUOUS]
+OF_STEPS = (  # the others of a replica come from a file
+    *("hardware.step_time", "slo.ttft_s", "slo.tpot_s", "router", "serving.kv_tokens"),
+    *("serving.memory_share", "serving.max_running", "serving.step_tokens"),
+)
 OPTIONS = [
     path
-    for path in dict.fromkeys((*WORKLOAD, *SERVING, *BATCHES, *FIXED, *DYNAMIC, *CONTINUOUS))
+    for path in dict.fromkeys((*WORKLOAD, *SERVING, *BATCHES, *FIXED, *DYNAMIC, *OF_STEPS))
     if path not in PLANNED
 ]
 

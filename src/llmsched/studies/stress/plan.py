@@ -158,7 +158,7 @@ class Plan:
         return SCALED[self.engine]
 
     def seeds_of(self, scheduler: str | None = None) -> tuple[int, ...]:
-        """The seeds that a scheduler (by default, the scaled one) runs with: one if none matters."""
+        """The seeds that a scheduler (by default, `scaled`) runs with: one where nothing varies."""
         one = replace(self.base, scheduler=scheduler or self.scaled)
         return tuple(each.seed for each in replicated(one, self.replications))
 

@@ -29,10 +29,11 @@ METRICS = (
     *(VIOLATIONS, "goodput_rps", "throughput_rps", "throughput_tps", "output_tps"),
     *("latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_p99_s", "latency_max_s"),
     *("queueing_mean_s", "service_mean_s", "gpu_utilization", "batch_size_mean", "padding_waste"),
-    *("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s"),  # of the iteration level, as are
-    *("kv_share_mean", "preemptions_per_request"),  # these; the other has what those above lack
     *("rejected", "makespan_s"),
     *("throughput_speedup", "goodput_speedup", "throughput_efficiency", "goodput_efficiency"),
+    # of the iteration level only, as others above are of batches only
+    *("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s"),
+    *("kv_share_mean", "preemptions_per_request"),
 )
 PER_BIN_METRICS = (
     *("request_share", "gpu_time_share", VIOLATIONS, "latency_mean_s", "latency_p99_s"),
