@@ -30,8 +30,8 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	@mkdir -p $(OUT)
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
-test: $(ALL) lint types  ## Lint, types and every test; installs all extras
-	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu" src/llmsched tests
+test: $(ALL) lint types  ## Lint, types and every test but the papers at full size (make paper); installs all extras
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper" src/llmsched tests
 
 check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
 	$(BIN)/python -m pytest -n 2 --doctest-modules src/llmsched tests
@@ -99,8 +99,11 @@ engines: $(ALL)  ## Batch schedulers beside continuous ones: docs/engines.md (DA
 burstiness: $(ALL)  ## Bursts, predictors, bins, Algorithm 2 on real traffic: docs/burstiness.md
 	$(BIN)/python experiments/engines/burstiness.py --data $(DATA) --out $(OUT) $(ARGS)
 
-published: $(ALL)  ## Published values beside ours: PUBLISHED.md; ARGS="--data ..." for real rows
+published: $(ALL)  ## Published values beside ours: PUBLISHED.md
 	$(BIN)/python experiments/stress/published.py $(ARGS)
+
+window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
+	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
 
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
@@ -114,4 +117,4 @@ clean:  ## Remove the environment, caches and outputs
 
 .PHONY: help install compare test check lint types format bench paper paper-multibin paper-dynamic \
   calibrate stress stress-iteration stress-step1 stress-step2 stress-step3 engines burstiness \
-  published mutants constraints clean
+  published window mutants constraints clean

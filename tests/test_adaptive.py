@@ -276,7 +276,7 @@ def traffic(n: int, rate_per_s: float, seed: int) -> Trace:
 
 
 def test_adaptive__violates_less_than_the_same_bins_in_turn():
-    """The gain that experiments/adaptive measures, at ρ about 0.5: paired, over 6 seeds."""
+    """On the traffic that it was tuned on, at ρ about 0.5: paired, over 6 seeds."""
     gains = []
     for seed in range(6):
         trace = traffic(3000, 70.0, seed)

@@ -458,6 +458,15 @@ TABLE: dict[str, dict[str, Case]] = {
         **ADAPTIVE,
         **OUTPUT,
     },
+    "deadline-window": {
+        **WORKLOAD,
+        **CLOSED_LOOP,
+        **SERVING,
+        **BATCHES,
+        **UNCERTAINTY,
+        **{name: DYNAMIC[name] for name in ("--batch-max", "--gpu")},
+        **OUTPUT,
+    },
     "continuous-static": CONTINUOUS,
     "continuous-dynamic": {
         **CONTINUOUS,

@@ -77,7 +77,7 @@ def patient(settings: Settings) -> Scheduler:
 
 SCHEDULERS = (
     *("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_adaptive"),
-    *(ShortestTwo, patient),
+    *("deadline_window", ShortestTwo, patient),
 )
 ADMISSIONS = ("together", "one-by-one")
 
@@ -118,7 +118,7 @@ def served(
         trace,
         bins,
         n_bins,
-        make_scheduler(scheduler, Settings(**options)),
+        make_scheduler(scheduler, Settings(latency=OutputSeconds(), **options)),
         n_gpus=n_gpus,
         latency=latency or OutputSeconds(),
         admission=admission,

@@ -41,7 +41,8 @@ predictions as if these were true. Bin by what the time depends on, and take
 `--bin-choice longest-queue`: round robin gives small bins too many turns.
 
 Made by `python experiments/optimal_edges/edges.py --data FOLDER`; do not edit. A cell is the change
-against equal mass [%], paired over {replications} replications, ± half its 95 % interval.
+against equal mass [%], paired over {replications} replications, ± half its 95 % interval; it is a
+gain or a loss where the interval leaves out 0.
 
 ## Saturation
 

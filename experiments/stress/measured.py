@@ -19,6 +19,7 @@ import pandas as pd
 
 from llmsched import Hardware, Scenario, Slo, Workload
 from llmsched._util.number_text import interval_text
+from llmsched.latency.registry import load_latency
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.run import run_steps
 from llmsched.studies.stress.tables import CLEAR, VIOLATIONS
@@ -43,6 +44,7 @@ recorded rate) and under `{measured}` with its own GPU and model (SLA 10 s, a te
 A cell is the paired difference in late or rejected requests at the largest volume, in percentage
 points, with half its 95 % Student-t interval; ≈ marks what is within the noise. *both* says whether
 both are clear and of one sign. Step 3 runs on the GPUs that step 2 chose: {gpus}.
+`{measured}` was measured at {range}; beyond, its times are extrapolated.
 
 ## Step 1 on real rows
 
@@ -136,6 +138,7 @@ def main() -> None:
         replications=options.seeds,
         volume=options.requests,
         measured=MEASURED,
+        range=load_latency(MEASURED).measured,
         table=table.to_markdown(index=False),
         gpus=", ".join(f"{n:.0f} under `{latency}`" for latency, n in chosen.items()),
         real=real,

@@ -47,6 +47,10 @@ here; ours are for the embedded profile at the same arrival rate (see `published
 published | ours, with half the 95 % Student-t interval over {seeds}.
 
 {table}
+
+Throughput differs most for bins on one and two overloaded GPUs. Algorithm 2 as published cannot
+limit a batch below 9. With a limit that may reach 1, the longest bin starves and bins fall below
+static FIFO, as published (`tests/experiments/test_stress_pages.py`).
 """
 
 

@@ -26,6 +26,7 @@ class Option:
     least: float | None = None
     above: float | None = None  # a bound that is itself out of range
     most: float | None = None
+    below: float | None = None  # a bound that is itself out of range
     choices: tuple[str, ...] | None = None
     parse: Callable[[str], Any] | None = None  # of a text; ValueError says what it must be
     default_text: str | None = None  # the default in words
@@ -40,6 +41,8 @@ class Option:
         lower = f"> {self.above:g}" if self.above is not None else f">= {self.least:g}"
         if self.most == math.inf:
             lower += ", or inf"
+        if self.below is not None:
+            lower += f" and < {self.below:g}"
         return f"{lower} and <= {_bound(self.most)}" if bounded else lower
 
 
@@ -110,6 +113,7 @@ def _check_number(name: str, value: Any, what: Option, *, integer: bool) -> None
         (what.least is None or number >= what.least)
         and (what.above is None or number > what.above)
         and (what.most is None or number <= what.most)
+        and (what.below is None or number < what.below)
         and (math.isfinite(number) or (number == math.inf and what.most == math.inf))
     )
     if not held:

@@ -53,6 +53,7 @@ TAKES: Mapping[str, Sequence[str]] = {
     "multi_bin_dynamic": (*CLOSED_LOOP, *BATCHES, *DYNAMIC, *BINS, *BIN_CHOICE),
     "multi_bin_only": (*BATCHES, *FIXED, *BINS, *FORMING),
     "multi_bin_adaptive": (*CLOSED_LOOP, *BATCHES, *MEMORY, *BINS),
+    "deadline_window": (*CLOSED_LOOP, *BATCHES, "settings.batch_max", "hardware.gpu"),
     "continuous_static": CONTINUOUS,
     "continuous_dynamic": CONTINUOUS,
     "continuous_multi_bin": (*CONTINUOUS, *BINS, *BIN_CHOICE),

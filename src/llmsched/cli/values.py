@@ -42,6 +42,7 @@ SCHEDULER_HELP = {
     "multi_bin_dynamic": "Bins by predicted length, each with its own batcher.",
     "multi_bin_only": "The multi-bin paper: bins, batches of exactly B.",
     "multi_bin_adaptive": "Bins by service time; ages and learned costs decide.",
+    "deadline_window": "Batches of alike requests by what they gain per GPU second.",
     "continuous_static": "Continuous batching as vLLM does it: first come, first served.",
     "continuous_dynamic": "How many run follows memory and --tpot-slo.",
     "continuous_multi_bin": "Bins by predicted length take turns to be admitted.",

@@ -18,8 +18,9 @@ SCHEDULER_COLOURS = {
     "multi_bin_dynamic": "#d95f02",
     "multi_bin_only": "#1b9e77",
     "multi_bin_adaptive": "#7570b3",
+    "deadline_window": "#e7298a",
 }
-OTHER_COLOURS = ("#e7298a", "#66a61e", "#a6761d")
+OTHER_COLOURS = ("#66a61e", "#a6761d", "#e6ab02")
 
 
 def scheduler_colours(schedulers: list[str]) -> dict[str, str]:

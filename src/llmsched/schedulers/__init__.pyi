@@ -26,6 +26,7 @@ from .registry import (
     SCHEDULERS as SCHEDULERS,
     SchedulerFactory as SchedulerFactory,
     SchedulerSpec as SchedulerSpec,
+    deadline_window as deadline_window,
     dynamic_no_bins as dynamic_no_bins,
     make_scheduler as make_scheduler,
     multi_bin_adaptive as multi_bin_adaptive,

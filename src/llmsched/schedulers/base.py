@@ -33,13 +33,11 @@ class RequestView(NamedTuple):
     bin: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Arrivals:
     """Requests in order of arrival: iterate for one `RequestView` each, or take a whole column."""
 
-    __slots__ = ("rows",)
-
-    def __init__(self, rows: NDArray[np.void]) -> None:
-        self.rows = rows  # (n,) of `REQUEST_COLUMNS`
+    rows: NDArray[np.void]  # (n,) of `REQUEST_COLUMNS`
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -19,6 +19,7 @@ from llmsched.schedulers.base import BatchPolicy
 from llmsched.schedulers.batch_size import FixedBatcher
 from llmsched.schedulers.scheduler import FullBatches, Scheduler
 from llmsched.schedulers.settings import BIN_CHOICES, Settings
+from llmsched.schedulers.window.policy import WindowPolicy
 
 SchedulerFactory = Callable[[Settings], Scheduler | BatchPolicy]
 # What names a scheduler in Python: a registered name, what makes one, or one itself.
@@ -77,6 +78,19 @@ def multi_bin_only(settings: Settings) -> Scheduler:
     )
 
 
+def deadline_window(settings: Settings) -> Scheduler:
+    """Batches of alike requests from anywhere in the queue, by what they gain per GPU second."""
+    return Scheduler(
+        policy=WindowPolicy(
+            settings.latency, settings.deadline_s, settings.kv_tokens, settings.batch_max
+        ),
+        sees="requests",
+        batch_max=settings.batch_max,
+        capacity_tokens=settings.kv_tokens,
+        order="windows of predicted service time",
+    )
+
+
 SCHEDULERS: Registry[SchedulerFactory] = Registry(
     "scheduler",
     "llmsched.schedulers",
@@ -88,6 +102,7 @@ SCHEDULERS: Registry[SchedulerFactory] = Registry(
             multi_bin_dynamic,
             multi_bin_only,
             multi_bin_adaptive,
+            deadline_window,
         )
     },
 )

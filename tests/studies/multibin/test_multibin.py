@@ -8,6 +8,7 @@ import math
 import re
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,16 @@ from llmsched.studies.multibin.gsm8k import Gsm8kSettings, fitted_laws, quantile
 from llmsched.studies.multibin.report import report, write
 from llmsched.studies.multibin.reproduction import FIGURES, reproduce
 from llmsched.studies.multibin.results import Check, computed, standard_error
-from llmsched.studies.multibin.runs import Point, Study, load_settings, run_point, run_studies
+from llmsched.studies.multibin.runs import (
+    Point,
+    Study,
+    _full_batch_s,
+    load_settings,
+    run_point,
+    run_studies,
+)
 from llmsched.studies.multibin.saturation import Saturation, SaturationSettings
-from llmsched.theory.distributions import Exponential, Uniform
+from llmsched.theory.distributions import Uniform
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 REPRODUCED = ("1b", "3", "4", "6", "8", "9", "table-1")  # every check of these must hold
@@ -213,10 +221,17 @@ def test_runs__of_one_point_in_two_studies_are_run_once():
 
 
 def test_runs__weight_the_batch_times_of_bins_by_their_requests():
-    # given a rare bin with one full batch and a partly full one, which counts for nothing
-    point = Point(law=Exponential(1.0), n_requests=400, batch_size=4, n_bins=2, edges_s=(3.5,))
-    rng_draws = run_point(point, (0, 7, 0))
-    assert 1.0 < rng_draws.full_batch_s < 3.5
+    # given 6 requests in batches of two that take 1 s, and 3 of a rare bin: a full batch of 10 s
+    # and a partly full one, which counts for nothing
+    requests = np.rec.fromarrays([np.repeat([0, 1], [6, 3])], names=["bin"])
+    start_s = np.arange(5.0)
+    batches = SimpleNamespace(
+        bin=np.array([0, 0, 0, 1, 1]),
+        size=np.array([2, 2, 2, 2, 1]),
+        start_s=start_s,
+        finish_s=start_s + np.array([1, 1, 1, 10, 5]),
+    )
+    assert _full_batch_s(requests, batches, 2) == pytest.approx(6 / 9 * 1 + 3 / 9 * 10)
 
 
 def test_runs__refuse_what_cannot_be_run():

@@ -20,6 +20,7 @@ from stress_builders import MERGED
 
 from llmsched import Workload
 from llmsched.metrics.load import LABEL_RULE
+from llmsched.simulation.hardware import DEFAULT_LATENCY
 from llmsched.simulation.scenario import Scenario
 from llmsched.studies.stress.figures import Figure, png
 from llmsched.studies.stress.report import html_report, results_sha256, write_report
@@ -200,6 +201,12 @@ def test_report__says_how_it_was_made(page, result):
     checksums = found.table("SHA-256 of the requests")
     assert {row["trace"] for row in checksums} == {"burstgpt-like"}
     assert all(len(row["SHA-256 of the requests"]) == 64 for row in checksums)
+
+
+def test_report__names_the_default_latency_in_its_title(result, picture):
+    plan = replace(result.plan, base=Scenario())
+    page = page_of(replace(result, plan=plan, steps=result.steps[1:]), picture)
+    assert f"<h1>Stress plan: burstgpt-like, {DEFAULT_LATENCY}</h1>" in page
 
 
 def test_report__escapes_whatever_a_user_named(result, picture):

@@ -116,7 +116,7 @@ class Plan:
         "Step 2 looks for the fewest GPUs with at most this share of violations.",
         metavar="SHARE",
         above=0,
-        most=0.99,
+        below=1,
     )
     replications: int = 4
 

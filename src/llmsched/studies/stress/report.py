@@ -114,14 +114,14 @@ def html_report(result: StressResult, *, pictures: Pictures | None = None) -> st
     templates = files("llmsched.studies.stress")
     script = (templates / "report.js").read_text(encoding="utf-8").strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    base = result.plan.base
+    base, latency = result.plan.base, result.plan.base.resolved_hardware().latency
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["table"] = _html_table
     environment.filters["base64"] = lambda picture: base64.b64encode(picture).decode("ascii")
     page = environment.from_string(
         (templates / "report.html.jinja").read_text(encoding="utf-8")
     ).render(
-        title=f"Stress plan: {Path(base.recipe().source).name}, {base.hardware.latency}",
+        title=f"Stress plan: {Path(base.recipe().source).name}, {latency.name}",
         results_sha256=results_sha256(result),
         script=Markup(script),
         script_sha256=digest,
@@ -255,11 +255,11 @@ def _making(result: StressResult) -> pd.DataFrame:
     import pandas as pd
 
     base = result.plan.base
-    hardware = base.hardware.resolved()
+    hardware = base.resolved_hardware()
     capacity_tokens = base.settings.capacity_tokens or hardware.capacity_tokens
     done = [text for found in result.steps for text in found.done["latency_description"]]
     facts = {
-        "latency": "; ".join(dict.fromkeys(done)) or f"{base.hardware.latency}: no run is done",
+        "latency": "; ".join(dict.fromkeys(done)) or f"{hardware.latency.name}: no run is done",
         "served model": f"{hardware.llm.name}; KV cache for {capacity_tokens:,.0f} tokens",
         "versions": ", ".join(f"{name} {found}" for name, found in result.versions.items()),
     }

@@ -1,0 +1,1 @@
+"""`deadline_window`: batches of alike requests from anywhere in the queue."""
