@@ -79,7 +79,7 @@ stress: $(CORE)  ## All three steps of the stress plan, up to 1M requests: OUT/s
 
 stress-iteration: $(CORE)  ## The plan where requests join at every step, to 100k: OUT/stress-iteration
 	$(BIN)/llmsched stress all --engine iteration --step-time physics:h100:llama-3.1-8b \
-	  --volumes 1000,10000,100000 --gpu-counts 1,2,4,8 --seeds 2 --sla 30 --rps-scale 10 \
+	  --volumes 1000,10000,100000 --gpu-counts 1,2,4,8 --seeds 2 --sla 30 --rps-scale 100 \
 	  --out $(OUT)/stress-iteration $(ARGS)
 
 stress-step1: $(CORE)  ## Step 1: request scaling, all schedulers on equal GPUs
