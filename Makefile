@@ -31,7 +31,7 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
 test: $(ALL) lint types  ## Lint, types and every test but the papers at full size (make paper); installs all extras
-	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper" src/llmsched tests
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper and not faults" src/llmsched tests
 
 check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
 	$(BIN)/python -m pytest -n 2 --doctest-modules src/llmsched tests
@@ -74,6 +74,9 @@ calibrate: $(ALL)  ## Measure a small model on this CPU, fit, compare; ARGS="--m
 	$(BIN)/llmsched calibrate fit $(GRID).csv --out $(GRID)-model.json --figure $(GRID).png
 	$(BIN)/llmsched compare --latency $(GRID).csv --requests 2000 $(if $(ARGS),,$(SHORT))
 
+statistics: $(CORE)  ## How often printed intervals are right: the tables of docs/statistics.md
+	$(BIN)/python experiments/statistics/coverage.py $(ARGS)
+
 stress: $(CORE)  ## All three steps of the stress plan, up to 1M requests: OUT/stress/report.html
 	$(BIN)/llmsched stress all --out $(OUT)/stress $(ARGS)
 
@@ -102,8 +105,14 @@ burstiness: $(ALL)  ## Bursts, predictors, bins, Algorithm 2 on real traffic: do
 published: $(ALL)  ## Published values beside ours: PUBLISHED.md
 	$(BIN)/python experiments/stress/published.py $(ARGS)
 
+validation: $(ALL)  ## Real runs against the simulator, the table of docs/validation.md; ARGS="--data FOLDER"
+	$(BIN)/python experiments/validation/validation.py $(ARGS)
+
 window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
 	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
+
+faults: $(ALL)  ## Some 170 faults on purpose, from full disks to Ctrl-C: each ends in one line
+	$(BIN)/python -m pytest -n 2 -m faults tests/faults $(ARGS)
 
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
@@ -116,5 +125,5 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test check lint types format bench paper paper-multibin paper-dynamic \
-  calibrate stress stress-iteration stress-step1 stress-step2 stress-step3 engines burstiness \
-  published window mutants constraints clean
+  calibrate statistics stress stress-iteration stress-step1 stress-step2 stress-step3 engines \
+  burstiness published validation window faults mutants constraints clean

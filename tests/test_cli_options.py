@@ -30,6 +30,7 @@ from llmsched.cli.main import main
 from llmsched.latency.files import save_model
 from llmsched.latency.formulas import SaturatingModel
 from llmsched.latency.uncertainty import Uncertainty
+from plan_world import in_plan
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ WORKLOAD = {
     "--rps-scale": Case(
         "--rps-scale 50", bad=tuple(f"--rps-scale {x}" for x in ("0", "-1", "nan", "inf", "fast"))
     ),
+    "--load": Case("--load 0.3", bad=("--load 0", "--load x", "--load 0.5 --rps-scale 2")),
+    "--rate": Case("--rate 20", bad=("--rate 0", "--rate inf", "--rate 5 --load 0.5")),
     "--real-timestamps": Case("--real-timestamps", bad=("--real-timestamps --rps-scale 3",)),
     "--failures": Case("--failures keep", bad=("--failures maybe",)),
     "--jitter": Case("--jitter 1", bad=("--jitter -1", "--jitter nan", "--jitter inf")),
@@ -113,6 +116,10 @@ SERVING = {
     "--predictor": Case(
         "--predictor oracle",
         bad=tuple(f"--predictor {x}" for x in ("psychic", "noisy:-1", "noisy:x", "bin-error:0.7")),
+    ),
+    "--gpu": Case(
+        "--gpu-memory 4.2",  # batches that do not fit are counted
+        bad=tuple(f"--gpu-memory {x}" for x in ("0", "-1", "nan", "inf", "3", "huge")),
     ),
     "--llm": Case("--llm qwen3-4b", bad=("--llm gpt-5",)),
     "--seed": Case("--seed 1", bad=("--seed -1", "--seed x")),
@@ -184,6 +191,7 @@ FORMING = {
 }
 CONTINUOUS = {
     **WORKLOAD,
+    **CLOSED_LOOP,
     **SERVING,
     "--gpus": Case("--replicas 2", bad=(*SERVING["--gpus"].bad, "--gpus inf")),
     "--sla": replace(SERVING["--sla"], change="--sla 0.5"),
@@ -245,8 +253,29 @@ CONTINUOUS = {
 }
 NO_MEMORY = {"--tp": replace(SERVING["--tp"], base="", same=True)}  # fixed batches know none
 AGEING = {"--ageing": Case("--ageing 2000", bad=tuple(f"--ageing {x}" for x in (0, -1, "inf")))}
+TIMELINE = {
+    "--timeline": Case(
+        "--timeline {out}/t.json",
+        plain=True,
+        bad=("--timeline {out}/t.txt", "--timeline {out}/no/t.png", "--timeline {trace}"),
+    ),
+    "--timeline-window": Case(
+        "--timeline-window 0:1",
+        plain=True,
+        base="--timeline {out}/t.json",
+        bad=("--timeline-window 2:1", "--timeline-window x"),
+    ),
+    "--timeline-events": Case(
+        "--timeline-events 20",
+        plain=True,
+        base="--timeline {out}/t.json",
+        bad=("--timeline-events 0",),
+    ),
+}
 OUTPUT = {
+    **TIMELINE,
     "--json": Case("--json", plain=True),
+    "--verbose": Case("--verbose", plain=True),
     "--requests-out": Case(
         "--requests-out {out}/r.csv",
         plain=True,
@@ -275,6 +304,7 @@ STEPS_OUT = {
     ),
 }
 CONTINUOUS |= {**STEPS_OUT, **{name: case for name, case in OUTPUT.items() if "batch" not in name}}
+CONTINUOUS["--verbose"] = replace(OUTPUT["--verbose"], same=True)
 CONTINUOUS["--requests-out"] = replace(
     OUTPUT["--requests-out"],
     bad=("--requests-out {out}/r.txt", "--requests-out {out}/r.csv --steps-out {out}/r.csv"),
@@ -282,7 +312,7 @@ CONTINUOUS["--requests-out"] = replace(
 OF_CONTINUOUS = {
     name: case
     for name, case in CONTINUOUS.items()
-    if name not in {**WORKLOAD, **SERVING, **OUTPUT, **STEPS_OUT, "--gpu": 0}
+    if name not in {**WORKLOAD, **CLOSED_LOOP, **SERVING, **OUTPUT, **STEPS_OUT, "--gpu": 0}
     and name != "--latency-uncertainty"
 }
 OF_CONTINUOUS["--step-time"] = replace(OF_CONTINUOUS["--step-time"], bad=("--step-time fast",))
@@ -301,11 +331,18 @@ COMPARE = {
         plain=True,
         bad=("--figure {out}/c.txt", "--figure {out}/no/c.png", "--figure {folder}.png"),
     ),
-    "--json": OUTPUT["--json"],
+    **{name: OUTPUT[name] for name in ("--json", "--verbose")},
+    "--matters": Case("--matters 50%", bad=("--matters 1", "--matters -1%", "--matters x")),
+    "--resample-trace": Case("--resample-trace"),
+    "--out": Case("--out {out}/runs", bad=("--out {trace}",)),
+    "--jobs": Case("--jobs 2", same=True, bad=("--jobs 0",)),
+    # the runs of a Ray cluster are those of test_stress.py
+    "--backend": Case("--backend local", same=True, bad=("--backend dask",)),
+    "--address": Case("--address nowhere:1", change_exit=2, bad=("--address nowhere:1",)),
 }
 
 CAPACITY = {
-    **{name: COMPARE[name] for name in ("--seeds", "--json")},
+    **{name: case for name, case in COMPARE.items() if name != "--figure"},
     "--schedulers": replace(COMPARE["--schedulers"], change="--schedulers dynamic-no-bins"),
     "--search": Case("--search gpus", bad=("--search speed", "--search gpus --gpus 2")),
     "--target-violations": Case(
@@ -319,9 +356,6 @@ CAPACITY = {
         for option in ("--target-p95", "--target-p99")
     },
     "--tolerance": Case("--tolerance 0.02", bad=("--tolerance 0", "--tolerance 1")),
-    "--jobs": Case(
-        "--jobs 2", base="--schedulers static-fifo,dynamic-no-bins", same=True, bad=("--jobs 0",)
-    ),
     "--capacity-curve": replace(
         COMPARE["--figure"],
         change="--capacity-curve {out}/c.svg",
@@ -406,6 +440,8 @@ def _after(base: str, options: dict[str, Case]) -> dict[str, Case]:
     return {name: replace(case, base=f"{base} {case.base}") for name, case in options.items()}
 
 
+STEPPED = "--step-time {steps} --sla 5 --target-violations 0.5"
+PLANNED = ("--requests", "--load", "--rate")  # the stress plan's own
 TABLE: dict[str, dict[str, Case]] = {
     "static-fifo": {
         **WORKLOAD,
@@ -505,6 +541,7 @@ TABLE: dict[str, dict[str, Case]] = {
         **WORKLOAD,
         "--rps-scale": replace(WORKLOAD["--rps-scale"], base="--search gpus"),
         "--real-timestamps": replace(WORKLOAD["--real-timestamps"], base="--search gpus"),
+        **_on("--search gpus", {name: WORKLOAD[name] for name in ("--load", "--rate")}),
         **SERVING,
         **BATCHES,
         **UNCERTAINTY,
@@ -512,12 +549,15 @@ TABLE: dict[str, dict[str, Case]] = {
         "--admission": replace(BATCHES["--admission"], base="--target-violations 0.5"),
         **_on("--schedulers static-fifo", FIXED),
         **_on("--target-violations 0.5", {**DYNAMIC, **BINS, **BIN_CHOICE}),
-        "--batch-min": replace(DYNAMIC["--batch-min"], base="--sla 0.05 --target-p95 0.5"),
+        "--batch-min": replace(
+            DYNAMIC["--batch-min"], base="--batch-target 0.05 --target-violations 0.5"
+        ),
         **_on("--schedulers multi-bin-only", FORMING),
-        **_on("--schedulers continuous-static --step-time {steps} --sla 5", OF_CONTINUOUS),
-        **_on("--schedulers continuous-sjf --step-time {steps} --max-running 2", AGEING),
+        **_on(f"--schedulers continuous-static {STEPPED}", OF_CONTINUOUS),
+        **_on(f"--schedulers continuous-sjf {STEPPED} --max-running 2", AGEING),
         **CAPACITY,
     },
+    "plan": {},  # as capacity, see below
     "list": {"--json": Case("--json", plain=True)},
     "trace info": {
         **TRACE_OPTIONS,
@@ -573,7 +613,7 @@ TABLE: dict[str, dict[str, Case]] = {
         **_after(
             "step2 --gpu-counts 1 --loads 0.9",
             {
-                **{name: case for name, case in WORKLOAD.items() if name != "--requests"},
+                **{name: case for name, case in WORKLOAD.items() if name not in PLANNED},
                 **{
                     name: SERVING[name] for name in SERVING if name not in ("--gpus", "--admission")
                 },
@@ -631,6 +671,49 @@ TABLE: dict[str, dict[str, Case]] = {
             "--output-tokens 50", change_exit=2, bad=("--output-tokens 0", "--output-tokens x")
         ),
         "--where": Case("--where max_concurrency=4", change_exit=2, bad=("--where x",)),
+        # of closed loops they are refused; a log of requests is simulated with them
+        **{
+            f"--{name}": Case(f"--{name} 5000", change_exit=2, bad=(f"--{name} -1", f"--{name} x"))
+            for name in ("kv-tokens", "max-running", "step-tokens", "seed")
+        },
+        "--json": OUTPUT["--json"],
+    },
+    "validate": {
+        **{
+            name: CONTINUOUS[name]
+            for name in (
+                *("--kv-tokens", "--max-running", "--step-tokens", "--depth", "--prefill"),
+                *("--block", "--watermark", "--long-prefill", "--overhead"),
+                *("--overhead-per-request", "--prefix-caching", "--full-sequence-check"),
+            )
+        },
+        "--step-time": replace(
+            CONTINUOUS["--step-time"], change="--step-time physics:h100:qwen3-1.7b"
+        ),
+        "--gpu-memory-utilization": replace(
+            CONTINUOUS["--gpu-memory-utilization"], change="--gpu-memory-utilization 0.95"
+        ),
+        "--llm": replace(SERVING["--llm"], change="--llm qwen3-0.6b"),
+        "--tp": replace(SERVING["--tp"], base=""),
+        "--gpu": replace(CONTINUOUS["--gpu"], change="--gpu-memory 4.75", base=""),
+        "--seed": Case("--seed 1", base="--fit all:30", bad=("--seed -1", "--seed x")),
+        "--shared-prefixes": Case(
+            "--shared-prefixes {shared}",
+            bad=("--shared-prefixes {broken}", "--shared-prefixes {tmp}/absent.csv"),
+        ),
+        "--fit": Case(
+            "--fit scale:30",
+            bad=tuple(f"--fit {x}" for x in ("scale", "scale:0", "scale:55", "slope:30", "all:5")),
+        ),
+        "--where": Case("--where arrival_s=0.0", bad=("--where x", "--where arrival_s=-1")),
+        # of a tool that counts tokens it is refused; test_benchmark_formats.py has its use
+        "--output-tokens": Case(
+            "--output-tokens 50", change_exit=2, bad=("--output-tokens 0", "--output-tokens x")
+        ),
+        "--figure": COMPARE["--figure"],
+        "--report": Case(
+            "--report {out}/r.md", bad=("--report {out}/r.txt", "--report {out}/no/r.md")
+        ),
         "--json": OUTPUT["--json"],
     },
     # a failed download is a failed run, not a wrong argument: exit code 1
@@ -640,15 +723,31 @@ TABLE: dict[str, dict[str, Case]] = {
         "--out": Case("--out {out}/elsewhere", bad=("--out {trace}/below",), bad_exit=1),
     },
 }
+TABLE["plan"] = {
+    name: case
+    for name, case in TABLE["capacity"].items()
+    if name not in ("--search", "--tolerance", "--matters", "--capacity-curve")
+    and name not in UNCERTAINTY
+} | {
+    "--load": WORKLOAD["--load"],
+    "--gpus": Case("--gpus 2", base="--load 0.5", bad=("--gpus 0", "--gpus 1.5")),
+    "--gpu-price": Case("--gpu-price 2", bad=("--gpu-price -1", "--gpu-price x")),
+    "--figure": COMPARE["--figure"],
+}
+# a plan is the search for GPUs of `capacity`, with the same options: only its own are run again
+RUN = [command for command in TABLE if command != "plan"]
+OF_PLAN = ("--gpus", "--gpu-price", "--figure", "--schedulers", "--sla", "--load")
 BASE = {
     **dict.fromkeys(TABLE, "--trace {trace} --gpus 3"),
     **{
         f"continuous-{name}": "--trace {trace} --gpus 3 --step-time {steps} --sla 5"
         for name in ("static", "dynamic", "multi-bin", "sjf", "priority")
     },
-    "compare": "--trace {trace} --gpus 3 --seeds 1 --schedulers "
+    "compare": "--trace {trace} --no-resample-trace --gpus 3 --seeds 1 --schedulers "
     "static-fifo,dynamic-no-bins,multi-bin-dynamic",
-    "capacity": "--trace {trace} --seeds 1 --jobs 1 --tolerance 0.1 --sla 0.5 "
+    "capacity": "--trace {trace} --no-resample-trace --seeds 1 --jobs 1 --tolerance 0.1 --sla 0.5 "
+    "--schedulers multi-bin-dynamic",
+    "plan": "--trace {trace} --no-resample-trace --seeds 1 --jobs 1 --sla 5 "
     "--schedulers multi-bin-dynamic",
     "stress": "--trace {trace} --volumes 200 --seeds 1 --jobs 1 --out {out}/stress",
     "list": "profiles",
@@ -662,6 +761,7 @@ BASE = {
     "calibrate show": "{model}",
     "calibrate import": "vllm-bench {bench}/1.json {bench}/4.json {bench}/16.json "
     "--out {out}/model.json",
+    "validate": "{log} --step-time {steps} --gpu-memory 4.8",
 }
 TABLES = "--json --requests-out {out}/requests.csv --batches-out {out}/batches.csv"
 IN_FULL = {
@@ -672,6 +772,7 @@ IN_FULL = {
     },
     "compare": "--json",
     "capacity": "--json",
+    "plan": "--json",
     "stress": "--json --tables-only",
     "list": "",
     "trace info": "--json",
@@ -683,6 +784,7 @@ IN_FULL = {
     "calibrate fit": "--json",
     "calibrate show": "--json",
     "calibrate import": "--json",
+    "validate": "--json",
 }
 ECHOES = {
     *("scheduler", "gpus", "bins", "sla_s", "seed", "seeds", "trace", "predictor", "name"),
@@ -705,6 +807,10 @@ def places(tmp_path_factory) -> Iterator[dict[str, str]]:
             "two_formats": str(_two_formats(tmp / "two.csv")),
             "model": str(_model(tmp / "model.json")),
             **_step_times(tmp),
+            "log": str(_log(tmp / "requests.csv")),
+            "shared": str(
+                _config(tmp / "shared.csv", "request,earlier_request,shared_blocks\n9,2,4")
+            ),
             "grid": str(_grid(tmp / "grid.csv")),
             **_llm_configs(tmp),
             "config": str(
@@ -738,6 +844,20 @@ def _trace(path: Path) -> Path:
         )
     ]
     head = "arrival_s,prompt_tokens,output_tokens,model,log_type"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def _log(path: Path) -> Path:
+    """60 requests of a server, half a second apart at most."""
+    rng = np.random.default_rng(3)
+    arrival_s = np.concatenate([[0.0], np.cumsum(rng.uniform(0, 0.1, 59))])
+    prompt, output = rng.integers(100, 700, 60), rng.integers(2, 300, 60)
+    rows = [
+        f"{t},{p},{o},{0.05 + 1e-4 * p},{0.05 + 1e-4 * p + 0.02 * o}"
+        for t, p, o in zip(arrival_s, prompt, output, strict=True)
+    ]
+    head = "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s"
     path.write_text("\n".join([head, *rows]) + "\n")
     return path
 
@@ -877,7 +997,7 @@ def run(places, tmp_path, monkeypatch):
             monkeypatch.setattr("llmsched.calibration.measure.model.usable_cpus", lambda: 2)
         line = f"{command} {BASE[command]} {case.base} {IN_FULL[command] if full else ''} {more}"
         line = line.replace("{file}", case.file).format(**places, out=out)
-        result = CliRunner().invoke(main, shlex.split(line))
+        result = CliRunner().invoke(main, in_plan(shlex.split(line)))
         written = {
             str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(out.rglob("*"))
@@ -951,7 +1071,8 @@ def test_options__each_changes_something(command, run):
     wrong = [
         f"{option}: {fault}"
         for option, case in TABLE[command].items()
-        if (fault := fault_of_change(command, case, run)) is not None
+        if (command in RUN or option in OF_PLAN)
+        and (fault := fault_of_change(command, case, run)) is not None
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -977,7 +1098,8 @@ def test_options__each_refuses_what_cannot_be(command, run, places):
         f"{bad}: {fault}"
         for option, case in TABLE[command].items()
         for bad in case.bad
-        if (fault := fault_of_refusal(command, option, bad, run, places)) is not None
+        if (command in RUN or option in OF_PLAN)
+        and (fault := fault_of_refusal(command, option, bad, run, places)) is not None
     ]
     assert not wrong, "\n".join(wrong)
 

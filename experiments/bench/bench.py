@@ -51,13 +51,22 @@ def timed(call: Callable[[], object]) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
+def planned(trace: object) -> object:
+    """A scenario with these requests in the stress plan's world."""
+    from dataclasses import replace
+
+    from llmsched.simulation.presets import preset
+
+    return replace(preset("plan"), workload=trace)
+
+
 def engine_ratio(n: int, n_gpus: int, scheduler: str) -> dict[str, float]:
     """One run of the engine over the bare Store, each `n` requests, taken in turn three times."""
     from llmsched.simulation.levels import batch as level
     from llmsched.simulation.simulate import simulate
     from llmsched.workload.workload import Workload
 
-    trace = Workload(requests=n).load(0)
+    trace = Workload(requests=n, rps_scale=200).load(0)
     engine_s: list[float] = []
     run_engine = level.run_engine
 
@@ -70,7 +79,7 @@ def engine_ratio(n: int, n_gpus: int, scheduler: str) -> dict[str, float]:
     ratios = []
     for _ in range(3):
         bare_s = bare_store(n)
-        run = simulate(trace, scheduler, n_gpus=n_gpus)
+        run = simulate(planned(trace), scheduler, n_gpus=n_gpus)
         ratios.append(engine_s[-1] / bare_s)
     return {
         "bare_s": bare_s,
@@ -135,8 +144,8 @@ def csv_run(path: str) -> dict[str, float]:
     from llmsched.workload.prepare import prepare
 
     read_s, raw = timed(lambda: read_trace(path))
-    trace = prepare(raw)
-    run_s, run = timed(lambda: simulate(trace, "multi_bin_dynamic"))
+    trace = prepare(raw, rps_scale=200)
+    run_s, run = timed(lambda: simulate(planned(trace), "multi_bin_dynamic"))
     metrics_s, _ = timed(
         lambda: metrics(run.requests, run.batches, n_gpus=4, sla_s=1.0, n_bins=len(run.edges) + 1)
     )
@@ -148,8 +157,8 @@ def synthetic_run(n: int) -> dict[str, float]:
     from llmsched.simulation.simulate import simulate
     from llmsched.workload.workload import Workload
 
-    load_s, trace = timed(lambda: Workload(requests=n).load(0))
-    run_s, run = timed(lambda: simulate(trace, "multi_bin_dynamic"))
+    load_s, trace = timed(lambda: Workload(requests=n, rps_scale=200).load(0))
+    run_s, run = timed(lambda: simulate(planned(trace), "multi_bin_dynamic"))
     return {"generate_s": load_s, "run_s": run_s, "batches": run.metrics.batches}
 
 
@@ -210,9 +219,48 @@ def iteration_ratio(n: int, rate_per_s: float) -> dict[str, float]:
     return {"ratio": reference_s / min(engine_s)}
 
 
+def tiny_sweep(n: int) -> dict[str, float]:
+    """CPU time of a sweep of `n` runs of 50 requests, one job, and of its second start."""
+    from llmsched.simulation.scenario import Scenario
+    from llmsched.simulation.sweep.sweep import sweep
+    from llmsched.workload.workload import Workload
+
+    def cpu_s(out: Path, runs: int) -> float:
+        start = time.process_time()
+        workload = Workload(requests=50)
+        sweep([Scenario(workload=workload, seed=seed) for seed in range(runs)], out, jobs=1)
+        return time.process_time() - start
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        cpu_s(out, 1)  # imports and shipped tables
+        first_s, again_s = cpu_s(out, n), cpu_s(out, n)
+        files = sum(1 for path in out.rglob("*") if path.is_file())
+    return {"run_ms": 1e3 * first_s / n, "again_s": again_s, "files": files}
+
+
+def memory_growth(n: int) -> dict[str, float]:
+    """Memory that one process gains from its 20th to its `n`th run."""
+    from llmsched.simulation.simulate import simulate
+    from llmsched.workload.workload import Workload
+
+    def resident_mib() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+    for run in range(n):
+        simulate(Workload(requests=500), "multi_bin_dynamic", seed=run)
+        if run == 19:
+            before_mib = resident_mib()
+    return {"growth_mib": resident_mib() - before_mib}
+
+
 CHILDREN = {
     call.__name__: call
-    for call in (engine_ratio, long_queue, csv_run, synthetic_run, iteration_run, iteration_ratio)
+    for call in (
+        *(engine_ratio, long_queue, csv_run, synthetic_run, iteration_run, iteration_ratio),
+        *(tiny_sweep, memory_growth),
+    )
 }
 
 
@@ -277,6 +325,7 @@ def bench_file(n: int) -> None:
         line("metrics of one run", f"{got['metrics_s']:.2f} s", "at most 0.5 s")
         line("peak memory: file, one run, metrics", f"{got['peak_mib']:.0f} MiB", "at most 300")
         cli = [str(Path(sys.executable).parent / "llmsched"), "compare", "--trace", path, "--json"]
+        cli += ["--preset", "plan", "--no-resample-trace"]
         for replications in (1, 5):
             _, wall_s, peak = process([*cli, "--seeds", str(replications)])
             line(
@@ -284,6 +333,17 @@ def bench_file(n: int) -> None:
                 f"{wall_s:.1f} s",
                 f"at most 15 s; peak {peak:.0f} MiB",
             )
+
+
+def bench_small(n: int) -> None:
+    print(f"\nSmall runs: a sweep of {n:,} runs of 50 requests, one job, CPU time")
+    got = child("tiny_sweep", n)
+    line("a run", f"{got['run_ms']:.1f} ms", "at most 5 ms")
+    line("its second start, with nothing to do", f"{got['again_s']:.2f} s", "at most 1 s of 2,000")
+    line("files in its folder", f"{got['files']}", "one per hundred runs")
+    if Path("/proc/self/statm").exists():
+        got = child("memory_growth", 500)
+        line("growth of a process over 500 runs", f"{got['growth_mib']:.1f} MiB", "at most 20")
 
 
 def bench_growth(sizes: list[int]) -> None:
@@ -335,6 +395,7 @@ def main() -> None:
         return
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
     bench_start()
+    bench_small(200 if options.quick else 2000)
     bench_iteration(100_000, 100_000 if options.quick else 1_000_000)
     bench_file(1_000_000)
     bench_growth([10**4, 10**5, 10**6] + ([] if options.quick else [10**7]))

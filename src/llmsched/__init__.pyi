@@ -10,8 +10,8 @@ from .schedulers.registry import SCHEDULERS as SCHEDULERS, make_scheduler as mak
 from .schedulers.scheduler import Scheduler as Scheduler
 from .schedulers.settings import Settings as Settings
 from .simulation.capacity.capacity import capacity as capacity
-from .simulation.comparison import compare as compare
-from .simulation.comparison_results import Comparison as Comparison
+from .simulation.comparison.comparison import compare as compare
+from .simulation.comparison.results import Comparison as Comparison
 from .simulation.hardware import Hardware as Hardware
 from .simulation.run import BatchRun as BatchRun, ContinuousRun as ContinuousRun, Run as Run
 from .simulation.scenario import Scenario as Scenario

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -16,6 +17,7 @@ class Streams:
     prediction: np.random.Generator
     calibration: np.random.Generator  # draws of latency parameters: of the root seed's, not more
     clients: np.random.Generator  # pauses of the users of a closed loop
+    resampling: np.random.Generator  # which stretches of a trace make another like it
 
     @classmethod
     def of_seed(cls, seed: int) -> Streams:
@@ -24,9 +26,9 @@ class Streams:
         Raises
         ------
         ValueError
-            If the seed is negative.
+            If the seed is no whole number, or negative.
         """
-        if seed < 0:
-            raise ValueError(f"seed must be >= 0, got {seed}")
-        children = np.random.SeedSequence(seed).spawn(5)  # one more leaves the others as they are
+        if not isinstance(seed, Integral) or seed < 0:
+            raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
+        children = np.random.SeedSequence(seed).spawn(6)  # one more leaves the others as they are
         return cls(*(np.random.default_rng(child) for child in children))

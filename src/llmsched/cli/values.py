@@ -29,11 +29,17 @@ COMMANDS = {
     ),
     "list": ("llmsched.cli.commands.list", "list_", "Print the names that an option takes."),
     "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),
+    "plan": ("llmsched.cli.commands.capacity", "plan", "Say how many GPUs your traffic takes."),
     "stress": ("llmsched.cli.commands.stress", "stress", "Run the three-step stress plan."),
     "trace": (
         "llmsched.cli.commands.trace",
         "trace",
         "Look at trace files, convert them, get real ones.",
+    ),
+    "validate": (
+        "llmsched.cli.commands.validate",
+        "validate_",
+        "Check the simulator against your server.",
     ),
 }
 SCHEDULER_HELP = {

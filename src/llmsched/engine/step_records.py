@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,12 @@ class ServedTable:
         """Which requests were served, shape (n,)."""
         return self.replica >= 0
 
+    @property
+    def arrival_rate_per_s(self) -> float:
+        """Gaps over the span of the arrivals [requests/s]; infinite where all come at once."""
+        span_s = float(np.ptp(self.arrival_s)) if len(self) else 0.0
+        return (len(self) - 1) / span_s if span_s > 0 else math.inf
+
     def to_frame(self) -> pd.DataFrame:
         """The table as a DataFrame, with a missing replica where a request was rejected."""
         import pandas as pd
@@ -71,6 +78,18 @@ class StepTable:
 
     def __len__(self) -> int:
         return len(self.start_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpellTable:
+    """One row per time that a request ran, from its admission to its end or a preemption."""
+
+    request: IntArray
+    start_s: FloatArray
+    end_s: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmsched._util.options import check_options, option
@@ -25,10 +25,12 @@ from llmsched.hardware import (
 )
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
     from llmsched.latency.base import LatencyModel
     from llmsched.latency.steps.base import StepLatency
 
-DEFAULT_LATENCY = "reference"
+DEFAULT_LATENCY = "h100-llama-3-8b-vllm"
 # the GPU that the first part of a measured set's name stands for
 MEASURED_GPUS = {
     "a100": "a100-80gb",
@@ -68,6 +70,9 @@ class Hardware:
         A preset, or gigabytes; by default that of the latency, or 12 GB.
     llm : str or ModelSpec, optional
         A preset; by default the model of the latency, or qwen3-1.7b.
+    draw : (int, int), optional
+        Seed and number of a draw of the latency's parameters from its calibration errors: batches
+        take the drawn times, while the scheduler goes on believing in the fitted ones.
 
     Raises
     ------
@@ -129,8 +134,15 @@ class Hardware:
         default_text="that of the latency, or qwen3-1.7b",
     )
 
+    draw: tuple[int, int] | None = None
+
     def __post_init__(self) -> None:
         check_options(self)
+        known = self.latency is None or isinstance(self.latency, str)
+        if not known and not callable(getattr(self.latency, "service_s", None)):
+            raise ValueError(
+                f"latency must be a name, a file or an object with service_s, got {self.latency!r}"
+            )
 
     def resolved(self, *, max_running: int = 256) -> ResolvedHardware:
         """The objects that the names stand for, checked against each other.
@@ -159,7 +171,7 @@ class Hardware:
             measured = measured_on(name)
             if measured is not None:
                 _agree(name, measured, gpu, llm, tp)
-                gpu, llm = gpu or measured.gpu, llm or measured.llm
+                gpu, llm = gpu or measured.gpu, measured.llm
                 tp = tp or measured.gpus_per_model
         return ResolvedHardware(
             n_gpus=self.n_gpus,
@@ -168,6 +180,7 @@ class Hardware:
             gpu=gpu or DEFAULT_GPU,
             llm=llm or MODELS[DEFAULT_MODEL],
             gpus_per_model=tp or 1,
+            draw=self.draw,
         )
 
     def _step(self, llm: ModelSpec | None, max_running: int) -> StepLatency | None:
@@ -188,11 +201,32 @@ class ResolvedHardware:
     """Hardware as objects: what a run needs."""
 
     n_gpus: float
-    latency: LatencyModel
+    latency: LatencyModel  # what a scheduler may believe in
     gpu: GpuSpec
     llm: ModelSpec
     step_time: StepLatency | None = None  # None for the steps of the latency
     gpus_per_model: int = 1
+    draw: tuple[int, int] | None = None  # of the latency's parameters: seed and number
+
+    @property
+    def true_latency(self) -> LatencyModel:
+        """What batches take: the draw, where there is one."""
+        return self.latency if self.draw is None else drawn_latency(self.latency, *self.draw)
+
+    @property
+    def uncertain(self) -> LatencyModel:
+        """What has the calibration errors: the latency, or the steps that were given."""
+        from llmsched.latency.steps.batches import BatchOfSteps
+
+        return self.latency if self.step_time is None else BatchOfSteps(self.step_time)
+
+    def true_steps(self) -> StepLatency:
+        """What steps take: the draw, where there is one."""
+        from llmsched.latency.steps.two_regime import steps_of
+
+        if self.draw is None:
+            return self.steps()
+        return steps_of(drawn_latency(self.uncertain, *self.draw))
 
     @property
     def capacity_tokens(self) -> float:
@@ -223,6 +257,27 @@ class ResolvedHardware:
         return f"{self.n_gpus:g}{groups} {self.gpu.name}, {self.llm.name}"
 
 
+def drawn_latency(latency: LatencyModel, seed: int, number: int) -> LatencyModel:
+    """The model with parameters of the draw of this number, from 0, out of the root seed's stream.
+
+    Raises
+    ------
+    CalibrationError
+        If the model has no calibration errors, as every formula.
+    """
+    from llmsched._util.streams import Streams
+
+    made, rng = _draws.setdefault(
+        (repr(latency), seed), ([], Streams.of_seed(seed).calibration)
+    )  # each takes milliseconds, and every run of a comparison wants the same
+    while len(made) <= number:
+        made.append(latency.draw(rng))
+    return made[number]
+
+
+_draws: dict[tuple[str, int], tuple[list[LatencyModel], Generator]] = {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredOn:
     """What a latency is of: one GPU, or several that hold a model together."""
@@ -244,7 +299,8 @@ def measured_on(latency: str) -> MeasuredOn | None:
         from llmsched.latency.physics.step import step_model
 
         deployment = step_model(latency).deployment
-        return MeasuredOn(gpu=deployment.gpu, llm=deployment.model, gpus_per_model=deployment.tp)
+        served = replace(deployment.model, precision=deployment.precision)  # of its weights
+        return MeasuredOn(gpu=deployment.gpu, llm=served, gpus_per_model=deployment.tp)
     if latency not in measured_names() and latency not in shipped_names():
         return None
     card = max((name for name in MEASURED_GPUS if latency.startswith(f"{name}-")), key=len)
@@ -297,7 +353,7 @@ def _agree(
 
     The same card with another memory, or a memory in gigabytes, is no contradiction.
     """
-    if llm is not None and llm != measured.llm:
+    if llm is not None and replace(llm, precision=measured.llm.precision) != measured.llm:
         raise ValueError(
             f"llm must be {measured.llm.name} with latency {latency}, which is of that model; "
             f"got {llm.name}: leave it out, or take another latency"

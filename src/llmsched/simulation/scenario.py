@@ -22,12 +22,19 @@ from llmsched._util.options import (
     options_of,
     plain_values,
 )
+from llmsched._util.plugins import name_of
 from llmsched.engine.admission import Admission
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.prediction.binning import Binning
 from llmsched.schedulers.settings import Settings
 from llmsched.simulation.hardware import DEFAULT_LATENCY, Hardware, ResolvedHardware
-from llmsched.simulation.keys import absolute, content_key, hardware_content, workload_content
+from llmsched.simulation.keys import (
+    absolute,
+    content_key,
+    hardware_content,
+    part_content,
+    workload_content,
+)
 from llmsched.workload.slo import Slo
 from llmsched.workload.workload import Workload
 
@@ -149,6 +156,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         check_options(self)
+        _check_objects(self)
         if isinstance(self.scheduler, str) and "-" in self.scheduler:
             from llmsched.schedulers.names import canonical
 
@@ -170,7 +178,7 @@ class Scenario:
         from llmsched.schedulers.registry import scheduler_name
 
         if self.level == "iteration" and not isinstance(self.scheduler, str):
-            return "continuous"
+            return name_of(self.scheduler.order).rpartition(".")[2]  # type: ignore[union-attr]
         return scheduler_name(self.scheduler)  # type: ignore[arg-type]  # as `level` says
 
     @property
@@ -292,11 +300,15 @@ class Scenario:
         TraceError
             If they cannot be read, or there are none.
         """
+        from llmsched.workload.prepare import at_scale
         from llmsched.workload.trace import TraceError
 
         trace = self.workload
         if isinstance(trace, Workload):
+            held = trace.held_load is not None
             trace = trace.load(self.seed if seed is None else seed)
+            if held:
+                trace = at_scale(trace, self.rate_factor(trace))
         if not len(trace):
             raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
         return trace
@@ -305,13 +317,33 @@ class Scenario:
         """The same on so many GPUs."""
         return replace(self, hardware=replace(self.hardware, n_gpus=n_gpus))
 
+    def rate_factor(self, recorded: Trace) -> float:
+        """What the arrival rate of the requests, as the source has them, is multiplied by."""
+        from llmsched.simulation.held_load import load_as_it_comes
+
+        workload = self.recipe()
+        wanted = workload.held_load
+        if wanted is None or (recorded.closed and workload.offered_load is None):
+            return workload.rate_factor(recorded)
+        if recorded.closed:
+            raise ValueError(
+                f"offered_load needs recorded arrivals, but requests of trace {recorded.name!r} "
+                "wait for answers; say how fast sessions begin (--rps-scale) instead"
+            )
+        return wanted / load_as_it_comes(recorded, self.resolved_hardware())
+
+    def rate_words(self, trace: Trace) -> str:
+        """How the arrival rate of its requests came about."""
+        if not isinstance(self.workload, Workload):
+            return "as given"
+        return self.workload.rate_words(closed=trace.closed)
+
     def at_rate(self, factor: float) -> Self:
         """The same with its arrival rate multiplied by this."""
-        if not isinstance(self.workload, Workload):
-            moved = replace(self.workload, arrival_s=self.workload.arrival_s / factor)
-            return replace(self, workload=moved)
-        scale = self.workload.rps_scale * factor
-        return replace(self, workload=replace(self.workload, rps_scale=scale))
+        if isinstance(self.workload, Workload):
+            return replace(self, workload=self.workload.at_rate(factor))
+        moved = replace(self.workload, arrival_s=self.workload.arrival_s / factor)
+        return replace(self, workload=moved)
 
     def check(self) -> None:
         """Fail unless the run can be started: before the first run of many, not after it.
@@ -331,34 +363,43 @@ class Scenario:
     def key(self) -> str:
         """The run's content key, 64 hexadecimal digits.
 
+        Objects enter by the checksum of their content: a trace by its columns, others by what
+        `pickle` makes of them.
+
         Raises
         ------
         ValueError
-            If a part is an object rather than a name, or a file cannot be read.
+            If a file cannot be read, or an object cannot be sent to another process.
         """
         values = self.to_dict()
+        predictor = self.predictor
         return content_key(
             {
                 "version": _KEY_VERSION,
                 **values,
-                "workload": workload_content(self.recipe()),
-                "hardware": hardware_content(values["hardware"]),
-                "predictor": self.predictor_object().name,
+                "scheduler": part_content(self.scheduler),
+                "workload": workload_content(self.workload),
+                "hardware": hardware_content(values["hardware"], self.hardware),
+                "predictor": self.predictor_object().name
+                if isinstance(predictor, str)
+                else part_content(predictor),
+                **({"router": part_content(self.router)} if "router" in values else {}),
             }
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The scenario as plain values, one mapping per section, without what is None.
 
-        Raises
-        ------
-        ValueError
-            If a part is an object rather than a name.
+        Objects stand there by their names.
         """
         found: dict[str, Any] = {"scheduler": _named(self.scheduler)}
         found |= plain_values(self)
         found |= {"predictor": _named(self.predictor), "router": _named(self.router)}
-        found["workload"] = plain_values(self.recipe())
+        workload = self.workload
+        if isinstance(workload, Workload):
+            found["workload"] = plain_values(workload)
+        else:
+            found["workload"] = {"source": workload.name, "requests": len(workload)}
         found["hardware"] = {
             name: getattr(value, "name", value)
             for name, value in plain_values(self.hardware).items()
@@ -397,8 +438,10 @@ class Scenario:
 
     def with_absolute_paths(self) -> Scenario:
         """The same run (and key) for a process with another working folder."""
-        workload = self.recipe()
-        if not workload.synthetic or workload.source.endswith(".toml"):
+        workload = self.workload
+        if isinstance(workload, Workload) and (
+            not workload.synthetic or workload.source.endswith(".toml")
+        ):
             workload = replace(workload, source=str(Path(workload.source).resolve()))
         files = ("latency", "step_time", "gpu", "llm")
         values = {name: getattr(self.hardware, name) for name in files}
@@ -449,6 +492,17 @@ def as_scenario(
         changed["scheduler"] = scheduler
     changed |= {name: value for name, value in given.items() if value is not None}
     return replace(scenario, **changed) if changed else scenario
+
+
+def _check_objects(scenario: Scenario) -> None:
+    """Fail if a part that may be an object is one of another kind."""
+    from llmsched.workload.trace import Trace
+
+    workload, predictor = scenario.workload, scenario.predictor
+    if not isinstance(workload, Workload | Trace):
+        raise ValueError(f"workload must be a Workload, a Trace or a name, got {workload!r}")
+    if not isinstance(predictor, str) and not callable(getattr(predictor, "predict", None)):
+        raise ValueError(f"predictor must be a text or an object with predict, got {predictor!r}")
 
 
 def as_binning(binning: Binning | int | str) -> Binning:

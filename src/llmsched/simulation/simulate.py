@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
-from llmsched.latency.base import LatencyModel
 from llmsched.schedulers.scheduler import Scheduler
 from llmsched.simulation.beliefs import BinnedPrediction, predict_bins
 from llmsched.simulation.levels.batch import serve_batches
@@ -27,6 +27,7 @@ def simulate(
     *,
     prediction: BinnedPrediction | None = None,
     most_steps: int = 0,
+    steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     progress: Callable[[int], None] | None = None,
     **parts: Unpack[Parts],
 ) -> Run:
@@ -43,6 +44,8 @@ def simulate(
         is made here.
     most_steps : int
         Steps to keep in `Run.steps`, at the iteration level; 0 for none.
+    steps_window_s : (float, float)
+        Only steps that run inside of it are kept [s].
     progress : callable, optional
         Called now and then with the number of requests whose service has begun, or that are
         finished.
@@ -74,6 +77,7 @@ def simulate(
         whole.requests(),
         prediction=prediction,
         most_steps=most_steps,
+        steps_window_s=steps_window_s,
         progress=progress,
     )
 
@@ -82,9 +86,9 @@ def serve(
     scenario: Scenario,
     trace: Trace,
     *,
-    latency: LatencyModel | None = None,
     prediction: BinnedPrediction | None = None,
     most_steps: int = 0,
+    steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     progress: Callable[[int], None] | None = None,
 ) -> Run:
     """One run on requests that are there already.
@@ -95,8 +99,6 @@ def serve(
         How they are served; its workload is not read.
     trace : Trace
         The requests.
-    latency : LatencyModel, optional
-        How long batches take, where that is not what the scheduler believes in.
 
     The other parameters are those of `simulate`.
     """
@@ -107,10 +109,15 @@ def serve(
             trace, policy, predictor, scenario.binning, hardware.latency, scenario.seed
         )
     if isinstance(policy, Scheduler):
-        model = latency or hardware.latency
-        return serve_batches(scenario, trace, policy, prediction, model=model, progress=progress)
+        return serve_batches(scenario, trace, policy, prediction, progress=progress)
     from llmsched.simulation.levels.iteration import serve_steps
 
     return serve_steps(
-        scenario, trace, policy, prediction, drawn=latency, most_steps=most_steps, progress=progress
+        scenario,
+        trace,
+        policy,
+        prediction,
+        most_steps=most_steps,
+        steps_window_s=steps_window_s,
+        progress=progress,
     )

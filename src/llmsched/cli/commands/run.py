@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from llmsched.cli.errors import OneLineErrors, keep_inputs
 from llmsched.cli.options import (
     SERVING,
     UNCERTAINTY,
+    VERBOSE,
     WORKLOAD,
     scenario_options,
     take_draws,
@@ -23,15 +24,17 @@ from llmsched.cli.options import (
     with_options,
 )
 from llmsched.cli.progress import progress_bar
+from llmsched.cli.timeline import TIMELINE, check_timeline, most_events, write_timeline
 
 if TYPE_CHECKING:
-    from llmsched.latency.base import LatencyModel
+    from llmsched.simulation.scenario import Scenario
     from llmsched.simulation.simulate import Run
     from llmsched.simulation.uncertainty import RunUncertainty
     from llmsched.workload.trace import Trace
 
 OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    VERBOSE,
     click.option(
         "--requests-out",
         type=click.Path(path_type=Path),
@@ -72,7 +75,7 @@ def scheduler_command(scheduler: str) -> click.Command:
     more = STEPS_OUT if "router" in taken else BATCHES_OUT
 
     @scenario_options(*WORKLOAD, *SERVING, *taken)
-    @with_options(UNCERTAINTY, OUTPUT, more)
+    @with_options(UNCERTAINTY, OUTPUT, more, TIMELINE)
     def command(**values: Any) -> None:
         _run(scheduler, values)
 
@@ -97,8 +100,9 @@ def _help(scheduler: str) -> str:
 
 
 def _run(scheduler: str, values: dict[str, Any]) -> None:
-    from llmsched.cli.text import left_out_notes, run_table
-    from llmsched.simulation.run import ContinuousRun
+    from llmsched.cli.text import left_out_notes
+    from llmsched.latency.base import ExtrapolationWarning
+    from llmsched.simulation.run import BatchRun, ContinuousRun
     from llmsched.simulation.simulate import serve
 
     out = _output_paths(values)
@@ -106,14 +110,16 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
     if show_config(values, scenario):
         return
     scenario.check()
-    draws = take_draws(values["n_draws"], scenario)
+    n_draws = take_draws(values["n_draws"], scenario)
     trace = scenario.requests()
     left_out_notes(trace)
-    with progress_bar(len(trace), scheduler) as progress:
-        most_steps = values["most_steps"] if "steps_out" in out else 0
-        run = serve(scenario, trace, most_steps=most_steps, progress=progress)
-    uncertainty = _uncertainty(run, trace, draws, scenario) if draws else None
+    with progress_bar(len(trace), scheduler) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # the answer has it in a line
+        run = serve(scenario, trace, **_steps_to_keep(values, out), progress=progress)
+    uncertainty = _uncertainty(run, trace, n_draws, scenario) if n_draws else None
     _write(run, out)
+    if "timeline" in out:
+        write_timeline(run, values)
     if values["as_json"]:
         found = run.to_dict()
         if uncertainty is not None:
@@ -123,8 +129,22 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
         from llmsched.cli.text_continuous import continuous_table
 
         click.echo(continuous_table(run, scenario.slo))
-    else:
-        click.echo(run_table(run, uncertainty))
+    elif isinstance(run, BatchRun):
+        from llmsched.cli.answers.run import run_text
+
+        hardware = scenario.resolved_hardware().describe()
+        click.echo(run_text(run, hardware, uncertainty, verbose=values["verbose"]))
+
+
+def _steps_to_keep(values: Mapping[str, Any], out: Mapping[str, Path]) -> dict[str, Any]:
+    """How many steps to write down, and of which part of the run where a timeline alone asks."""
+    if "steps_out" in out:
+        return {"most_steps": values["most_steps"]}
+    if "timeline" not in out or "most_steps" not in values:
+        return {}
+    window = values["timeline_window"]
+    steps = {"most_steps": most_events(values)}
+    return steps if window is None else {**steps, "steps_window_s": window}
 
 
 def _write(run: Run, out: Mapping[str, Path]) -> None:
@@ -136,7 +156,7 @@ def _write(run: Run, out: Mapping[str, Path]) -> None:
         write_table(run.requests, out["requests_out"])
     if isinstance(run, BatchRun) and "batches_out" in out:
         write_table(run.batches, out["batches_out"])
-    if isinstance(run, ContinuousRun) and run.steps is not None:
+    if isinstance(run, ContinuousRun) and run.steps is not None and "steps_out" in out:
         write_table(run.steps, out["steps_out"])
         if run.steps.left_out:
             click.echo(
@@ -146,21 +166,18 @@ def _write(run: Run, out: Mapping[str, Path]) -> None:
             )
 
 
-def _uncertainty(
-    run: Run, trace: Trace, draws: Sequence[LatencyModel], scenario: Any
-) -> RunUncertainty:
+def _uncertainty(run: Run, trace: Trace, n_draws: int, scenario: Scenario) -> RunUncertainty:
     """The same run under each draw of the latency's parameters."""
-    from llmsched.simulation.uncertainty import RunUncertainty, simulate_draws
+    from llmsched.simulation.simulate import serve
+    from llmsched.simulation.uncertainty import RunUncertainty, numbers_of, under_draws
 
-    with progress_bar(len(draws), "draws of the latency") as progress:
-        runs = itertools.count(1)
-
-        def count(_run: object) -> None:
+    drawn = []
+    with progress_bar(n_draws, "draws of the latency") as progress:
+        for count, one in enumerate(under_draws(scenario, n_draws, seed=scenario.seed), start=1):
+            drawn.append(numbers_of(serve(one, trace).to_dict()))
             if progress is not None:
-                progress(next(runs))
-
-        drawn = simulate_draws(scenario, trace, draws, on_run=count)
-    return RunUncertainty(fitted=run.to_dict(), drawn=drawn)
+                progress(count)
+    return RunUncertainty(fitted=run.to_dict(), drawn=tuple(drawn))
 
 
 def _output_paths(values: dict[str, Any]) -> dict[str, Path]:
@@ -170,8 +187,12 @@ def _output_paths(values: dict[str, Any]) -> dict[str, Path]:
     names = ("requests_out", "batches_out", "steps_out")
     out = {name: values[name] for name in names if values.get(name) is not None}
     chosen = [check_table_path(path) for path in out.values()]
+    timeline = check_timeline(values)
+    if timeline is not None:
+        out["timeline"] = timeline
+        chosen.append(timeline)
     if len({os.path.realpath(path) for path in chosen}) < len(chosen):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in out)
-        raise click.UsageError(f"{flags} must be two different files")
+        raise click.UsageError(f"{flags} must be different files")
     keep_inputs(chosen)
     return out

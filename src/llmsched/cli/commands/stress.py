@@ -42,7 +42,10 @@ RUNNABLE = ("step1", "step2", "step3")  # step 2b comes with step 2
 SHOWN = ("sla_violation_rate", "goodput_rps", "latency_p99_s")  # in the table of a terminal
 # where and how the runs are done moves no number, and is not part of the command that is kept
 NO_NUMBER = ("out", "backend", "address", "jobs", "retry_failed", "tables_only", "as_json")
-PLANNED = ("workload.requests", "hardware.n_gpus", "admission")  # the plan's, or left alone
+PLANNED = (
+    *("workload.requests", "workload.offered_load", "workload.rate_per_s"),
+    *("hardware.n_gpus", "admission"),
+)  # the plan's, or left alone
 OF_BATCHES = [path for path in (*BATCHES, *FIXED, *DYNAMIC) if path not in CONTINUOUS]
 OF_STEPS = (  # the others of a replica come from a file
     *("hardware.step_time", "slo.ttft_s", "slo.tpot_s", "router", "serving.kv_tokens"),
@@ -101,7 +104,7 @@ EXECUTION = (
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
 @click.argument("step", type=click.Choice([*RUNNABLE, "all"]), default="all")
 @with_options([*map(_plan_option, options_of(Plan)), replications_option(4)])
-@scenario_options(*OPTIONS)
+@scenario_options(*OPTIONS, preset="plan")
 @with_options(EXECUTION)
 def stress(**values: Any) -> None:
     """Run the three-step stress plan, or one step of it; a killed one goes on where it was.
@@ -125,7 +128,7 @@ def stress(**values: Any) -> None:
     if values["address"] is not None and values["backend"] != "ray":
         raise click.UsageError("--address is that of a Ray cluster; give --backend ray as well")
     keep_inputs(_outputs(out))
-    scenario = the_scenario(values)
+    scenario = the_scenario(values, preset="plan")
     if show_config(values, scenario):
         return
     plan = _plan(values, scenario)

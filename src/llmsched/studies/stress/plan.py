@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from llmsched._util.limits import MAX_BINS
 from llmsched._util.options import check_options, option
 from llmsched.prediction.binning import Binning
+from llmsched.simulation.presets import preset
 from llmsched.simulation.replications import check_replications, replicated
 from llmsched.simulation.scenario import Scenario
 from llmsched.workload.workload import Workload
@@ -80,7 +81,7 @@ class Plan:
         If a list is empty, unordered or out of range.
     """
 
-    base: Scenario = field(default_factory=Scenario)
+    base: Scenario = field(default_factory=lambda: preset("plan"))
     engine: Engine = option(
         "batch",
         "Whole batches, or requests that join and leave at every step.",
