@@ -258,7 +258,8 @@ def test_step1__runs_up_to_the_rows_that_a_real_trace_has(file, rows, tmp_path):
 
 def test_run__of_the_iteration_level_has_its_schedulers_and_token_metrics(tmp_path):
     hardware = Hardware(step_time="rtx-4090-llama-3.1-8b")
-    base = Scenario(workload=Workload(source="poisson"), hardware=hardware, slo=Slo(latency_s=30))
+    workload = Workload(source="poisson", rps_scale=1.0)
+    base = Scenario(workload=workload, hardware=hardware, slo=Slo(latency_s=30))
     plan = Plan(
         base=base,
         engine="iteration",
