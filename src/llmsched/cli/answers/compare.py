@@ -150,7 +150,7 @@ def _other_world(result: Comparison) -> list[str]:
     if not default or result.latency.name != DEFAULT_LATENCY:
         return []
     return [
-        "Under the stress plan's own latency formula the ranking is another: "
+        "Under the stress plan's own latency formula the gaps are others: "
         "llmsched compare --preset plan"
     ]
 
