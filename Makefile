@@ -60,10 +60,17 @@ format: $(ALL)  ## Format the code in place
 bench: $(CORE)  ## Speed and memory, as ratios on this machine
 	$(BIN)/python experiments/bench/bench.py $(ARGS)
 
-paper: $(ALL)  ## Redo the Multi-Bin paper: figures, REPORT.md, and the tests at its own sizes
+paper: paper-multibin paper-dynamic  ## Redo both papers: figures, REPORT.md, tests at their own sizes
+
+paper-multibin: $(ALL)  ## Multi-Bin Batching alone
 	$(BIN)/llmsched paper multibin --out $(OUT)/multibin $(ARGS)
 	$(if $(ARGS),,cp $(OUT)/multibin/*.png $(OUT)/multibin/REPORT.md experiments/multibin)
 	$(BIN)/python -m pytest -m paper tests/studies/multibin
+
+paper-dynamic: $(ALL)  ## Dynamic Batching alone
+	$(BIN)/llmsched paper dynamic --out $(OUT)/dynamic $(ARGS)
+	$(if $(ARGS),,cp $(OUT)/dynamic/*.png $(OUT)/dynamic/REPORT.md experiments/dynamic)
+	$(BIN)/python -m pytest -m paper tests/studies/dynamic
 
 TINY := --random-weights tiny-qwen3 --threads 1 --batch-sizes 1,2,4,8 --seq-lens 16,64,256
 SHORT := --trace calibration/tiny-requests.toml --rps-scale 1 --gpus 2 --batch-max 8 --sla 1
@@ -82,6 +89,11 @@ statistics: $(CORE)  ## How often printed intervals are right: the tables of doc
 stress: $(CORE)  ## All three steps of the stress plan, up to 1M requests: OUT/stress/report.html
 	$(BIN)/llmsched stress all --out $(OUT)/stress $(ARGS)
 
+stress-iteration: $(CORE)  ## The plan where requests join at every step, to 100k: OUT/stress-iteration
+	$(BIN)/llmsched stress all --engine iteration --step-time physics:h100:llama-3.1-8b \
+	  --volumes 1000,10000,100000 --gpu-counts 1,2,4,8 --seeds 2 --sla 30 --rps-scale 100 \
+	  --out $(OUT)/stress-iteration $(ARGS)
+
 stress-step1: $(CORE)  ## Step 1: request scaling, all schedulers on equal GPUs
 	$(BIN)/llmsched stress step1 --out $(OUT)/stress $(ARGS)
 
@@ -90,6 +102,14 @@ stress-step2: $(CORE)  ## Step 2 and 2b: GPU scaling at the given rate and at he
 
 stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 	$(BIN)/llmsched stress step3 --out $(OUT)/stress $(ARGS)
+
+DATA ?= ../shared/data
+
+engines: $(ALL)  ## Batch schedulers beside continuous ones: docs/engines.md (DATA: the traces)
+	$(BIN)/python experiments/engines/engines.py --data $(DATA) --out $(OUT) $(ARGS)
+
+burstiness: $(ALL)  ## Bursts, predictors, bins, Algorithm 2 on real traffic: docs/burstiness.md
+	$(BIN)/python experiments/engines/burstiness.py --data $(DATA) --out $(OUT) $(ARGS)
 
 published: $(ALL)  ## Published values beside ours: PUBLISHED.md
 	$(BIN)/python experiments/stress/published.py $(ARGS)
@@ -119,6 +139,6 @@ constraints: $(ALL)  ## Pin what is installed now into constraints.txt
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install compare test how-long check lint types format bench paper calibrate statistics \
-  stress stress-step1 stress-step2 stress-step3 published docs figures validation window faults mutants \
-  constraints clean
+.PHONY: help install compare test how-long check lint types format bench paper paper-multibin \
+  paper-dynamic calibrate statistics stress stress-iteration stress-step1 stress-step2 stress-step3 \
+  engines burstiness published docs figures validation window faults mutants constraints clean

@@ -407,7 +407,7 @@ STRESS = {
     "--gpu-counts": Case("--gpu-counts 1,2", bad=LISTS["--gpu-counts"]),
     "--loads": Case("--loads 0.5,0.7", bad=(*LISTS["--loads"], "--loads nan", "--loads inf")),
     "--target-violations": Case(
-        "--target-violations 0.999",
+        "--target-violations 0.98",
         bad=tuple(f"--target-violations {x}" for x in ("0", "1", "nan", "x")),
     ),
     "--seeds": Case("--seeds 2", bad=("--seeds 0", "--seeds two")),
@@ -592,6 +592,14 @@ TABLE: dict[str, dict[str, Case]] = {
         ),
         "--checks": Case("--checks"),
     },
+    "paper dynamic": {
+        "--figure": Case("--figure algorithm-2", bad=("--figure 2",)),
+        "--quick": Case("--quick", base="--figure 3", same=True),
+        "--out": Case("--out {out}/dynamic", bad=("--out {trace}",)),
+        "--seed": Case("--seed 1", base="--figure 3 --jobs 1", same=True, bad=("--seed -1",)),
+        "--jobs": Case("--jobs 2", base="--figure 3 --checks", same=True, bad=("--jobs 0",)),
+        "--checks": Case("--checks"),
+    },
     "calibrate measure": {
         # exactly one of the two, so that neither is left out or added alone
         "--model": Case(
@@ -612,6 +620,22 @@ TABLE: dict[str, dict[str, Case]] = {
                 },
                 **DYNAMIC,
                 **STRESS,
+                "--latency": BATCHES["--latency"],
+                "--engine": Case(
+                    "--engine iteration",
+                    base="--step-time {steps}",
+                    bad=("--engine steam", "--engine iteration --controller none"),
+                ),
+            },
+        ),
+        **_after(
+            "step2 --gpu-counts 2 --loads 0.9 --engine iteration --step-time {steps} --sla 5",
+            {
+                name: OF_CONTINUOUS[name]
+                for name in (
+                    *("--step-time", "--ttft-slo", "--tpot-slo", "--router", "--kv-tokens"),
+                    *("--gpu-memory-utilization", "--max-running", "--step-tokens"),
+                )
             },
         ),
         **_after("step1", FIXED),
@@ -733,6 +757,7 @@ BASE = {
     "trace convert": "{file} {out}/converted",
     "trace fetch": "burstgpt --url {url}/right --sha256 {sha}",
     "paper multibin": "--figure table-1",
+    "paper dynamic": "--figure 3",
     "calibrate measure": "--out {out}/g.csv --batch-sizes 1,2 --seq-lens 8,16 --threads 1",
     "calibrate fit": "{grid}",
     "calibrate show": "{model}",
@@ -757,6 +782,7 @@ IN_FULL = {
     "trace convert": "",
     "trace fetch": "",
     "paper multibin": "",
+    "paper dynamic": "",
     "calibrate measure": "",
     "calibrate fit": "--json",
     "calibrate show": "--json",

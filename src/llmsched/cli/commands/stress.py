@@ -13,8 +13,15 @@ from llmsched._util.options import field_types, options_of
 from llmsched.cli.command import print_json
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors, keep_inputs
-from llmsched.cli.fields import FieldType, given_parameter as given
+from llmsched.cli.fields import (
+    FieldType,
+    field_option,
+    given_parameter as given,
+    parameter_name,
+)
 from llmsched.cli.options import (
+    BATCHES,
+    CONTINUOUS,
     DYNAMIC,
     FIXED,
     SERVING,
@@ -40,7 +47,16 @@ PLANNED = (
     *("workload.requests", "workload.offered_load", "workload.rate_per_s"),
     *("hardware.n_gpus", "admission"),
 )  # the plan's, or left alone
-OPTIONS = [path for path in (*WORKLOAD, *SERVING, *FIXED, *DYNAMIC) if path not in PLANNED]
+OF_BATCHES = [path for path in (*BATCHES, *FIXED, *DYNAMIC) if path not in CONTINUOUS]
+OF_STEPS = (  # the others of a replica come from a file
+    *("hardware.step_time", "slo.ttft_s", "slo.tpot_s", "router", "serving.kv_tokens"),
+    *("serving.memory_share", "serving.max_running", "serving.step_tokens"),
+)
+OPTIONS = [
+    path
+    for path in dict.fromkeys((*WORKLOAD, *SERVING, *BATCHES, *FIXED, *DYNAMIC, *OF_STEPS))
+    if path not in PLANNED
+]
 
 
 def _plan_option(name: str) -> Any:
@@ -109,6 +125,7 @@ def stress(**values: Any) -> None:
     step, out = values["step"], values["out"]
     steps = RUNNABLE if step == "all" else (step,)
     _refuse_idle_options(step)
+    _refuse_other_level(values["engine"])
     if values["address"] is not None and values["backend"] != "ray":
         raise click.UsageError("--address is that of a Ray cluster; give --backend ray as well")
     keep_inputs(_outputs(out))
@@ -145,6 +162,17 @@ def _refuse_idle_options(asked: str) -> None:
             raise click.UsageError(
                 f"{option} does nothing in {asked}; leave it out, or run "
                 f"{' or '.join([*takers, 'all'])}"
+            )
+
+
+def _refuse_other_level(engine: str) -> None:
+    """Fail if an option was given that only the other engine takes."""
+    idle, other = (OF_BATCHES, "batch") if engine == "iteration" else (OF_STEPS, "iteration")
+    for path in idle:
+        if path not in ("hardware.latency", "hardware.step_time") and given(parameter_name(path)):
+            raise click.UsageError(
+                f"{field_option(path).opts[0]} does nothing with --engine {engine}; leave it out, "
+                f"or give --engine {other}"
             )
 
 
