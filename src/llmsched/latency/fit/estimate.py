@@ -9,7 +9,7 @@ counts as much as twice too fast. Each step is a linear problem, weighted with 1
   the form describes the grid within its noise, τ is 0;
 - `size`: elsewhere one e for all, read off the residuals, so that relative errors count alike.
 
-Two traps are avoided, and each costs coverage (`tests/test_latency_coverage.py`):
+Two traps are avoided, and each costs coverage (`tests/latency/test_latency_coverage.py`):
 
 - weights from the observed time, 1/y², favour the cells that came out low: at 5 % noise every time
   is then fitted 0.5 % too low, half a standard error. Of the logarithm it is 0.1 %;
