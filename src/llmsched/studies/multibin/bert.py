@@ -137,7 +137,8 @@ class Bert:
             f"{percent(needed.share_cut)} cut at {settings.max_tokens} tokens; or a fixed cost of "
             f"{needed.fixed_tokens:.0f} decode steps per batch, of which prefill is at most "
             f"{settings.prefill_tokens:g} (8 prompts of 512 tokens). The predictor then gains "
-            f"{gains}, and {printed} only if {accuracies} of the requests go to their bin, not {percent(accuracy(N_BINS, 0))}.",
+            f"{gains}, and {printed} only if {accuracies} of the requests go to their bin, "
+            f"not {percent(accuracy(N_BINS, 0))}.",
         )
 
     @property

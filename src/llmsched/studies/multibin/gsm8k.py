@@ -304,8 +304,7 @@ class Offline:
                 f"a cap of {settings.max_tokens} leave answers of {mean} on average. The laws "
                 f"here, a little faster at k = {settings.n_bins[-1]}, have {ours}. A fixed cost "
                 "per batch counts as tokens, so with one they are shorter. Figure 6's level asks "
-                "for about an eighth: the two figures cannot both hold for the same answers and "
-                "the same time per token.",
+                "for about an eighth: the two cannot both hold for the same service times.",
             ),
             provided=f"k = {settings.n_bins[-1]} from k = 1, whose level asks for answers of "
             f"{mean} on average, whatever their law",
