@@ -133,11 +133,11 @@ class Bert:
             f"printed {printed} is the edge of that: it asks for a quarter of nearly empty answers "
             "and nearly equal others. (Misses depend on the true bin alone; full batches: the "
             "part-full last ones take 1 to 2 points.)",
-            f"With LMSYS answers {oracle} needs them {needed.length_factor:.1f} times as long, "
-            f"{percent(needed.share_cut)} cut at {settings.max_tokens} tokens; or a fixed cost of "
-            f"{needed.fixed_tokens:.0f} decode steps per batch, of which prefill is at most "
-            f"{settings.prefill_tokens:g} (8 prompts of 512 tokens). The predictor then gains "
-            f"{gains}, and {printed} only if {accuracies} of the requests go to their bin, "
+            f"For {oracle}, LMSYS answers would have to be {needed.length_factor:.1f} times as long, "
+            f"{percent(needed.share_cut)} of them cut at {settings.max_tokens} tokens. Or a batch "
+            f"would need a fixed cost of {needed.fixed_tokens:.0f} decode steps; prefill is at most "
+            f"{settings.prefill_tokens:g} (8 prompts of 512 tokens). Either way the predictor gains "
+            f"{gains}: for {printed}, only {accuracies} of the requests may go to their bin, "
             f"not {percent(accuracy(N_BINS, 0))}.",
         )
 
