@@ -31,7 +31,7 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
 test: $(ALL) lint types  ## Lint, types and every test but the papers at full size (make paper); installs all extras
-	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper" src/llmsched tests
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper and not faults" src/llmsched tests
 
 check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
 	$(BIN)/python -m pytest -n 2 --doctest-modules src/llmsched tests
@@ -85,6 +85,9 @@ published: $(ALL)  ## Published values beside ours: PUBLISHED.md
 window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
 	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
 
+faults: $(ALL)  ## Some 170 faults on purpose, from full disks to Ctrl-C: each ends in one line
+	$(BIN)/python -m pytest -n 2 -m faults tests/faults $(ARGS)
+
 mutants: $(ALL)  ## Break one line at a time in a copy: does a test notice each?
 	$(BIN)/python experiments/mutants/mutants.py $(ARGS)
 
@@ -96,4 +99,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test check lint types format bench paper calibrate \
-  stress stress-step1 stress-step2 stress-step3 published window mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published window faults mutants constraints clean

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_faults import FAULTS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -78,9 +79,18 @@ def test_recipe__runs_as_printed(house: Path, title: str, tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_invariants__name_tests_that_are_there() -> None:
-    page = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "at_least"), [("invariants", 25), ("guarantees", 15)])
+def test_page_of_promises__names_tests_that_are_there(name: str, at_least: int) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+)`", page)
     written = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py"))
-    assert len(named) > 25
+    assert len(named) > at_least
     assert [name for name in named if f"def {name}(" not in written] == []
+
+
+def test_guarantees__name_faults_that_are_there_and_have_a_promise_each_line() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    assert set(re.findall(r'"([^"]+)"', page)) <= {fault.name for fault in FAULTS}
+    rows = [line for line in page.splitlines() if re.match(r"\| [A-Z`0-9]", line)]
+    assert len(rows) > 30
+    assert [row for row in rows if not re.search(r'"[^"]+"|`test_', row.split("|")[-2])] == []

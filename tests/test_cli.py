@@ -95,57 +95,6 @@ def test_trace__that_cannot_be_used_is_one_line(command, tmp_path):
     assert_refused(run(command, "--trace", tmp_path), str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "texts"),
-    [
-        ("static-fifo --trace burst", ["burst: no such file", "profiles burstgpt-like"]),
-        ("static-fifo --trace poisson --trace-format csv", ["needs a trace file", "'poisson'"]),
-        ("static-fifo --latency h100", ["did you mean h100-", "'h100'"]),
-        ("static-fifo --llm gpt-5", ["llm must be a known name", "list models", "'gpt-5'"]),
-        ("static-fifo --rps-scale 2 --real-timestamps", ["either --rps-scale or"]),
-        ("static-fifo --rps-scale 0", ["'--rps-scale'", "from 1e-06 to 1e+09, got 0"]),
-        ("static-fifo --rps-scale nan", ["'--rps-scale'", "got nan"]),
-        ("static-fifo --rps-scale inf", ["'--rps-scale'", "got inf"]),
-        ("static-fifo --rps-scale 1e-7", ["'--rps-scale'", "from 1e-06 to 1e+09, got 1e-07"]),
-        ("static-fifo --jitter 1e7", ["'--jitter'", "from 0 to 1e+06 seconds, got 1e+07"]),
-        ("static-fifo --requests 99999999999", ["'--requests'", "from 1 to 1000000000, got"]),
-        (
-            "static-fifo --batch-size 9223372036854775808",
-            ["'--batch-size'", "from 1 to 1000000, got"],
-        ),
-        ("dynamic-no-bins --batch-min 1000001", ["'--batch-min'", "from 1 to 1000000, got"]),
-        ("dynamic-no-bins --batch-max 1000001", ["'--batch-max'", "from 1 to 1000000, got"]),
-        ("static-fifo --sla -1", ["'--sla'", "> 0 seconds, got -1"]),
-        ("static-fifo --sla nan", ["'--sla'", "got nan"]),
-        ("static-fifo --sla inf", ["'--sla'", "got inf"]),
-        ("static-fifo --gpus 0", ["'--gpus'", "must be a whole number >= 1, or inf, got 0"]),
-        ("static-fifo --predictor bert", ["predictor must be one of oracle, ", "'bert'"]),
-        ("static-fifo --bins 4", ["No such option", "--bins"]),
-        ("static-fifo extra", ["unexpected extra argument (extra)"]),
-        ("multi-bin-dynamic --bins 0", ["'--bins'", "from 1 to 64, got 0; use 1"]),
-        ("multi-bin-dynamic --bins 65", ["'--bins'", "from 1 to 64, got 65"]),
-        ("multi-bin-dynamic --bins 3 --bin-edges 64,256,1024", ["must be 4", "got 3"]),
-        ("multi-bin-dynamic --predictor confusion:bert --bins 3", ["2, 4 and 8 bins", "got 3"]),
-        ("multi-bin-dynamic --predictor bin-error:0.1 --bin-by total", ["by output", "'total'"]),
-        ("dynamic-no-bins --batch-min 9 --batch-max 8", ["batch_min <= batch_max", "9 and 8"]),
-        ("dynamic-no-bins --batch-min 2 --controller none", ["--batch-min", "leave it out"]),
-        ("dynamic-no-bins --llm llama-3.1-70b", ["'llama-3.1-70b' must fit", "141.20 GB"]),
-        ("dynamic-no-bins --gpu-memory 4", ["must fit GPU '4 GB'", "take a larger GPU"]),
-        ("multi-bin-only --max-forming-wait -1", ["'--max-forming-wait'", ">= 0 seconds, got -1"]),
-        ("compare --schedulers fifo", ["scheduler must be one of static_fifo, ", "'fifo'"]),
-        ("compare --schedulers static-fifo,static_fifo", ["once", "static_fifo twice"]),
-        ("compare --schedulers ,", ["names between commas", "','"]),
-        ("compare --seeds 0", ["'--seeds'"]),
-        ("compare --figure c.gif", [".png, .pdf, .svg", "'c.gif'"]),
-        ("compare --figure no/c.png", ["folder of 'no/c.png' must exist"]),
-        ("fifo", ["No such command 'fifo'"]),
-        ("trace inf", ["No such command 'inf'"]),
-    ],
-)
-def test_error__is_one_line_that_says_what_to_do(arguments, texts):
-    assert_refused(run(*arguments.split()), *texts)
-
-
 @pytest.mark.parametrize("option", ["--requests-out", "--batches-out"])
 def test_table_path__is_refused_before_the_run(option, tmp_path, monkeypatch):
     monkeypatch.setattr(

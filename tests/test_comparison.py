@@ -286,7 +286,7 @@ def test_options__reach_every_run() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"replications": 0}, "replications must be >= 1, got 0"),
+        ({"replications": 0}, "replications must be a whole number >= 1, got 0"),
         ({"schedulers": ()}, "schedulers must be distinct names, got none"),
         ({"schedulers": ("static_fifo", "static_fifo")}, "distinct names, got static_fifo, static"),
         ({"schedulers": ("static_fifo", "fifo")}, "scheduler must be one of .* got 'fifo'"),

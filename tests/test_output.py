@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from llmsched._util.files import OutputError, whole_file
 from llmsched.engine import export as output
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.export import check_table_path, write_table
@@ -271,11 +270,29 @@ def test_writing__that_fails_names_the_file_of_the_user(
 def test_writing__removes_what_a_killed_run_left_but_not_what_another_is_writing(
     tables: tuple[RequestTable, BatchTable], tmp_path: Path
 ) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    left = tmp_path / f".t.csv.{ended.pid}.partial"
-    others = tmp_path / f".t.csv.{os.getppid()}.partial"
-    for partial in (left, others):
-        partial.write_text("half")
-    write_table(tables[1], tmp_path / "t.csv")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [others.name, "t.csv"]
+    (tmp_path / ".t.csv.0123.partial").write_text("half")  # nobody holds its lock
+    with whole_file(tmp_path / "t.csv") as others:
+        others.write_text("theirs\n")
+        write_table(tables[1], tmp_path / "t.csv")
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == [others.name, "t.csv"]
+    assert (tmp_path / "t.csv").read_text() == "theirs\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links are POSIX's")
+def test_writing__keeps_the_mode_and_never_follows_a_planted_link(
+    tables: tuple[RequestTable, BatchTable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.csv"
+    path.touch()
+    path.chmod(0o600)
+    write_table(tables[1], path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    # a link in the very place of the partial file: its name is guessed here, and random in life
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr("llmsched._util.files.secrets.token_hex", lambda _n: "guessed")
+    (tmp_path / ".t.csv.guessed.partial").symlink_to(victim)
+    with pytest.raises(OutputError, match=r"t.csv: cannot be written \(File exists\)"):
+        write_table(tables[1], path)
+    assert victim.read_text() == "precious"

@@ -49,7 +49,7 @@ def test_streams__of_one_seed_are_the_same_and_of_two_are_not() -> None:
 
 
 def test_streams__refuse_a_negative_seed() -> None:
-    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="seed must be a whole number >= 0, got -1"):
         Streams.of_seed(-1)
 
 

@@ -210,9 +210,48 @@ def iteration_ratio(n: int, rate_per_s: float) -> dict[str, float]:
     return {"ratio": reference_s / min(engine_s)}
 
 
+def tiny_sweep(n: int) -> dict[str, float]:
+    """CPU time of a sweep of `n` runs of 50 requests, one job, and of its second start."""
+    from llmsched.simulation.scenario import Scenario
+    from llmsched.simulation.sweep.sweep import sweep
+    from llmsched.workload.workload import Workload
+
+    def cpu_s(out: Path, runs: int) -> float:
+        start = time.process_time()
+        workload = Workload(requests=50)
+        sweep([Scenario(workload=workload, seed=seed) for seed in range(runs)], out, jobs=1)
+        return time.process_time() - start
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        cpu_s(out, 1)  # imports and shipped tables
+        first_s, again_s = cpu_s(out, n), cpu_s(out, n)
+        files = sum(1 for path in out.rglob("*") if path.is_file())
+    return {"run_ms": 1e3 * first_s / n, "again_s": again_s, "files": files}
+
+
+def memory_growth(n: int) -> dict[str, float]:
+    """Memory that one process gains from its 20th to its `n`th run."""
+    from llmsched.simulation.simulate import simulate
+    from llmsched.workload.workload import Workload
+
+    def resident_mib() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+    for run in range(n):
+        simulate(Workload(requests=500), "multi_bin_dynamic", seed=run)
+        if run == 19:
+            before_mib = resident_mib()
+    return {"growth_mib": resident_mib() - before_mib}
+
+
 CHILDREN = {
     call.__name__: call
-    for call in (engine_ratio, long_queue, csv_run, synthetic_run, iteration_run, iteration_ratio)
+    for call in (
+        *(engine_ratio, long_queue, csv_run, synthetic_run, iteration_run, iteration_ratio),
+        *(tiny_sweep, memory_growth),
+    )
 }
 
 
@@ -286,6 +325,17 @@ def bench_file(n: int) -> None:
             )
 
 
+def bench_small(n: int) -> None:
+    print(f"\nSmall runs: a sweep of {n:,} runs of 50 requests, one job, CPU time")
+    got = child("tiny_sweep", n)
+    line("a run", f"{got['run_ms']:.1f} ms", "at most 5 ms")
+    line("its second start, with nothing to do", f"{got['again_s']:.2f} s", "at most 1 s of 2,000")
+    line("files in its folder", f"{got['files']}", "one per hundred runs")
+    if Path("/proc/self/statm").exists():
+        got = child("memory_growth", 500)
+        line("growth of a process over 500 runs", f"{got['growth_mib']:.1f} MiB", "at most 20")
+
+
 def bench_growth(sizes: list[int]) -> None:
     print("\nGrowth: generate, one multi_bin_dynamic run on 4 GPUs at 200x, metrics")
     print(f"{'requests':>12} {'generate':>10} {'run':>10} {'us/request':>11} {'peak MiB':>9}")
@@ -335,6 +385,7 @@ def main() -> None:
         return
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
     bench_start()
+    bench_small(200 if options.quick else 2000)
     bench_iteration(100_000, 100_000 if options.quick else 1_000_000)
     bench_file(1_000_000)
     bench_growth([10**4, 10**5, 10**6] + ([] if options.quick else [10**7]))

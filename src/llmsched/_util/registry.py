@@ -99,6 +99,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _users(self) -> dict[str, list[EntryPoint]]:
         """Entry points by name, without those whose names are ours."""
+        if not installed(self.group):
+            return {}
         taken = {_key(name) for name in self.ours}
         users: dict[str, list[EntryPoint]] = {}
         for point in installed(self.group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -24,9 +25,9 @@ class Streams:
         Raises
         ------
         ValueError
-            If the seed is negative.
+            If the seed is no whole number, or negative.
         """
-        if seed < 0:
-            raise ValueError(f"seed must be >= 0, got {seed}")
+        if not isinstance(seed, Integral) or seed < 0:
+            raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
         children = np.random.SeedSequence(seed).spawn(5)  # one more leaves the others as they are
         return cls(*(np.random.default_rng(child) for child in children))

@@ -21,6 +21,7 @@ import click
 
 from llmsched._util.files import OutputError
 from llmsched._util.notes import Notes
+from llmsched._util.printable import printable
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 # what a user can mend in the command line; other faults of files are the machine's
@@ -101,7 +102,7 @@ def _code_of(command: Callable[[], Any]) -> int:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        _say(f"Error: {' '.join(error.format_message().split())}")
+        _say(f"Error: {printable(' '.join(error.format_message().split()))}")
         return error.exit_code
     except click.Abort as error:
         _say("Interrupted.")
@@ -163,14 +164,14 @@ def notes_on_stderr() -> Iterator[None]:
         if not issubclass(category, UserWarning):
             usual(message, category, *details, **more)
         elif shown.add(str(message)):
-            click.echo(f"Note: {message}", err=True)
+            _say(f"Note: {printable(str(message))}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
         yield
     for line in shown.repeated():
-        click.echo(f"Note: {line}", err=True)
+        _say(f"Note: {printable(line)}")
 
 
 def keep_inputs(outputs: Iterable[str | os.PathLike[str] | None]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llmsched._util.files import identity
 from llmsched._util.plugins import CALL_ERRORS, PluginError, is_ours, said
 from llmsched._util.registry import Registry
 from llmsched._util.resources import data_folder
@@ -102,6 +103,11 @@ def latency_names() -> list[str]:
     return list(_models())
 
 
+def is_latency_name(text: str) -> bool:
+    """Whether a text is one of `latency_names`, which then wins over a file of that name."""
+    return text in _models()
+
+
 def load_latency(name_or_path: str | Path) -> LatencyModel:
     """The latency model of that name or model file, or the one that fits that grid file best.
 
@@ -158,7 +164,7 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
 @cache
 def _models() -> Registry[Callable[[], LatencyModel]]:
     """Models by name, each a callable without arguments; packages add theirs by entry points."""
-    measured = {name: partial(_measured_model, row) for name, row in _measured_rows().items()}
+    measured = {name: partial(_measured_model, name) for name in _measured_rows()}
     return Registry("latency model", ENTRY_POINT_GROUP, {**_FORMULAS, **measured})
 
 
@@ -194,9 +200,7 @@ def _looks_like_path(name: str) -> bool:
 
 def _from_file(path: Path, form: str | None) -> LatencyModel:
     """The model in a model file, or the one fitted to a grid file; a fit is kept."""
-    status = path.stat()
-    changed = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return _read_or_fitted(path.resolve(), form, changed)
+    return _read_or_fitted(path.resolve(), form, identity(path))
 
 
 @lru_cache(maxsize=8)
@@ -232,7 +236,9 @@ def _rows_by_name(table: str) -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def _measured_model(row: dict[str, str]) -> PromptOutputModel:
+@cache
+def _measured_model(name: str) -> PromptOutputModel:
+    row = _measured_rows()[name]
     tokens = (int(row["tokens_min"]), int(row["tokens_max"]))
     quality = (
         f"{row['cells']} cells, R² {float(row['r_squared']):.4f}, relative error median "

@@ -37,6 +37,11 @@ def step_time_names() -> list[str]:
     return [*_shipped(), *(name for name in latency_names() if has_steps(load_latency(name)))]
 
 
+def is_step_time_name(text: str) -> bool:
+    """Whether a text is one of the shipped fits of steps."""
+    return text in _shipped()
+
+
 def step_time_from_spec(
     text: str,
     *,

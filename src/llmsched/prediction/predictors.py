@@ -100,6 +100,8 @@ def predictor_from_spec(spec: str) -> Predictor:
     >>> predictor_from_spec("bin-error:0.10").name
     'bin-error:0.1'
     """
+    if not isinstance(spec, str):
+        raise ValueError(f"predictor must be a text such as noisy:0.5, got {spec!r}")
     name, _, argument = spec.partition(":")
     maker = PREDICTORS.named(name)
     try:

@@ -68,8 +68,10 @@ def compare(
     ValueError
         If an argument is out of range or names nothing known.
     """
-    if replications < 1:
-        raise ValueError(f"replications must be >= 1, got {replications}")
+    if not isinstance(replications, int) or replications < 1:
+        raise ValueError(f"replications must be a whole number >= 1, got {replications}")
+    if isinstance(schedulers, str):
+        raise ValueError(f"schedulers must be a list of names, got {schedulers!r}; put it in [ ]")
     if not schedulers or len(set(schedulers)) != len(schedulers):
         given = ", ".join(map(str, schedulers)) or "none"
         raise ValueError(f"schedulers must be distinct names, got {given}")

@@ -131,6 +131,11 @@ class Hardware:
 
     def __post_init__(self) -> None:
         check_options(self)
+        known = self.latency is None or isinstance(self.latency, str)
+        if not known and not callable(getattr(self.latency, "service_s", None)):
+            raise ValueError(
+                f"latency must be a name, a file or an object with service_s, got {self.latency!r}"
+            )
 
     def resolved(self, *, max_running: int = 256) -> ResolvedHardware:
         """The objects that the names stand for, checked against each other.

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from llmsched._util.files import identity
 from llmsched._util.options import plain_values
 from llmsched.workload.workload import Workload
 
@@ -24,11 +25,17 @@ def content_key(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+class _Canonical(dict[str, Any]):
+    """Values that are canonical already: a profile has hundreds, and a sweep asks for it a lot."""
+
+
 def _canonical(value: Any) -> Any:
     """Whole floats as integers, so that equal configurations give equal text; infinities by name.
 
     Other floats need nothing: Python writes the shortest text that reads back the same.
     """
+    if isinstance(value, _Canonical):
+        return value
     if isinstance(value, Mapping):
         return {str(name): _canonical(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -70,7 +77,7 @@ def _profile_content(source: str, _sha256: str) -> dict[str, Any]:
     from llmsched.workload.synthetic.profiles import load_profile
 
     profile = load_profile(source)
-    return {"kind": profile.kind, **asdict(profile)}
+    return _Canonical(_canonical({"kind": profile.kind, **asdict(profile)}))
 
 
 def hardware_content(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,10 +110,11 @@ def absolute(text: str) -> str:
 
 def named_files(text: str) -> list[Path]:
     """The files that a latency, a step time, a GPU or a model is read from; none for a name."""
-    from llmsched.latency.step_times import step_time_names
+    from llmsched.latency.registry import is_latency_name
+    from llmsched.latency.step_times import is_step_time_name
     from llmsched.latency.steps.layer_tables import layer_files
 
-    if text in step_time_names():  # as `load_latency`: names first
+    if is_latency_name(text) or is_step_time_name(text):  # as `load_latency`: names first
         return []
     if text.startswith("physics:"):
         return [Path(part) for part in text.split(":") if Path(part).is_file()]
@@ -118,9 +126,7 @@ def named_files(text: str) -> list[Path]:
 
 def file_sha256(path: str | Path) -> str:
     """Checksum of a file's bytes, read anew only when the file is another or has changed."""
-    status = Path(path).stat()
-    changed = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return _file_sha256(str(Path(path).resolve()), changed)
+    return _file_sha256(str(Path(path).resolve()), identity(path))
 
 
 @lru_cache(maxsize=256)

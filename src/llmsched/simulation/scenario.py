@@ -149,6 +149,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         check_options(self)
+        _check_objects(self)
         if isinstance(self.scheduler, str) and "-" in self.scheduler:
             from llmsched.schedulers.names import canonical
 
@@ -449,6 +450,17 @@ def as_scenario(
         changed["scheduler"] = scheduler
     changed |= {name: value for name, value in given.items() if value is not None}
     return replace(scenario, **changed) if changed else scenario
+
+
+def _check_objects(scenario: Scenario) -> None:
+    """Fail if a part that may be an object is one of another kind."""
+    from llmsched.workload.trace import Trace
+
+    workload, predictor = scenario.workload, scenario.predictor
+    if not isinstance(workload, Workload | Trace):
+        raise ValueError(f"workload must be a Workload, a Trace or a name, got {workload!r}")
+    if not isinstance(predictor, str) and not callable(getattr(predictor, "predict", None)):
+        raise ValueError(f"predictor must be a text or an object with predict, got {predictor!r}")
 
 
 def as_binning(binning: Binning | int | str) -> Binning:

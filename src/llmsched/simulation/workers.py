@@ -77,11 +77,12 @@ def pool(
     if n_jobs <= 1:
         yield _Here()
         return
-    processes = _Processes(n_jobs)
-    try:
-        yield processes
-    finally:
-        processes.close()
+    with _importing_nothing_from_here():
+        processes = _Processes(n_jobs)
+        try:
+            yield processes
+        finally:
+            processes.close()
 
 
 def check_pool(*, jobs: int | None, backend: str, address: str | None) -> None:
@@ -112,8 +113,12 @@ class _Processes:
     """The cores of this machine: an executor of its own, whose memory goes when it is done."""
 
     def __init__(self, n_jobs: int) -> None:
+        from multiprocessing import resource_tracker
+
         from joblib.externals.loky import ProcessPoolExecutor
 
+        if sys.platform != "win32":
+            resource_tracker.ensure_running()  # it would unblock Ctrl-C while processes start
         self._n_jobs = n_jobs
         self._executor: Executor = ProcessPoolExecutor(
             max_workers=n_jobs, timeout=300, initializer=_end_with_parent, initargs=(os.getpid(),)
@@ -153,6 +158,20 @@ class _Processes:
     def close(self) -> None:
         """End the processes, whatever they are doing."""
         self._executor.shutdown(wait=True, kill_workers=True)  # type: ignore[call-arg]  # loky's
+
+
+@contextmanager
+def _importing_nothing_from_here() -> Iterator[None]:
+    """Processes that start meanwhile do not import a `random.py` of the current folder."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 @contextmanager

@@ -76,6 +76,12 @@ class Trace:
     recipe: Mapping[str, Any] | None = None  # the `Workload` it came from, for the results to say
 
     def __post_init__(self) -> None:
+        for column, kinds in (
+            ("arrival_s", "fiu"),
+            ("prompt_tokens", "iu"),
+            ("output_tokens", "iu"),
+        ):
+            _check_column(column, getattr(self, column), kinds)
         n = len(self.arrival_s)
         if len(self.prompt_tokens) != n or len(self.output_tokens) != n:
             raise TraceError(
@@ -107,7 +113,7 @@ class Trace:
             raise TraceError(f"token counts must be >= 0 in trace {self.name!r}")
         if n and int(self.prompt_tokens.max()) + int(self.output_tokens.max()) > _MOST_TOKENS:
             raise TraceError(f"prompt + output must be < 2**31 tokens in trace {self.name!r}")
-        for column in ("arrival_s", "prompt_tokens", "output_tokens", "service_s"):
+        for column in ("arrival_s", "prompt_tokens", "output_tokens", "service_s", "priority"):
             values = getattr(self, column)
             if values is not None:
                 object.__setattr__(self, column, read_only(values))
@@ -150,6 +156,15 @@ class Trace:
     def span_s(self) -> float:
         """Time from the first to the last arrival [s]."""
         return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) else 0.0
+
+
+def _check_column(name: str, values: object, kinds: str) -> None:
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in kinds:
+        given = type(values).__name__
+        if isinstance(values, np.ndarray):
+            given = f"{values.dtype} of shape {values.shape}"
+        what = "numbers" if "f" in kinds else "whole numbers"
+        raise TraceError(f"{name} must be a numpy array of {what}, shape (n,), got {given}")
 
 
 def _check_service(service_s: FloatArray, n: int, name: str) -> None:

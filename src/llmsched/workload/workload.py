@@ -159,6 +159,9 @@ class Workload:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.window_s is not None and not 0 <= self.window_s[0] < self.window_s[1]:
+            given = f"{self.window_s[0]:g}:{self.window_s[1]:g}"
+            raise ValueError(f"window must be START:END with 0 <= START < END seconds, got {given}")
         if self.concurrency is None and (self.think_time_s or self.think_time != "exponential"):
             raise ValueError(
                 f"think_time_s and think_time need concurrency, got {self.think_time_s:g} "

@@ -35,6 +35,7 @@ from llmsched.workload.workload import Workload
 
 __all__ = ["Capacity", "CurvePoint", "Search", "Target", "capacities", "capacity", "differences"]
 
+LEAST_TOLERANCE = 1e-6  # below it bisection takes steps that no replication can tell apart
 CHECKED = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)  # of the mean capacity, in every replication
 
 
@@ -283,7 +284,9 @@ def _check(
         raise ValueError(f"n_gpus must be finite and >= 1 to have a capacity, got {n_gpus:g}")
     if replications < 1:
         raise ValueError(f"replications must be >= 1, got {replications}")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must be in (0, 1), got {tolerance:g}; 0.02 is 2 %")
+    if not LEAST_TOLERANCE <= tolerance < 1:
+        raise ValueError(
+            f"tolerance must be in [{LEAST_TOLERANCE:g}, 1), got {tolerance:g}; 0.02 is 2 %"
+        )
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be >= 1, got {jobs}")

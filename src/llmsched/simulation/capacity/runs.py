@@ -7,11 +7,10 @@ result; a value that a task already knows is never run again.
 from __future__ import annotations
 
 import math
-import multiprocessing
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal
@@ -23,6 +22,7 @@ from llmsched.simulation.beliefs import BinnedPrediction, predict_bins
 from llmsched.simulation.capacity.search import next_gpus, next_rate
 from llmsched.simulation.scenario import Scenario
 from llmsched.simulation.simulate import Run, serve
+from llmsched.simulation.workers import pool
 from llmsched.workload.trace import Trace
 from llmsched.workload.workload import Workload
 
@@ -157,9 +157,8 @@ def _metric(run: Run, metric: str) -> float:
 
 
 class Workers:
-    """Processes that work on tasks; with one job there are none, and the work is done here.
+    """The pool that works on tasks.
 
-    Spawned everywhere: forking a process that has threads, as a progress bar has, may deadlock.
     Warnings come back with the results and are given once per kind, whatever numbers they hold.
     """
 
@@ -170,14 +169,8 @@ class Workers:
         self._on_progress = on_progress
         self._progress = 0.0
         self._warned: dict[tuple[type[Warning], str], list[str]] = {}
-        self._pool: ProcessPoolExecutor | None = None
-        if jobs > 1:
-            self._pool = ProcessPoolExecutor(
-                jobs,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_begin,
-                initargs=(plan,),
-            )
+        self._stack = ExitStack()
+        self._pool = self._stack.enter_context(pool(jobs=jobs))
 
     def __enter__(self) -> Workers:
         return self
@@ -188,26 +181,24 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._stack.close()
         if kind is None:
             self._warn()
 
     def done(self, tasks: list[Task], *, until: float) -> list[dict[float, Point]]:
         """The tests of each task, in order; `until` is the share of all work done with them."""
-        results: Iterable[_Done]
-        if self._pool is None:
-            results = (run_task(task, self._plan) for task in tasks)
-        else:
-            results = self._pool.map(_run_here, tasks)
-        found, step = [], (until - self._progress) / max(len(tasks), 1)
-        for points, warned in results:
-            found.append(points)
-            for category, text in warned:
-                self._warned.setdefault((category, re.sub(r"[\d.,]+", "#", text)), []).append(text)
+        results: dict[int, _Done] = {}
+        step = (until - self._progress) / max(len(tasks), 1)
+        for number, done in self._pool.results(_run, [(task, self._plan) for task in tasks]):
+            results[number] = done
             self._progress += step
             if self._on_progress is not None:
                 self._on_progress(self._progress)
+        found = []
+        for _, (points, warned) in sorted(results.items()):
+            found.append(points)
+            for category, text in warned:
+                self._warned.setdefault((category, re.sub(r"[\d.,]+", "#", text)), []).append(text)
         return found
 
     def _warn(self) -> None:
@@ -216,12 +207,5 @@ class Workers:
             warnings.warn(texts[0] + more, category, stacklevel=4)
 
 
-_here: list[SearchPlan] = []  # in a spawned process: what its tasks share, sent once
-
-
-def _begin(plan: SearchPlan) -> None:
-    _here[:] = [plan]
-
-
-def _run_here(task: Task) -> _Done:
-    return run_task(task, _here[0])
+def _run(asked: tuple[Task, SearchPlan]) -> _Done:
+    return run_task(*asked)

@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.files import OutputError
 from llmsched.simulation.beliefs import BinnedPrediction
 from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.sessions import Turns
@@ -165,7 +166,7 @@ def _made(path: Path, make: Callable[[], T], columns: Callable[[T], Columns]) ->
             _make(path, make, columns)
             entry = _load(path)
     if entry is None:
-        raise OSError(f"{path}: must keep what was just written there; is the disk full?")
+        raise OutputError(f"{path}: must keep what was just written there; is the disk full?")
     return entry
 
 
@@ -199,18 +200,25 @@ def _make(path: Path, make: Callable[[], T], columns: Callable[[T], Columns]) ->
             stale.unlink(missing_ok=True)
     with recorded_warnings() as notes:
         made = columns(make())
-    partial.mkdir()
+    try:
+        _write(partial, made, {"name_of_entry": path.name, "warnings": notes})
+        os.replace(partial, path)
+    except OSError as error:  # of a full disk numpy says only how much it wrote
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _write(folder: Path, made: Columns, more: Mapping[str, Any]) -> None:
+    folder.mkdir()
     for name, array in made.arrays.items():
-        np.save(partial / f"{name}.npy", array, allow_pickle=False)
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
     meta = {
         **made.meta,
-        "name_of_entry": path.name,
+        **more,
         "lengths": {name: len(array) for name, array in made.arrays.items()},
-        "warnings": notes,
         "sha256": _sha256(made.arrays),
     }
-    (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    os.replace(partial, path)
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _sha256(arrays: Mapping[str, NDArray[Any]]) -> str:

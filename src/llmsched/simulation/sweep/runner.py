@@ -7,7 +7,7 @@ that nobody did before, and remembers the others.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,15 +49,19 @@ class Runner:
     on_done: Callable[[RunRecord], None] | None = None
     _rows: dict[str, Row] = field(default_factory=dict)
 
-    def rows(self, scenarios: Sequence[Scenario]) -> list[Row]:
+    def rows(
+        self, scenarios: Sequence[Scenario], by_key: Mapping[str, Scenario] | None = None
+    ) -> list[Row]:
         """The row of each scenario, in the order given; a failed run's has its `error`.
+
+        `by_key` is what `keyed` gives of them, where it is known already.
 
         Raises
         ------
         ValueError
             If a scenario names something unknown.
         """
-        by_key = keyed(scenarios)
+        by_key = keyed(scenarios) if by_key is None else by_key
         todo = [key for key in by_key if not self._there(key)]
         tasks = [
             RunTask(
@@ -80,7 +84,7 @@ class Runner:
         found = self._rows.get(key)
         return found is not None and not (self.retry_failed and found["status"] == "failed")
 
-    def _done(self, tasks: list[RunTask], by_key: dict[str, Scenario]) -> Iterator[RunRecord]:
+    def _done(self, tasks: list[RunTask], by_key: Mapping[str, Scenario]) -> Iterator[RunRecord]:
         """Keep each outcome as it comes."""
         work = [about_requests(by_key[task.key]) for task in tasks]
         work_done = 0.0
@@ -168,6 +172,8 @@ def keyed(scenarios: Sequence[Scenario]) -> dict[str, Scenario]:
     checked: set[Any] = set()
     by_key: dict[str, Scenario] = {}
     for scenario in scenarios:
+        if not isinstance(scenario, Scenario):
+            raise ValueError(f"scenarios must be of llmsched.Scenario, got {scenario!r}")
         parts = (scenario.scheduler_name, scenario.hardware, scenario.settings, scenario.binning)
         if (mark := (*parts, scenario.predictor)) not in checked:
             scenario.check()

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
+from llmsched._util.files import OutputError
 from llmsched._util.options import field_types, options_of
 from llmsched.metrics.bins import BinMetrics
 from llmsched.metrics.run import Metrics
@@ -55,8 +56,34 @@ _RUN = {
 }
 
 
-class FolderInUseError(OSError):
+class FolderInUseError(OutputError):
     """Another sweep works in the folder."""
+
+
+@contextmanager
+def owned(out: Path, lock_name: str = ".lock") -> Iterator[None]:
+    """A folder, made if need be, that has one owner meanwhile for what the lock stands for.
+
+    Raises
+    ------
+    FolderInUseError
+        If another process has it.
+    """
+    from filelock import FileLock, Timeout
+
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / lock_name, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FolderInUseError(
+            f"{out}: another sweep works in this folder; wait until it is done, or name "
+            "another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(slots=True)
@@ -98,18 +125,7 @@ class RunStore:
         FolderInUseError
             If another process has it.
         """
-        from filelock import FileLock, Timeout
-
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise FolderInUseError(
-                f"{out}: another sweep works in this folder; wait until it is done, or name "
-                "another folder"
-            ) from error
-        try:
+        with owned(out):
             store = cls.read(out)
             with (out / FILE).open("ab") as file:
                 if _cut_short(out / FILE):
@@ -120,8 +136,6 @@ class RunStore:
                 finally:
                     store._sync()
                     store._file = None
-        finally:
-            lock.release()
 
     def keep(self, key: str, row: Mapping[str, Any]) -> None:
         """Keep a run; what was there under its key is forgotten."""

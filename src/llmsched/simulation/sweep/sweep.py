@@ -106,7 +106,7 @@ def sweep(
     ) as runs:
         assert runs.store is not None
         say_what_was_kept(runs.store, list(by_key))
-        return frame_of(runs.rows(list(by_key.values())))
+        return frame_of(runs.rows(list(by_key.values()), by_key))
 
 
 def pending(

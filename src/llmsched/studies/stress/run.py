@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import numpy as np
 
 from llmsched._util.files import whole_file
+from llmsched._util.printable import cell
+from llmsched.simulation.sweep.store import owned
 from llmsched.simulation.sweep.sweep import TIMING_COLUMNS, RunRecord, sweep
 from llmsched.simulation.workers import Backend
 from llmsched.studies.stress.plan import SCALED, Plan
@@ -90,14 +92,15 @@ def run_steps(
         found = _step2_before(plan, out)
         choose_gpus(plan, found)  # or fail before the first run
         before = {} if found is None else {"step2": found}
-    for step in STEPS:
-        if step.name.removesuffix("b") not in steps or not (planned := step.runs(plan, before)):
-            continue
-        table = _sweep_step(planned, out, options)
-        said = [*notes, *step.notes(plan, before)]
-        _write_runs(step, table, out, {"notes": said, "settings_key": step.settings_key(plan)})
-        before[step.name] = table
-    return read_steps(plan, out, command=command)
+    with owned(out, ".plan.lock"):  # nobody else's tables come between
+        for step in STEPS:
+            if step.name.removesuffix("b") not in steps or not (planned := step.runs(plan, before)):
+                continue
+            table = _sweep_step(planned, out, options)
+            said = [*notes, *step.notes(plan, before)]
+            _write_runs(step, table, out, {"notes": said, "settings_key": step.settings_key(plan)})
+            before[step.name] = table
+        return read_steps(plan, out, command=command)
 
 
 def available(plan: Plan) -> tuple[Plan, list[str]]:
@@ -165,7 +168,11 @@ def read_runs(step: Step, plan: Plan, out: Path) -> pd.DataFrame | None:
     path = out / f"{step.name}.parquet"
     if not path.is_file():
         return None
-    runs = pd.read_parquet(path, engine="pyarrow")
+    try:
+        runs = pd.read_parquet(path, engine="pyarrow")
+    except (OSError, ValueError) as error:
+        message = f"{path}: must be the runs of a step; remove it and run {step.name} again"
+        raise ValueError(message) from error
     if runs.attrs.get("settings_key") == step.settings_key(plan):
         return runs
     warnings.warn(
@@ -203,7 +210,10 @@ def _say_replaced(path: Path, keys: set[str]) -> None:
 
     if not path.is_file():
         return
-    before = set(pd.read_parquet(path, engine="pyarrow", columns=["key"])["key"])
+    try:
+        before = set(pd.read_parquet(path, engine="pyarrow", columns=["key"])["key"])
+    except (OSError, ValueError, KeyError):  # damaged: it is about to be made again
+        return
     if lost := len(before - keys):
         warnings.warn(
             f"{path} had {lost} runs of other settings, which are in its tables and the report no "
@@ -215,5 +225,7 @@ def _say_replaced(path: Path, keys: set[str]) -> None:
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table, whole or not at all."""
+    texts = table.select_dtypes(["object", "string", "category"])
+    safe = table.assign(**{str(name): texts[name].map(cell) for name in texts})
     with whole_file(path) as partial:
-        table.to_csv(partial, index=False, lineterminator="\n")
+        safe.to_csv(partial, index=False, lineterminator="\n")

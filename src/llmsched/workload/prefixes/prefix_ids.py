@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import given_up, read_only
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrefixIds:
@@ -44,6 +46,8 @@ class PrefixIds:
             raise ValueError("offsets must not decrease")
         if len(self.ids) and int(self.ids.min()) < 0:
             raise ValueError(f"prefix ids must be >= 0, got {int(self.ids.min())}")
+        object.__setattr__(self, "ids", read_only(self.ids))
+        object.__setattr__(self, "offsets", read_only(offsets))
 
     @staticmethod
     def of(rows: Iterable[Sequence[int]], *, tokens_per_id: int) -> PrefixIds:
@@ -60,8 +64,8 @@ class PrefixIds:
     ) -> PrefixIds:
         """Flat ids and the length of each row, shape (n,)."""
         if len(ids) and int(ids.max()) < 2**31:
-            ids = ids.astype(np.int32)
-        offsets = np.concatenate(([0], np.cumsum(lengths)))
+            ids = given_up(ids.astype(np.int32))
+        offsets = given_up(np.concatenate(([0], np.cumsum(lengths))))
         return PrefixIds(ids=ids, offsets=offsets, tokens_per_id=tokens_per_id)
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ duplicate rows and trends over months.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,8 +42,16 @@ class Block:
     log_type: _CodeArray | None = None
 
 
-def burstgpt_days(profile: BurstGptLike, rng: np.random.Generator) -> Iterator[Block]:
-    """One block per day, from `start_hour` of the first.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Requests of one day, unsorted; what is not their time is worked out for those asked for."""
+
+    arrival_s: FloatArray
+    columns: Callable[[NDArray[np.intp]], tuple[NDArray[Any], ...]]  # prompt, output, model, log
+
+
+def burstgpt_days(profile: BurstGptLike, most: int, rng: np.random.Generator) -> Iterator[Block]:
+    """One block per day, from `start_hour` of the first, of which the first `most` are wanted.
 
     Notes
     -----
@@ -59,21 +67,22 @@ def burstgpt_days(profile: BurstGptLike, rng: np.random.Generator) -> Iterator[B
     first_s = profile.start_hour * 3600.0
     while True:
         level = float(np.exp(api.day_log_sd * z - api.day_log_sd**2 / 2))
-        parts = [carried, _talk_day(profile.conversation, day, talk)]
+        parts = [_part(carried), _talk_day(profile.conversation, day, talk)]
         for kind, child in zip(api.jobs, families, strict=True):
             parts.append(_job_day(api, kind, level, day, child))
         silences = np.concatenate((silences, _silences_s(profile.silences, day, quiet)))
-        whole = _without(_sorted(parts), silences)
-        begin, end = np.searchsorted(whole.arrival_s, (first_s, (day + 1) * _DAY_S))
-        carried = _rows(whole, slice(end, None))
-        yield _stamped(_rows(whole, slice(begin, end)), profile.stamp_s)
+        arrival_s, order = _in_order(parts, silences)
+        begin, end = np.searchsorted(arrival_s, (first_s, (day + 1) * _DAY_S))
+        yield _stamped(_rows(parts, order[begin : min(end, begin + most)]), profile.stamp_s)
+        most -= int(end - begin)
+        carried = _rows(parts, order[end:])
         first_s, day = 0.0, day + 1
         silences = silences[silences[:, 1] > day * _DAY_S]
         rho = api.day_log_correlation
         z = rho * z + (1 - rho**2) ** 0.5 * levels.standard_normal()
 
 
-def _talk_day(talk: Conversation, day: int, rng: np.random.Generator) -> Block:
+def _talk_day(talk: Conversation, day: int, rng: np.random.Generator) -> _Part:
     """The conversation requests of one day, unsorted."""
     from scipy.special import ndtr
 
@@ -84,14 +93,18 @@ def _talk_day(talk: Conversation, day: int, rng: np.random.Generator) -> Block:
     first = rng.standard_normal(n)
     second = talk.log_correlation * first
     second += (1 - talk.log_correlation**2) ** 0.5 * rng.standard_normal(n)
-    prompt = law_tokens(talk.prompt, ndtr(first))
-    output = law_tokens(talk.output, ndtr(second))
-    _fail(prompt, output, talk.failure_share, rng)
+    failed = rng.random(n) < talk.failure_share
     model = (rng.random(n) < talk.gpt4_share).astype(np.int16)
-    return Block(arrival_s, prompt, output, model, np.zeros(n, np.int16))
+
+    def columns(rows: NDArray[np.intp]) -> tuple[NDArray[Any], ...]:
+        prompt = _unless(failed[rows], law_tokens(talk.prompt, ndtr(first[rows])))
+        output = _unless(failed[rows], law_tokens(talk.output, ndtr(second[rows])))
+        return prompt, output, model[rows], np.zeros(len(rows), np.int16)
+
+    return _Part(arrival_s, columns)
 
 
-def _job_day(api: Api, kind: JobKind, level: float, day: int, rng: np.random.Generator) -> Block:
+def _job_day(api: Api, kind: JobKind, level: float, day: int, rng: np.random.Generator) -> _Part:
     """Every request, unsorted, of the jobs of one family that start on one day."""
     start_s = _starts_s(kind.jobs_per_day * level, api.hour_profile, day, rng)
     n_jobs = len(start_s)
@@ -118,16 +131,17 @@ def _job_day(api: Api, kind: JobKind, level: float, day: int, rng: np.random.Gen
         job = job + n_jobs * (rng.random(n) < kind.long_share)
         prompt_log = np.concatenate((prompt_log, prompt_log + kind.long_prompt_log_shift))
         output_log = np.concatenate((output_log, output_log + kind.long_output_log_shift))
-    prompt = token_counts(
-        prompt_log, kind.prompt_log_sd_within, api.max_prompt_tokens, rng.random(n), job
-    )
-    output = token_counts(
-        output_log, kind.output_log_sd_within, api.max_output_tokens, rng.random(n), job
-    )
-    _fail(prompt, output, api.failure_share, rng)
-    return Block(
-        arrival_s, prompt, output, gpt4[job % n_jobs].astype(np.int16), np.ones(n, np.int16)
-    )
+    prompt_level, output_level = rng.random(n), rng.random(n)
+    failed = rng.random(n) < api.failure_share
+
+    def columns(rows: NDArray[np.intp]) -> tuple[NDArray[Any], ...]:
+        of, sd_p, sd_o = job[rows], kind.prompt_log_sd_within, kind.output_log_sd_within
+        prompt = token_counts(prompt_log, sd_p, api.max_prompt_tokens, prompt_level[rows], of)
+        output = token_counts(output_log, sd_o, api.max_output_tokens, output_level[rows], of)
+        lost, model = failed[rows], gpt4[of % n_jobs].astype(np.int16)
+        return _unless(lost, prompt), _unless(lost, output), model, np.ones(len(rows), np.int16)
+
+    return _Part(arrival_s, columns)
 
 
 def _starts_s(
@@ -147,14 +161,6 @@ def _silences_s(silences: Silences, day: int, rng: np.random.Generator) -> Float
     start_s = (day + rng.random(k)) * _DAY_S
     length_s = silences.min_s + silences.mean_excess_s * rng.standard_exponential(k)
     return np.column_stack((start_s, start_s + length_s))
-
-
-def _without(block: Block, silences: FloatArray) -> Block:
-    """The requests, in order of arrival, that fall into no silence."""
-    keep = np.ones(len(block.arrival_s), np.bool_)
-    for begin, end in np.searchsorted(block.arrival_s, silences):
-        keep[begin:end] = False
-    return _rows(block, keep)
 
 
 def _batch_times_s(
@@ -185,11 +191,10 @@ def _batch_times_s(
     return elapsed_s
 
 
-def _fail(prompt: IntArray, output: IntArray, share: float, rng: np.random.Generator) -> None:
-    """Turn that share of requests into failures: no tokens either way, as in the real trace."""
-    failed = rng.random(len(prompt)) < share
-    prompt[failed] = 0
-    output[failed] = 0
+def _unless(failed: NDArray[np.bool_], tokens: IntArray) -> IntArray:
+    """No tokens where a request failed, either way, as in the real trace."""
+    tokens[failed] = 0
+    return tokens
 
 
 def _empty() -> Block:
@@ -197,19 +202,36 @@ def _empty() -> Block:
     return Block(np.empty(0), np.empty(0, np.int32), np.empty(0, np.int32), codes, codes)
 
 
-def _sorted(parts: list[Block]) -> Block:
-    """All requests of the parts in order of arrival."""
-    columns = [np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)]
-    order = np.argsort(columns[0], kind="stable")
-    return Block(*(column[order] for column in columns))
+def _part(block: Block) -> _Part:
+    """What a day leaves to the next one."""
+    rest = [getattr(block, name) for name in Block.__slots__[1:]]
+    return _Part(block.arrival_s, lambda rows: tuple(column[rows] for column in rest))
 
 
-def _rows(block: Block, rows: slice | NDArray[np.bool_]) -> Block:
-    return Block(*(column[rows] for column in _columns(block)))
+def _in_order(parts: Sequence[_Part], silences: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Times in order of those that fall into no silence, and their rows, part after part."""
+    arrival_s = np.concatenate([part.arrival_s for part in parts])
+    order = np.argsort(arrival_s, kind="stable")
+    arrival_s = arrival_s[order]
+    keep = np.ones(len(arrival_s), np.bool_)
+    for begin, end in np.searchsorted(arrival_s, silences):
+        keep[begin:end] = False
+    return arrival_s[keep], order[keep]
 
 
-def _columns(block: Block) -> tuple[NDArray[Any], ...]:
-    return tuple(getattr(block, name) for name in Block.__slots__)
+def _rows(parts: Sequence[_Part], rows: NDArray[np.intp]) -> Block:
+    """These requests, by their rows part after part."""
+    kinds = (np.float64, np.int32, np.int32, np.int16, np.int16)
+    columns: list[NDArray[Any]] = [np.empty(len(rows), kind) for kind in kinds]
+    first = 0
+    for part in parts:
+        last = first + len(part.arrival_s)
+        here = np.flatnonzero((rows >= first) & (rows < last))
+        own = rows[here] - first
+        for column, values in zip(columns, (part.arrival_s[own], *part.columns(own)), strict=True):
+            column[here] = values
+        first = last
+    return Block(*columns)
 
 
 def _stamped(block: Block, stamp_s: float) -> Block:

@@ -61,13 +61,15 @@ def generate(profile: Profile, n_requests: int, rng: np.random.Generator) -> Tra
     """
     if n_requests < 1:
         raise ValueError(f"n_requests must be >= 1, got {n_requests}")
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"rng must be a numpy.random.Generator, got {rng!r}; use default_rng")
     if isinstance(profile, Sessions):
         return draw_sessions(profile, n_requests, rng)
     arrival_s = np.empty(n_requests)
     prompt, output = np.empty(n_requests, np.int32), np.empty(n_requests, np.int32)
     model, log_type = np.zeros(n_requests, np.int16), np.zeros(n_requests, np.int16)
     labelled, filled = False, 0
-    for block in _blocks(profile, rng):
+    for block in _blocks(profile, n_requests, rng):
         rows = slice(filled, min(filled + len(block.arrival_s), n_requests))
         taken = rows.stop - rows.start
         arrival_s[rows] = block.arrival_s[:taken]
@@ -90,17 +92,21 @@ def generate(profile: Profile, n_requests: int, rng: np.random.Generator) -> Tra
 
 
 def _blocks(
-    profile: Poisson | GammaBursts | OnOff | BurstGptLike, rng: np.random.Generator
+    profile: Poisson | GammaBursts | OnOff | BurstGptLike, most: int, rng: np.random.Generator
 ) -> Iterator[Block]:
-    """Endless blocks of requests in order of arrival."""
+    """Blocks of requests in order of arrival, of which the first `most` are wanted."""
     if isinstance(profile, BurstGptLike):
-        yield from burstgpt_days(profile, rng)
+        yield from burstgpt_days(profile, most, rng)
         return
     gaps, lengths = rng.spawn(2)
     for arrival_s in _arrivals(profile, gaps):
         n = len(arrival_s)
-        prompt = law_tokens(profile.prompt, lengths.random(n))
-        yield Block(arrival_s, prompt, law_tokens(profile.output, lengths.random(n)))
+        prompt = law_tokens(profile.prompt, lengths.random(n)[:most])
+        output = law_tokens(
+            profile.output, lengths.random(n)[:most]
+        )  # of levels of the whole block
+        yield Block(arrival_s[:most], prompt, output)
+        most -= n
 
 
 def _arrivals(

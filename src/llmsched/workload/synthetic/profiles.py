@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import tomllib
 from dataclasses import fields, is_dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from llmsched._util.files import identity
 from llmsched._util.resources import data_folder
 from llmsched.workload.synthetic.burstgpt_like import BurstGptLike
 from llmsched.workload.synthetic.profile_checks import require_bounds
@@ -28,6 +30,7 @@ _KINDS: dict[str, type[Profile]] = {
 }
 
 
+@cache
 def profile_names() -> tuple[str, ...]:
     """The names of the profiles that come with the package, sorted."""
     return tuple(sorted(path.stem for path in data_folder("workloads").glob("*.toml")))
@@ -56,6 +59,15 @@ def load_profile(name_or_path: str | Path) -> Profile:
                 f"{str(name_or_path)!r}"
             )
         path = data_folder("workloads") / f"{name_or_path}.toml"
+    try:
+        changed = identity(path)
+    except OSError:
+        changed = ()  # reading it says why
+    return _read(path, changed)
+
+
+@lru_cache(maxsize=16)  # a sweep asks for the same one with every seed
+def _read(path: Path, _changed: tuple[int, ...]) -> Profile:
     table = _toml(path)
     try:
         kind = table.pop("kind", None)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
 from llmsched._util.files import whole_file
+from llmsched._util.printable import printable
 from llmsched.workload.trace import TraceError
 
 MAX_LINE_BYTES = 1 << 20
@@ -109,12 +110,6 @@ class TraceFile:
         else:
             expected = "cannot be read"
         return self.error(f"{expected} ({error}); get the file again", line=line)
-
-
-def printable(name: str) -> str:
-    """A file name as text that any terminal and file takes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def open_trace_file(path: str | os.PathLike[str]) -> TraceFile:
