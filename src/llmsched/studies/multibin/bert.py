@@ -133,12 +133,12 @@ class Bert:
             f"printed {printed} is the edge of that: it asks for a quarter of nearly empty answers "
             "and nearly equal others. (Misses depend on the true bin alone; full batches: the "
             "part-full last ones take 1 to 2 points.)",
-            f"For {oracle}, LMSYS answers would have to be {needed.length_factor:.1f} times as long, "
-            f"{percent(needed.share_cut)} of them cut at {settings.max_tokens} tokens. Or a batch "
-            f"would need a fixed cost of {needed.fixed_tokens:.0f} decode steps; prefill is at most "
-            f"{settings.prefill_tokens:g} (8 prompts of 512 tokens). Either way the predictor gains "
-            f"{gains}: for {printed}, only {accuracies} of the requests may go to their bin, "
-            f"not {percent(accuracy(N_BINS, 0))}.",
+            f"For {oracle}, LMSYS answers would have to be {needed.length_factor:.1f} times as "
+            f"long, {percent(needed.share_cut)} of them cut at {settings.max_tokens} tokens. Or a "
+            f"batch would need a fixed cost of {needed.fixed_tokens:.0f} decode steps; prefill is "
+            f"at most {settings.prefill_tokens:g} (8 prompts of 512 tokens). Either way the "
+            f"predictor gains {gains}: for {printed}, only {accuracies} of the requests may go to "
+            f"their bin, not {percent(accuracy(N_BINS, 0))}.",
         )
 
     @property
