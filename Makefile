@@ -82,6 +82,9 @@ stress-step3: $(CORE)  ## Step 3: numbers of bins, on the GPU count of step 2
 published: $(ALL)  ## Published values beside ours: PUBLISHED.md
 	$(BIN)/python experiments/stress/published.py $(ARGS)
 
+validation: $(ALL)  ## Real runs against the simulator, the table of docs/validation.md; ARGS="--data FOLDER"
+	$(BIN)/python experiments/validation/validation.py $(ARGS)
+
 window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
 	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
 
@@ -99,4 +102,4 @@ clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install compare test check lint types format bench paper calibrate \
-  stress stress-step1 stress-step2 stress-step3 published window faults mutants constraints clean
+  stress stress-step1 stress-step2 stress-step3 published validation window faults mutants constraints clean

@@ -25,10 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 from physics_data import Point, read_points
 from physics_fit import Fit, Problem, fit
-from physics_stages import read_stages, stage_table
 
+from llmsched.calibration.benchmarks.registry import read_benchmarks
 from llmsched.latency.physics.constants import Fitted, read_fitted as read_fitted_file
-from llmsched.latency.physics.step import PhysicsStep, step_model
+from llmsched.latency.physics.step import PhysicsStep, fitted_step, step_model
+from llmsched.simulation.hardware import Hardware
+from llmsched.simulation.scenario import Scenario
+from llmsched.studies.validation.fit import FitPlan
+from llmsched.studies.validation.server import completed_step_time, server_layer
+from llmsched.studies.validation.stages import Stage, validate_stages
 
 BoolArray = NDArray[np.bool_]
 EXPORTED_ENGINES = ("vllm", "vllm-2025", "vllm-2024", "sglang", "trt-llm", "trt-llm-2024")
@@ -223,6 +228,41 @@ def draw_figure(path: Path, table: Sequence[dict[str, Any]]) -> None:
     plot.save(path, dpi=110, verbose=False)
 
 
+def stage_table(data: Path, fitted: Fitted) -> list[dict[str, Any]]:
+    """Errors of physics alone, and of physics fitted to the slower stage of the same run."""
+    stages = [
+        one
+        for one in read_benchmarks([data / "vllm_h100_runs" / "stages.csv"]).runs
+        if "reasoning" not in one.run
+    ]
+
+    def scenario_of(stage: Stage) -> Scenario:
+        found = step_model(completed_step_time("physics:h100-sxm", stage.server)).deployment
+        hardware = Hardware(
+            n_gpus=1,
+            step_time=fitted_step(found, fitted),
+            gpu=found.gpu,
+            llm=found.model,
+            tp=found.tp,
+        )
+        known = Scenario.from_dict(server_layer(stage, None))
+        return replace(known, scheduler="continuous_static", hardware=hardware)
+
+    alone = validate_stages(stages, scenario_of)
+    scaled = validate_stages(stages, scenario_of, fit=FitPlan(what="scale", first=1))
+    table = []
+    for one, other in zip(alone.stages, scaled.stages, strict=True):
+        row: dict[str, Any] = {"run": one.run, "rate_per_s": f"{one.load_value:g}"}
+        judged = other.run in scaled.fitted and not other.fitted_on
+        for how, found in (("alone", one), ("fitted", other)):
+            for figure in ("ttft", "e2e"):
+                error = found.errors[f"{figure}_s"].mean_error
+                known = how == "alone" or judged
+                row[f"{how}_{figure}_error"] = f"{error:.3f}" if known else ""
+        table.append(row)
+    return table
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read, fit, leave out, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -248,9 +288,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     without = fit(problem, leave_out=own, spreads=found.spreads, rounds=2)
     scratch = options.out / "physics_without_stages.json"
-    stages = stage_table(read_stages(options.data, write_fitted(scratch, without)))
+    write_csv(
+        options.out / "physics_stages.csv",
+        stage_table(options.data, write_fitted(scratch, without)),
+    )
     scratch.unlink()
-    write_csv(options.out / "physics_stages.csv", stages)
 
 
 if __name__ == "__main__":

@@ -184,6 +184,7 @@ FORMING = {
 }
 CONTINUOUS = {
     **WORKLOAD,
+    **CLOSED_LOOP,
     **SERVING,
     "--gpus": Case("--replicas 2", bad=(*SERVING["--gpus"].bad, "--gpus inf")),
     "--sla": replace(SERVING["--sla"], change="--sla 0.5"),
@@ -245,7 +246,27 @@ CONTINUOUS = {
 }
 NO_MEMORY = {"--tp": replace(SERVING["--tp"], base="", same=True)}  # fixed batches know none
 AGEING = {"--ageing": Case("--ageing 2000", bad=tuple(f"--ageing {x}" for x in (0, -1, "inf")))}
+TIMELINE = {
+    "--timeline": Case(
+        "--timeline {out}/t.json",
+        plain=True,
+        bad=("--timeline {out}/t.txt", "--timeline {out}/no/t.png", "--timeline {trace}"),
+    ),
+    "--timeline-window": Case(
+        "--timeline-window 0:1",
+        plain=True,
+        base="--timeline {out}/t.json",
+        bad=("--timeline-window 2:1", "--timeline-window x"),
+    ),
+    "--timeline-events": Case(
+        "--timeline-events 20",
+        plain=True,
+        base="--timeline {out}/t.json",
+        bad=("--timeline-events 0",),
+    ),
+}
 OUTPUT = {
+    **TIMELINE,
     "--json": Case("--json", plain=True),
     "--requests-out": Case(
         "--requests-out {out}/r.csv",
@@ -282,7 +303,7 @@ CONTINUOUS["--requests-out"] = replace(
 OF_CONTINUOUS = {
     name: case
     for name, case in CONTINUOUS.items()
-    if name not in {**WORKLOAD, **SERVING, **OUTPUT, **STEPS_OUT, "--gpu": 0}
+    if name not in {**WORKLOAD, **CLOSED_LOOP, **SERVING, **OUTPUT, **STEPS_OUT, "--gpu": 0}
     and name != "--latency-uncertainty"
 }
 OF_CONTINUOUS["--step-time"] = replace(OF_CONTINUOUS["--step-time"], bad=("--step-time fast",))
@@ -607,6 +628,49 @@ TABLE: dict[str, dict[str, Case]] = {
             "--output-tokens 50", change_exit=2, bad=("--output-tokens 0", "--output-tokens x")
         ),
         "--where": Case("--where max_concurrency=4", change_exit=2, bad=("--where x",)),
+        # of closed loops they are refused; a log of requests is simulated with them
+        **{
+            f"--{name}": Case(f"--{name} 5000", change_exit=2, bad=(f"--{name} -1", f"--{name} x"))
+            for name in ("kv-tokens", "max-running", "step-tokens", "seed")
+        },
+        "--json": OUTPUT["--json"],
+    },
+    "validate": {
+        **{
+            name: CONTINUOUS[name]
+            for name in (
+                *("--kv-tokens", "--max-running", "--step-tokens", "--depth", "--prefill"),
+                *("--block", "--watermark", "--long-prefill", "--overhead"),
+                *("--overhead-per-request", "--prefix-caching", "--full-sequence-check"),
+            )
+        },
+        "--step-time": replace(
+            CONTINUOUS["--step-time"], change="--step-time physics:h100:qwen3-1.7b"
+        ),
+        "--gpu-memory-utilization": replace(
+            CONTINUOUS["--gpu-memory-utilization"], change="--gpu-memory-utilization 0.95"
+        ),
+        "--llm": replace(SERVING["--llm"], change="--llm qwen3-0.6b"),
+        "--tp": replace(SERVING["--tp"], base=""),
+        "--gpu": replace(CONTINUOUS["--gpu"], change="--gpu-memory 4.75", base=""),
+        "--seed": Case("--seed 1", base="--fit all:30", bad=("--seed -1", "--seed x")),
+        "--shared-prefixes": Case(
+            "--shared-prefixes {shared}",
+            bad=("--shared-prefixes {broken}", "--shared-prefixes {tmp}/absent.csv"),
+        ),
+        "--fit": Case(
+            "--fit scale:30",
+            bad=tuple(f"--fit {x}" for x in ("scale", "scale:0", "scale:55", "slope:30", "all:5")),
+        ),
+        "--where": Case("--where arrival_s=0.0", bad=("--where x", "--where arrival_s=-1")),
+        # of a tool that counts tokens it is refused; test_benchmark_formats.py has its use
+        "--output-tokens": Case(
+            "--output-tokens 50", change_exit=2, bad=("--output-tokens 0", "--output-tokens x")
+        ),
+        "--figure": COMPARE["--figure"],
+        "--report": Case(
+            "--report {out}/r.md", bad=("--report {out}/r.txt", "--report {out}/no/r.md")
+        ),
         "--json": OUTPUT["--json"],
     },
     # a failed download is a failed run, not a wrong argument: exit code 1
@@ -637,6 +701,7 @@ BASE = {
     "calibrate show": "{model}",
     "calibrate import": "vllm-bench {bench}/1.json {bench}/4.json {bench}/16.json "
     "--out {out}/model.json",
+    "validate": "{log} --step-time {steps} --gpu-memory 4.8",
 }
 TABLES = "--json --requests-out {out}/requests.csv --batches-out {out}/batches.csv"
 IN_FULL = {
@@ -657,6 +722,7 @@ IN_FULL = {
     "calibrate fit": "--json",
     "calibrate show": "--json",
     "calibrate import": "--json",
+    "validate": "--json",
 }
 ECHOES = {
     *("scheduler", "gpus", "bins", "sla_s", "seed", "seeds", "trace", "predictor", "name"),
@@ -679,6 +745,10 @@ def places(tmp_path_factory) -> Iterator[dict[str, str]]:
             "two_formats": str(_two_formats(tmp / "two.csv")),
             "model": str(_model(tmp / "model.json")),
             **_step_times(tmp),
+            "log": str(_log(tmp / "requests.csv")),
+            "shared": str(
+                _config(tmp / "shared.csv", "request,earlier_request,shared_blocks\n9,2,4")
+            ),
             "grid": str(_grid(tmp / "grid.csv")),
             **_llm_configs(tmp),
             "config": str(
@@ -712,6 +782,20 @@ def _trace(path: Path) -> Path:
         )
     ]
     head = "arrival_s,prompt_tokens,output_tokens,model,log_type"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def _log(path: Path) -> Path:
+    """60 requests of a server, half a second apart at most."""
+    rng = np.random.default_rng(3)
+    arrival_s = np.concatenate([[0.0], np.cumsum(rng.uniform(0, 0.1, 59))])
+    prompt, output = rng.integers(100, 700, 60), rng.integers(2, 300, 60)
+    rows = [
+        f"{t},{p},{o},{0.05 + 1e-4 * p},{0.05 + 1e-4 * p + 0.02 * o}"
+        for t, p, o in zip(arrival_s, prompt, output, strict=True)
+    ]
+    head = "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s"
     path.write_text("\n".join([head, *rows]) + "\n")
     return path
 

@@ -18,8 +18,6 @@ from llmsched import capacity
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.clock import Clock
 from llmsched.engine.feed import Feed
-from llmsched.engine.iteration.run import run_iteration_engine
-from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.schedulers.base import BatchPlan, Head, Later, RequestView, Selection, WaitingView
 from llmsched.schedulers.registry import make_scheduler
@@ -476,20 +474,6 @@ def test_workload__thinking_needs_users_and_a_rate_needs_arrivals():
         Plan(base=as_scenario(Workload(concurrency=3)))
 
 
-def test_iteration_level__says_that_it_does_not_wait_for_answers():
-    class Flat:
-        def step_s(self, *_):
-            return 0.02
-
-    settings = IterationSettings(kv_tokens=1600)
-    trace = replace(users(1, requests(2, 3)), prompt_tokens=np.array([10, 10], np.int32))
-    with pytest.raises(ValueError, match="wait for answers, which the iteration level does not"):
-        run_iteration_engine(trace, settings, Flat(), leaps=False)
-    table, _ = served(trace, batch_size=1)
-    again = run_iteration_engine(trace.arrived(table.arrival_s), settings, Flat(), leaps=False)
-    assert again.requests.arrival_s.tolist() == [0.0, 2.0]
-
-
 @pytest.mark.parametrize(
     ("after", "think_s", "expected"),
     [
@@ -540,7 +524,7 @@ def test_feed__delivers_what_ties_together_in_order_of_rows():
         after=np.array([-1, -1, 0, -1], np.int32), think_s=np.array([np.nan, np.nan, 1.0, np.nan])
     )
     trace = replace(requests(1, 1, 1, 1), arrival_s=np.array([0.0, 1.0, 1.0, 2.0]), turns=turns)
-    feed = Feed(clock, demand_of(trace), lambda rows: arrived.append((clock.now, rows)))
+    feed = Feed(clock, demand_of(trace), lambda rows, _: arrived.append((clock.now, rows)))
     feed.begin()
     clock.at(1.0).callbacks.append(lambda _: feed.answered([0]))
     clock.run()

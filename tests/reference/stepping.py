@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from math import ceil, floor, inf, sqrt
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 # (chunk, kv_before) of every prefill, decodes, sum of the decodes' kv_before -> seconds
 StepTime = Callable[[list[tuple[int, int]], int, int], float]
@@ -304,6 +305,7 @@ class Engine:
         self.device_free_s = -inf
         self.outstanding = 0  # accepted and not finished
         self.on_decision: Callable[[Engine, Decision], None] | None = None
+        self.on_finish: Callable[[int, float], None] | None = None
 
     def next_instant_s(self) -> float:
         """Rule 2: the end of the oldest step in flight, or an arrival while the engine is empty."""
@@ -350,6 +352,8 @@ class Engine:
                 (self.running if request in self.running else self.waiting).remove(request)
                 self.outstanding -= 1
                 self.batch_limit.finished(request.prompt + request.output)
+                if self.on_finish:
+                    self.on_finish(request.index, now)
         decodes = sum(entry.decodes for entry in step.entries)
         self.batch_limit.processed(step.duration_s, decodes, len(step.entries) - decodes)
 
@@ -496,6 +500,14 @@ class Engine:
 # ---------------------------------------------------------------------------- replicas (1 and 13)
 
 
+class Demand(Protocol):
+    """When requests come: (instant, index), by themselves or because of an answer."""
+
+    def first(self) -> Iterator[tuple[float, int]]: ...
+
+    def answered(self, request: int, now_s: float) -> list[tuple[float, int]]: ...
+
+
 @dataclass(eq=False)
 class Result:
     """All requests in trace order, and all decisions of every engine in the order made."""
@@ -521,8 +533,13 @@ def run(
     priority: Sequence[float] | None = None,
     block_ids: Sequence[Sequence[object]] | None = None,
     on_decision: Callable[[Engine, Decision], None] | None = None,
+    demand: Demand | None = None,
 ) -> Result:
-    """Serve a trace to its end; `on_decision` is called after every decision, empty ones too."""
+    """Serve a trace to its end; `on_decision` is called after every decision, empty ones too.
+
+    With a demand, answers bring requests. Those that an answer or refusal brings at its own instant
+    come when everything else of that instant is done; idle engines then act once more.
+    """
     requests = []
     for i, (at, prompt, output) in enumerate(
         zip(arrival_s, prompt_tokens, output_tokens, strict=True)
@@ -538,17 +555,34 @@ def run(
         requests.append(request)
     chains: dict[tuple[int, object], int] = {}
     engines = [Engine(i, options, step_time, chains) for i in range(options.replicas)]
+    coming = [(request.arrival_s, request.index) for request in requests]
+    if demand is not None:
+        coming = list(demand.first())
+    heapify(coming)
+
+    def answered(index: int, now: float) -> None:
+        if demand is not None:
+            for one in demand.answered(index, now):
+                heappush(coming, one)
+
     for engine in engines:
-        engine.on_decision = on_decision
-    arrivals = deque(enumerate(sorted(requests, key=lambda request: request.arrival_s)))
+        engine.on_decision, engine.on_finish = on_decision, answered
+    n_arrived = 0
     while True:
         now = min(engine.next_instant_s() for engine in engines)
-        if arrivals:
-            now = min(now, arrivals[0][1].arrival_s)
+        if coming:
+            now = min(now, coming[0][0])
         if now == inf:
             break
-        while arrivals and arrivals[0][1].arrival_s == now:  # rule 13: all arrivals first
-            assign(*arrivals.popleft(), engines)
+        due = []
+        while coming and coming[0][0] <= now:
+            due.append(heappop(coming)[1])
+        for index in due:  # rule 13: all arrivals first
+            requests[index].arrival_s = now
+            assign(n_arrived, requests[index], engines)
+            n_arrived += 1
+            if requests[index].rejected:
+                answered(index, now)
         for engine in engines:
             while engine.next_instant_s() == now:
                 engine.act(now)

@@ -10,3 +10,4 @@ LONGEST_JITTER_S = 1e6
 MOST_USERS = 1_000_000
 LONGEST_THINK_S = 1e6
 THINK_TIMES = ("exponential", "constant")
+TIMELINE_EVENTS = 200_000  # slices and samples of a timeline, at most

@@ -54,11 +54,11 @@ TAKES: Mapping[str, Sequence[str]] = {
     "multi_bin_only": (*BATCHES, *FIXED, *BINS, *FORMING),
     "multi_bin_adaptive": (*CLOSED_LOOP, *BATCHES, *MEMORY, *BINS),
     "deadline_window": (*CLOSED_LOOP, *BATCHES, "settings.batch_max", "hardware.gpu"),
-    "continuous_static": CONTINUOUS,
-    "continuous_dynamic": CONTINUOUS,
-    "continuous_multi_bin": (*CONTINUOUS, *BINS, *BIN_CHOICE),
-    "continuous_sjf": (*CONTINUOUS, *AGEING),
-    "continuous_priority": CONTINUOUS,
+    "continuous_static": (*CLOSED_LOOP, *CONTINUOUS),
+    "continuous_dynamic": (*CLOSED_LOOP, *CONTINUOUS),
+    "continuous_multi_bin": (*CLOSED_LOOP, *CONTINUOUS, *BINS, *BIN_CHOICE),
+    "continuous_sjf": (*CLOSED_LOOP, *CONTINUOUS, *AGEING),
+    "continuous_priority": (*CLOSED_LOOP, *CONTINUOUS),
 }
 
 
@@ -69,7 +69,7 @@ def taken_by(scheduler: str) -> Sequence[str]:
     from llmsched.schedulers.iteration.registry import ITERATION_SCHEDULERS
 
     if scheduler in ITERATION_SCHEDULERS:
-        return (*CONTINUOUS, *BINS, *BIN_CHOICE, *AGEING)
+        return (*CLOSED_LOOP, *CONTINUOUS, *BINS, *BIN_CHOICE, *AGEING)
     return (*CLOSED_LOOP, *BATCH_SETTINGS)
 
 
@@ -91,6 +91,18 @@ def scenario_options(*paths: str) -> Callable[[F], F]:
         # click reads the list backwards: what stands last comes first in the help
         command.__click_params__ = [*own, *reversed(fields)]  # type: ignore[attr-defined]
         return config_options(command)  # type: ignore[return-value]
+
+    return decorate
+
+
+def field_options(*paths: str) -> Callable[[F], F]:
+    """A decorator that adds the options of these fields alone."""
+
+    def decorate(command: F) -> F:
+        own = list(getattr(command, "__click_params__", []))
+        fields = [field_option(path) for path in paths]
+        command.__click_params__ = [*own, *reversed(fields)]  # type: ignore[attr-defined]
+        return command
 
     return decorate
 

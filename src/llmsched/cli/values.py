@@ -35,6 +35,11 @@ COMMANDS = {
         "trace",
         "Look at trace files, convert them, get real ones.",
     ),
+    "validate": (
+        "llmsched.cli.commands.validate",
+        "validate_",
+        "Check the simulator against your server.",
+    ),
 }
 SCHEDULER_HELP = {
     "static_fifo": "One queue, fixed batches.",

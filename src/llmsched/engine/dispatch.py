@@ -1,13 +1,14 @@
 """Arrivals go through a router to a replica, and stay there.
 
 At one instant all arrivals come first, in trace order, each seeing the replicas as they were before
-anything else of that instant; then the replicas act.
+anything else of that instant; then the replicas act. What an answer of that very instant brings
+comes behind that: an idle replica serves it at once, a busy one takes it in at its next instant.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -17,14 +18,16 @@ from simpy.events import ProcessGenerator
 
 from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.clock import URGENT, Clock
+from llmsched.engine.feed import Feed
 from llmsched.schedulers.iteration.routing import ReplicasSeen, Router
+from llmsched.workload.demand import Demand
 
 
 class Replica(Protocol):
     """What requests are sent to."""
 
-    def deliver(self, request: int) -> None:
-        """A request arrives now."""
+    def deliver(self, request: int, *, behind: bool = False) -> None:
+        """A request arrives now; `behind`: after all else of this instant."""
         ...
 
     def nothing_before(self, next_s: float, *, comes: bool) -> None:
@@ -76,6 +79,7 @@ class Dispatcher:
                 f"a router must see some of {', '.join(columns)}, got {unknown[0]!r}; mend its sees"
             )
         self.replica: IntArray = np.full(len(accepted), -1, np.int32)
+        self._answered: Callable[[Iterable[int]], None]
 
     def life(self) -> ProcessGenerator:
         """The life of the arrival stream: sleep until the next arrival, route it, repeat."""
@@ -91,7 +95,7 @@ class Dispatcher:
 
     def _arrive(self, request: int) -> None:
         """Route a request that arrives now, by what its router sees now."""
-        chosen = self._chosen(request, self._seen(request))
+        chosen = self._chosen(request, self._seen(request, self._clock.now))
         if self._accepted[request]:
             self.replica[request] = chosen
             self._replicas[chosen].deliver(request)
@@ -99,6 +103,28 @@ class Dispatcher:
         next_s = self._arrival_s[later] if later < len(self._accepted) else math.inf
         for replica in self._replicas:
             replica.nothing_before(next_s, comes=False)
+
+    def serve_demand(self, demand: Demand) -> Callable[[Iterable[int]], None]:
+        """Take arrivals from answers, not from the trace; gives what must be told of answers."""
+        feed = Feed(self._clock, demand, self._come)
+        self._answered = feed.answered
+        feed.begin()
+        return feed.answered
+
+    def _come(self, requests: list[int], behind: bool) -> None:
+        """Route requests that come now; a refusal is an answer."""
+        now_s = self._clock.now
+        seen_at_s = math.nextafter(now_s, math.inf) if behind else now_s
+        rejected = []
+        for request in requests:
+            self._arrival_s[request] = now_s
+            chosen = self._chosen(request, self._seen(request, seen_at_s))
+            if self._accepted[request]:
+                self.replica[request] = chosen
+                self._replicas[chosen].deliver(request, behind=behind)
+            else:
+                rejected.append(request)
+        self._answered(rejected)
 
     def _route_in_advance(self) -> Callable[[int], None]:
         """Route all requests, for a router that sees nothing; how one then arrives."""
@@ -137,8 +163,7 @@ class Dispatcher:
             )
         return int(chosen)
 
-    def _seen(self, request: int) -> ReplicasSeen:
-        now_s = self._clock.now
+    def _seen(self, request: int, now_s: float) -> ReplicasSeen:
         columns = {
             column: [getattr(replica, column)(now_s, request) for replica in self._replicas]
             for column in self._router.sees

@@ -27,34 +27,44 @@ class Feed:
     demand : Demand
         When requests come.
     deliver : callable
-        Takes the rows of the requests that arrive now, all of one instant together.
+        Takes the rows of the requests that arrive now, together, and whether they come behind
+        all else of this instant.
     """
 
-    def __init__(self, clock: Clock, demand: Demand, deliver: Callable[[list[int]], None]) -> None:
+    def __init__(
+        self, clock: Clock, demand: Demand, deliver: Callable[[list[int], bool], None]
+    ) -> None:
         self._clock = clock
         self._demand = demand
         self._deliver = deliver
         self._coming: list[Coming] = []
+        self._behind: list[int] = []  # rows that come behind all else of this instant
         self._first = demand.first()
         self._next = next(self._first, None)  # of those that come by themselves
 
     def begin(self) -> None:
         """Expect what comes by itself: one event at a time, however many there are."""
         if self._next is not None:
-            self._wake(self._next[0], FIRST)
+            self._wake(self._next[0], FIRST, self._arrive)
 
     def answered(self, requests: Iterable[int]) -> None:
         """Expect what comes because these have been answered now."""
         now_s = self._clock.now
         for request in requests:
             for coming in self._demand.answered(request, now_s):
-                heappush(self._coming, coming)
-                self._wake(coming[0], FIRST if coming[0] > now_s else AFTER_ANSWERS)
+                if coming[0] > now_s:
+                    heappush(self._coming, coming)
+                    self._wake(coming[0], FIRST, self._arrive)
+                else:
+                    self._behind.append(coming[1])
+                    self._wake(now_s, AFTER_ANSWERS, self._arrive_behind)
 
-    def _wake(self, instant_s: float, priority: EventPriority) -> None:
+    def _wake(
+        self, instant_s: float, priority: EventPriority, arrive: Callable[[Event], None]
+    ) -> None:
         event = self._clock.at(instant_s, priority)
         assert event.callbacks is not None
-        event.callbacks.append(self._arrive)
+        event.callbacks.append(arrive)
 
     def _arrive(self, event: Event) -> None:
         """Deliver everything of this instant, in order of rows."""
@@ -69,4 +79,11 @@ class Feed:
         while self._coming and self._coming[0][0] <= now_s:
             arrived.append(heappop(self._coming)[1])
         if arrived:  # else another event of this instant has brought them
-            self._deliver(sorted(arrived))
+            self._deliver(sorted(arrived), False)
+
+    def _arrive_behind(self, event: Event) -> None:
+        """Deliver what answers of this instant bring at once, in order of rows."""
+        del event
+        arrived, self._behind = self._behind, []
+        if arrived:
+            self._deliver(sorted(arrived), True)

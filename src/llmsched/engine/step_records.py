@@ -74,6 +74,18 @@ class StepTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpellTable:
+    """One row per time that a request ran, from its admission to its end or a preemption."""
+
+    request: IntArray
+    start_s: FloatArray
+    end_s: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReplicaTable:
     """One row per replica: what its steps add up to."""
 

@@ -136,7 +136,7 @@ def step_load(
     decodes, chunk = round(o / steps), math.ceil(p / steps)
     time_s = step.step_s([(chunk, 0)], decodes, round(decodes * held)) + settings.overhead_s
     work_s = steps * (time_s + settings.per_request_s * (decodes + 1))
-    span_s = float(table.arrival_s[-1] - table.arrival_s[0])
+    span_s = float(table.arrival_s.max() - table.arrival_s.min())
     if span_s <= 0:
         return math.inf
     return n_served / n * work_s * (n - 1) / span_s / n_replicas
@@ -147,7 +147,7 @@ def step_load_label(offered_load: float, table: ServedTable) -> LoadLabel:
     served = table.completed
     if not served.any():
         return "overloaded" if len(table) else "stable"
-    first_s, last_s = table.arrival_s[0], table.arrival_s[-1]
+    first_s, last_s = table.arrival_s.min(), table.arrival_s.max()
     service_s = (table.finish_s - table.scheduled_s)[served]
     drain_s = table.finish_s[served].max() - last_s - service_s.max()
     if offered_load >= 1 or drain_s > DRAIN_SHARE * (last_s - first_s):

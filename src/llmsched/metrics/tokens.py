@@ -101,7 +101,8 @@ def token_metrics(run: IterationRun, slo: Slo = NO_SLO, *, n_bins: int = 1) -> T
     served = table.completed
     latencies = _latencies(table)
     n, completed, n_replicas = len(table), int(served.sum()), len(replicas)
-    makespan_s = float(table.finish_s[served].max() - table.arrival_s[0]) if completed else math.nan
+    first_s = float(table.arrival_s.min(initial=math.inf))
+    makespan_s = float(table.finish_s[served].max()) - first_s if completed else math.nan
     within = int(_within(latencies, slo).sum())
     blocks = run.settings.usable_blocks
     finish_s, arrival_s = table.finish_s[served], table.arrival_s[served]

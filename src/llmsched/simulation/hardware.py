@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmsched._util.options import check_options, option
@@ -164,7 +164,7 @@ class Hardware:
             measured = measured_on(name)
             if measured is not None:
                 _agree(name, measured, gpu, llm, tp)
-                gpu, llm = gpu or measured.gpu, llm or measured.llm
+                gpu, llm = gpu or measured.gpu, measured.llm
                 tp = tp or measured.gpus_per_model
         return ResolvedHardware(
             n_gpus=self.n_gpus,
@@ -249,7 +249,8 @@ def measured_on(latency: str) -> MeasuredOn | None:
         from llmsched.latency.physics.step import step_model
 
         deployment = step_model(latency).deployment
-        return MeasuredOn(gpu=deployment.gpu, llm=deployment.model, gpus_per_model=deployment.tp)
+        served = replace(deployment.model, precision=deployment.precision)  # of its weights
+        return MeasuredOn(gpu=deployment.gpu, llm=served, gpus_per_model=deployment.tp)
     if latency not in measured_names() and latency not in shipped_names():
         return None
     card = max((name for name in MEASURED_GPUS if latency.startswith(f"{name}-")), key=len)
@@ -302,7 +303,7 @@ def _agree(
 
     The same card with another memory, or a memory in gigabytes, is no contradiction.
     """
-    if llm is not None and llm != measured.llm:
+    if llm is not None and replace(llm, precision=measured.llm.precision) != measured.llm:
         raise ValueError(
             f"llm must be {measured.llm.name} with latency {latency}, which is of that model; "
             f"got {llm.name}: leave it out, or take another latency"

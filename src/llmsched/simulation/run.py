@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmsched._util.limits import TIMELINE_EVENTS
 from llmsched._util.types import FloatArray
 from llmsched.engine.records import BatchTable, RequestTable
-from llmsched.engine.step_records import ReplicaTable, ServedTable, StepTable
+from llmsched.engine.step_records import ReplicaTable, ServedTable, SpellTable, StepTable
+from llmsched.engine.timeline.base import ALWAYS, Timeline
+from llmsched.engine.timeline.batches import batch_timeline
+from llmsched.engine.timeline.steps import step_timeline
 from llmsched.latency.base import LatencyModel
 from llmsched.latency.steps.base import StepLatency
 from llmsched.metrics.load import LoadLabel
@@ -35,6 +40,25 @@ class Run:
     latency: LatencyModel | StepLatency
     predictor: str
     config: Mapping[str, Any]  # settings, bins, workload: what it takes to run it again
+
+    @abstractmethod
+    def timeline(
+        self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = TIMELINE_EVENTS
+    ) -> Timeline:
+        """The run over time: slices and counters, for a figure or for Perfetto.
+
+        Parameters
+        ----------
+        window_s : (float, float)
+            What overlaps it is kept; seconds since the first arrival.
+        most_events : int
+            Slices and samples at most; later ones are left out, and counted.
+        """
+
+    def _about(self) -> dict[str, Any]:
+        """What a file of the timeline says of its making."""
+        about = {"scheduler": self.scheduler, "trace": self.trace_name, "seed": self.seed}
+        return {**about, "latency": self.latency.name, "version": self.config["version"]}
 
     def to_dict(self) -> dict[str, Any]:
         """The run as one JSON object: figures of merit, load, and what produced them."""
@@ -63,12 +87,39 @@ class BatchRun(Run):
     batches: BatchTable
     metrics: Metrics
 
+    def timeline(
+        self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = TIMELINE_EVENTS
+    ) -> Timeline:
+        return batch_timeline(
+            self.requests,
+            self.batches,
+            window_s=window_s,
+            most_events=most_events,
+            about=self._about(),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ContinuousRun(Run):
-    """A run of the iteration level; `steps` only where they were asked for."""
+    """A run of the iteration level; `steps` and `spells` only where steps were asked for."""
 
     requests: ServedTable
     replicas: ReplicaTable
     steps: StepTable | None
+    spells: SpellTable | None
     metrics: TokenMetrics
+
+    def timeline(
+        self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = TIMELINE_EVENTS
+    ) -> Timeline:
+        if self.steps is None or self.spells is None:
+            raise ValueError("a timeline needs the steps of the run; give simulate most_steps")
+        return step_timeline(
+            self.requests,
+            self.spells,
+            self.steps,
+            usable_blocks=self.config["usable_blocks"],
+            window_s=window_s,
+            most_events=most_events,
+            about=self._about(),
+        )

@@ -22,6 +22,7 @@ from llmsched._util.options import (
     options_of,
     plain_values,
 )
+from llmsched._util.plugins import name_of
 from llmsched.engine.admission import Admission
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.prediction.binning import Binning
@@ -171,7 +172,7 @@ class Scenario:
         from llmsched.schedulers.registry import scheduler_name
 
         if self.level == "iteration" and not isinstance(self.scheduler, str):
-            return "continuous"
+            return name_of(self.scheduler.order).rpartition(".")[2]  # type: ignore[union-attr]
         return scheduler_name(self.scheduler)  # type: ignore[arg-type]  # as `level` says
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
@@ -27,6 +28,7 @@ def simulate(
     *,
     prediction: BinnedPrediction | None = None,
     most_steps: int = 0,
+    steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     progress: Callable[[int], None] | None = None,
     **parts: Unpack[Parts],
 ) -> Run:
@@ -43,6 +45,8 @@ def simulate(
         is made here.
     most_steps : int
         Steps to keep in `Run.steps`, at the iteration level; 0 for none.
+    steps_window_s : (float, float)
+        Only steps that run inside of it are kept [s].
     progress : callable, optional
         Called now and then with the number of requests whose service has begun, or that are
         finished.
@@ -74,6 +78,7 @@ def simulate(
         whole.requests(),
         prediction=prediction,
         most_steps=most_steps,
+        steps_window_s=steps_window_s,
         progress=progress,
     )
 
@@ -85,6 +90,7 @@ def serve(
     latency: LatencyModel | None = None,
     prediction: BinnedPrediction | None = None,
     most_steps: int = 0,
+    steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     progress: Callable[[int], None] | None = None,
 ) -> Run:
     """One run on requests that are there already.
@@ -112,5 +118,12 @@ def serve(
     from llmsched.simulation.levels.iteration import serve_steps
 
     return serve_steps(
-        scenario, trace, policy, prediction, drawn=latency, most_steps=most_steps, progress=progress
+        scenario,
+        trace,
+        policy,
+        prediction,
+        drawn=latency,
+        most_steps=most_steps,
+        steps_window_s=steps_window_s,
+        progress=progress,
     )

@@ -161,13 +161,21 @@ def test_command__idle_clients_are_seen_in_the_table(tmp_path):
     assert "8 of 16 requests were in flight" in result.stderr
 
 
-@pytest.mark.parametrize("example", ["csv", "stages", "llmservingsim", "inference-perf"])
-def test_command__an_open_loop_is_refused_in_a_line(tmp_path, example):
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        ("csv", "must have 20 requests or more"),  # a log would be simulated
+        ("stages", "must be fixed and said (a closed loop)"),
+        ("llmservingsim", "must have 20 requests or more"),
+        ("inference-perf", "must be fixed and said (a closed loop)"),
+    ],
+)
+def test_command__an_open_loop_is_refused_in_a_line(tmp_path, example, says):
     path = EXAMPLES[example](tmp_path)
     result = run("auto", path, "--out", tmp_path / "m.json")
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
-    assert "must be fixed and said (a closed loop)" in result.stderr
+    assert says in result.stderr
 
 
 def test_command__the_help_lists_every_format(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from llmsched.schedulers.iteration.base import IterationScheduler
 from llmsched.schedulers.iteration.limits import DynamicLimit
 from llmsched.schedulers.iteration.orders import Fcfs, by_priority
 from llmsched.schedulers.iteration.routing import LeastOutstanding, RoundRobinRouter
+from llmsched.workload.demand import demand_of
 from llmsched.workload.prefixes.prefix_ids import PrefixIds
+from llmsched.workload.sessions import Turns
 from llmsched.workload.trace import Trace
 
 
@@ -30,6 +32,7 @@ class Case:
     ids: list[list[int]] | None
     blocks_per_id: int
     options: dict[str, Any]
+    turns: Turns | None = None  # where requests wait for answers
 
     def reference(self, step: Any) -> stepping.Result:
         """What the stepping reference makes of it."""
@@ -41,6 +44,7 @@ class Case:
             stepping.Options(**self.options),
             priority=self.priority,
             block_ids=self._block_ids(),
+            demand=None if self.turns is None else demand_of(self.trace),
         )
 
     def _block_ids(self) -> list[list[tuple[int, int]]] | None:
@@ -85,6 +89,7 @@ class Case:
             output_tokens=np.array(self.output, np.int32),
             priority=np.array(self.priority, np.int32),
             prefix_ids=ids,
+            turns=self.turns,
         )
 
     def _limit(self) -> DynamicLimit:
@@ -157,6 +162,28 @@ def random_case(seed: int, *, limits: bool = False) -> Case:
     if options["prefix_caching"] and r.random() < 0.7:
         ids = _shared_ids(r, [-(-tokens // (block * per_id)) for tokens in prompt], most=50)
     return Case(arrival_s, prompt, output, priority, ids, per_id, options)
+
+
+def waiting_for_answers(case: Case, seed: int, pauses_s: list[float]) -> Case:
+    """The same requests of users or in sessions, after pauses of which many are equal."""
+    r = random.Random(seed)
+    n = len(case.arrival_s)
+    after = [r.randrange(i) if i and r.random() < 0.5 else -1 for i in range(n)]
+    think_s = [r.choice(pauses_s) for _ in range(n)]
+    arrival_s = list(case.arrival_s)
+    for i, before in enumerate(after):
+        if before >= 0:
+            arrival_s[i] = arrival_s[before] + think_s[i]
+    users = r.choice([None, 1, 2, 5, 17])
+    order = sorted(range(n), key=lambda i: (arrival_s[i], i))
+    row = {old: new for new, old in enumerate(order)}
+    turns = Turns(
+        after=np.array([row.get(after[i], -1) for i in order], np.int32),
+        think_s=np.array([think_s[i] for i in order]),
+        users=users,
+    )
+    # only arrivals move: each row keeps its request, so that prefix ids need not
+    return replace(case, arrival_s=[arrival_s[i] for i in order], turns=turns)
 
 
 def tiny_case(seed: int) -> Case:

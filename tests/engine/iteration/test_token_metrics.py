@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 from serving import RTX_4090, LinearStep, poisson, serve
 
+from llmsched.engine.iteration import log
 from llmsched.engine.iteration.log import _at_ranks
 from llmsched.metrics.registry import METRICS
 from llmsched.metrics.tokens import token_metrics
@@ -132,6 +133,16 @@ def test_gap_quantiles__are_those_of_every_gap(rate_per_s, mode):
     quantiles = (0.0, 0.001, 0.1, 0.37, 0.5, 0.9, 0.95, 0.99, 0.9999, 1.0)
     expected = np.quantile(np.repeat(*run.gaps.expand()), quantiles)
     assert run.gaps.quantiles(quantiles).tolist() == expected.tolist()
+
+
+def test_gaps__are_the_same_in_small_parts(monkeypatch):
+    run = serve(poisson(200, 4, seed=23), blocks=300, step=RTX_4090)
+    whole, quantiles = run.gaps.expand(), (0.0, 0.37, 0.5, 0.99, 1.0)
+    at_once = run.gaps.quantiles(quantiles)
+    monkeypatch.setattr(log, "PART", 7)
+    for found, expected in zip(run.gaps.expand(), whole, strict=True):
+        np.testing.assert_array_equal(np.sort(found), np.sort(expected))
+    assert run.gaps.quantiles(quantiles).tolist() == at_once.tolist()
 
 
 def test_gap_quantiles__of_equal_steps_differ_in_their_last_bits_only():

@@ -10,12 +10,16 @@ import click
 
 from llmsched.calibration.benchmarks.registry import AUTO, FORMATS
 from llmsched.cli.errors import OneLineErrors
+from llmsched.cli.fields import given_fields, given_parameter, scenario_of
+from llmsched.cli.options import field_options
 
 if TYPE_CHECKING:
     from llmsched.calibration.benchmarks.fit import BenchmarkFit, FittedPoint
+    from llmsched.calibration.benchmarks.runs import Benchmarks, RequestLog
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
+OF_LOGS = ("serving.kv_tokens", "serving.max_running", "serving.step_tokens", "seed")
 MOST = 1_000_000  # requests in flight
 FORMATS_HELP = "\b\nFormats:\n" + "\n".join(
     f"  {one.name:<15} {one.title}" for one in FORMATS.values()
@@ -34,7 +38,7 @@ def _counts(ctx: click.Context, param: click.Parameter, text: str | None) -> tup
     return counts
 
 
-def _conditions(
+def conditions(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, str]:
     """FIELD=VALUE, each field once."""
@@ -68,10 +72,11 @@ def _conditions(
 @click.option(
     "--where",
     multiple=True,
-    callback=_conditions,
+    callback=conditions,
     metavar="FIELD=VALUE",
     help="Take only results whose field has this value; may come again.",
 )
+@field_options(*OF_LOGS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def import_(
     format_: str,
@@ -82,9 +87,11 @@ def import_(
     output_tokens: float | None,
     where: dict[str, str],
     as_json: bool,
+    **values: Any,
 ) -> None:
     """Make a latency model from result FILEs, two concurrencies or more, best with 1 among them.
 
+    Of one log of single requests it becomes a step-time file, fitted by simulating the log.
     FORMAT is `auto`, which looks at each file, or one of those below.
 
     \b
@@ -100,6 +107,11 @@ def import_(
     benchmarks = read_benchmarks(
         files, format=format_, concurrency=concurrency, output_tokens=output_tokens, where=where
     )
+    log = _only_log(benchmarks)
+    if log is not None:
+        _import_log(log, out, figure, values, as_json=as_json)
+        return
+    _refuse_idle_options(values)
     fit = fit_benchmarks(benchmarks, name=out.stem)
     save_model(fit.model, out)
     if figure is not None:
@@ -111,6 +123,51 @@ def import_(
     for note in fit.notes:
         click.echo(f"Note: {note}", err=True)
     click.echo(f"Model: {out}", err=True)
+
+
+def _only_log(benchmarks: Benchmarks) -> RequestLog | None:
+    """The log, where the results are one log of an open loop."""
+    from llmsched.calibration.benchmarks.runs import RequestLog
+
+    run = benchmarks.runs[0] if len(benchmarks.runs) == 1 else None
+    return run if isinstance(run, RequestLog) and run.load.concurrency is None else None
+
+
+def _import_log(
+    log: RequestLog, out: Path, figure: Path | None, values: dict[str, Any], *, as_json: bool
+) -> None:
+    from llmsched.latency.steps.files import save_two_regime
+    from llmsched.studies.validation.fit_all import fit_log
+    from llmsched.studies.validation.server import server_layer
+
+    if figure is not None:
+        raise click.UsageError(
+            "--figure draws closed loops; of a log, see llmsched validate --figure"
+        )
+    fixed = {"scheduler": "continuous_static", "hardware": {"n_gpus": 1}}
+    scenario = scenario_of([server_layer(log, None), given_fields(values), fixed])
+    model, fitted = fit_log(log, scenario, name=out.stem)
+    save_two_regime(model, out)
+    if as_json:
+        click.echo(json.dumps(fitted.to_dict(), indent=2, allow_nan=False))
+    else:
+        from llmsched.cli.text import aligned
+        from llmsched.cli.text_validate import constants_table
+
+        click.echo(f"{aligned(constants_table(fitted))}\n\n{model.describe()}")
+    for note in (*log.notes, *fitted.notes):
+        click.echo(f"Note: {note}", err=True)
+    click.echo(f"Step time: {out}", err=True)
+
+
+def _refuse_idle_options(values: dict[str, Any]) -> None:
+    """Fail if something was said of a server that is not simulated."""
+    for name in values:
+        if given_parameter(name):
+            flag = name.rpartition("__")[2].replace("_", "-")
+            raise click.UsageError(
+                f"--{flag} does nothing for closed loops, whose fit simulates nothing; leave it out"
+            )
 
 
 def _check_outputs(files: tuple[Path, ...], out: Path, figure: Path | None) -> None:

@@ -23,6 +23,7 @@ from llmsched.cli.options import (
     with_options,
 )
 from llmsched.cli.progress import progress_bar
+from llmsched.cli.timeline import TIMELINE, check_timeline, most_events, write_timeline
 
 if TYPE_CHECKING:
     from llmsched.latency.base import LatencyModel
@@ -72,7 +73,7 @@ def scheduler_command(scheduler: str) -> click.Command:
     more = STEPS_OUT if "router" in taken else BATCHES_OUT
 
     @scenario_options(*WORKLOAD, *SERVING, *taken)
-    @with_options(UNCERTAINTY, OUTPUT, more)
+    @with_options(UNCERTAINTY, OUTPUT, more, TIMELINE)
     def command(**values: Any) -> None:
         _run(scheduler, values)
 
@@ -110,10 +111,11 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
     trace = scenario.requests()
     left_out_notes(trace)
     with progress_bar(len(trace), scheduler) as progress:
-        most_steps = values["most_steps"] if "steps_out" in out else 0
-        run = serve(scenario, trace, most_steps=most_steps, progress=progress)
+        run = serve(scenario, trace, **_steps_to_keep(values, out), progress=progress)
     uncertainty = _uncertainty(run, trace, draws, scenario) if draws else None
     _write(run, out)
+    if "timeline" in out:
+        write_timeline(run, values)
     if values["as_json"]:
         found = run.to_dict()
         if uncertainty is not None:
@@ -127,6 +129,17 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
         click.echo(run_table(run, uncertainty))
 
 
+def _steps_to_keep(values: Mapping[str, Any], out: Mapping[str, Path]) -> dict[str, Any]:
+    """How many steps to write down, and of which part of the run where a timeline alone asks."""
+    if "steps_out" in out:
+        return {"most_steps": values["most_steps"]}
+    if "timeline" not in out or "most_steps" not in values:
+        return {}
+    window = values["timeline_window"]
+    steps = {"most_steps": most_events(values)}
+    return steps if window is None else {**steps, "steps_window_s": window}
+
+
 def _write(run: Run, out: Mapping[str, Path]) -> None:
     """The tables that were asked for."""
     from llmsched.engine.export import write_table
@@ -136,7 +149,7 @@ def _write(run: Run, out: Mapping[str, Path]) -> None:
         write_table(run.requests, out["requests_out"])
     if isinstance(run, BatchRun) and "batches_out" in out:
         write_table(run.batches, out["batches_out"])
-    if isinstance(run, ContinuousRun) and run.steps is not None:
+    if isinstance(run, ContinuousRun) and run.steps is not None and "steps_out" in out:
         write_table(run.steps, out["steps_out"])
         if run.steps.left_out:
             click.echo(
@@ -170,8 +183,12 @@ def _output_paths(values: dict[str, Any]) -> dict[str, Path]:
     names = ("requests_out", "batches_out", "steps_out")
     out = {name: values[name] for name in names if values.get(name) is not None}
     chosen = [check_table_path(path) for path in out.values()]
+    timeline = check_timeline(values)
+    if timeline is not None:
+        out["timeline"] = timeline
+        chosen.append(timeline)
     if len({os.path.realpath(path) for path in chosen}) < len(chosen):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in out)
-        raise click.UsageError(f"{flags} must be two different files")
+        raise click.UsageError(f"{flags} must be different files")
     keep_inputs(chosen)
     return out

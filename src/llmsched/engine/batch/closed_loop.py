@@ -125,7 +125,8 @@ class Loop:
         request = batch.columns.request
         self._feed.answered(int(request[position]) for position in positions)
 
-    def _deliver(self, rows: list[int]) -> None:
+    def _deliver(self, rows: list[int], behind: bool) -> None:
+        del behind  # whoever asks for work after them sees them
         now_s, queue = self._clock.now, self._queue
         rejected = []
         for row in rows:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Iterable
 
 from llmsched.engine.iteration.decodes import Decodes
 from llmsched.engine.iteration.kv_blocks import KvBlocks
@@ -49,12 +50,18 @@ class Core:
         Writes down every step.
     leaps : bool
         Whether runs of equal steps are taken at once; the results are the same.
+
+    Attributes
+    ----------
+    answered : callable, optional
+        Told of requests that have their last tokens, when they have them; set where answers bring
+        requests.
     """
 
     # fmt: off
     __slots__ = (
-        "block_tokens", "blocks", "chunk_tokens", "decodes", "depth", "end_s", "in_flight",
-        "in_service", "inbox", "late", "leap", "leaps", "limit", "log", "max_running",
+        "answered", "block_tokens", "blocks", "chunk_tokens", "decodes", "depth", "end_s",
+        "in_flight", "in_service", "inbox", "late", "leap", "leaps", "limit", "log", "max_running",
         "n_outstanding", "n_waiting", "next_arrival_s", "next_s", "next_seq", "order", "overhead_s",
         "overlapped", "per_request_s", "predicted_tokens", "preempted", "prefill_first",
         "prefilling", "recorder", "refused", "requests", "running", "settings", "step_latency",
@@ -95,6 +102,7 @@ class Core:
         self.chunk_tokens = settings.long_prefill_tokens or settings.step_tokens
         self.prefill_first = settings.prefill == "first"
 
+        self.answered: Callable[[Iterable[int]], None] | None = None
         self.inbox: deque[int] = deque()
         self.n_waiting = 0
         self.running: dict[int, Active] = {}  # by seq, so in order of admission
@@ -123,7 +131,7 @@ class Core:
         Nothing arrives before the horizon, so that nobody has to be woken in between.
         """
         in_flight, inbox, depth, log = self.in_flight, self.inbox, self.depth, self.log
-        arrival = self.requests.arrival
+        noticed = self.requests.noticed
         while True:
             if self.leap is not None:
                 self.leap.commit(self)
@@ -132,7 +140,7 @@ class Core:
                 step = in_flight.popleft()
                 if step[1] or self.limit is not None:
                     self.process(step)
-            while inbox and arrival[inbox[0]] <= now_s:
+            while inbox and noticed[inbox[0]] <= now_s:
                 self.take_in(inbox.popleft(), now_s)
             while len(in_flight) < depth and (self.running or self.n_waiting):
                 if not self._decide(now_s) and not self._must_decide_again():
@@ -178,6 +186,8 @@ class Core:
                 limit.finished(prompt, active.total - prompt)
         if ended:
             self.times.count_finished(len(ended))
+            if self.answered is not None:
+                self.answered([active.request for active in ended])
         if limit is not None:
             limit.observe(ProcessedStep(duration_s, n_decodes, n_prefills))
 

@@ -42,9 +42,16 @@ class Gpu:
         if comes:
             self.core.next_arrival_s = next_s
 
-    def deliver(self, request: int) -> None:
-        """A request arrives now: an idle GPU wakes, one on a leap may have to act earlier."""
-        core = self.core
+    def deliver(self, request: int, *, behind: bool = False) -> None:
+        """A request arrives now: an idle GPU wakes, one on a leap may have to act earlier.
+
+        What comes behind all else of this instant is taken in later, but by an idle GPU at once.
+        """
+        core, noticed_s = self.core, self._clock.now
+        if behind and core.next_s < math.inf:
+            noticed_s = math.nextafter(noticed_s, math.inf)
+        if core.answered is not None:
+            core.requests.noticed[request] = noticed_s
         core.inbox.append(request)
         core.n_outstanding += 1
         core.predicted_tokens += core.requests.predicted_work[request]
@@ -53,7 +60,7 @@ class Gpu:
                 self._alarm.succeed()
         elif core.leap is not None and core.leap.can_be_cut:
             before_s = core.next_s
-            core.leap.cut(self._clock.now)
+            core.leap.cut(noticed_s)
             core.next_s = core.leap.wake_s
             if core.next_s < before_s:
                 self._alarm = self._clock.bring_forward(self._alarm, core.next_s)

@@ -184,21 +184,17 @@ class CachedBlocks:
     def find(self, active: Active) -> Hits:
         most = (active.target - 1) // self._block
         pieces: list[Piece] = []
-        found = from_free = 0
-        chain_whole = True
+        found = from_free = private = 0
         if self._tree is not None:
             for node, blocks in self._path(active):
-                wanted = min(blocks, most - found)
-                here = self._find_in(node, wanted, pieces)
+                here = self._find_in(node, min(blocks, most - found), pieces)
                 found += here
                 if here < blocks:
-                    chain_whole = here == wanted
                     break
             for extent, first, stop in pieces:
                 if not extent.holders:
                     from_free += stop - first
-        private = 0
-        if active.private is not None and chain_whole:
+        if active.private is not None:  # they are forgotten before those that they follow
             group, registered = active.private
             private = min(self._free_list.get(group, 0), registered, most - found)
         if not found and not private:

@@ -137,9 +137,9 @@ class Leap:
 
     def _take_in(self, core: Core) -> None:
         """Take in what came before its last instant; it could not have been admitted."""
-        inbox, arrival = core.inbox, core.requests.arrival
+        inbox, noticed = core.inbox, core.requests.noticed
         while inbox:
-            decided = self.steps_decided(arrival[inbox[0]])
+            decided = self.steps_decided(noticed[inbox[0]])
             if decided == self.steps:
                 break
             core.take_in(inbox.popleft(), self._instant_s(decided - 1))
@@ -169,7 +169,7 @@ class Leap:
 
     def _record(self, core: Core, recorder: StepRecorder) -> None:
         """Write down every step, with the counts of its decision."""
-        decodes, arrival = core.decodes, core.requests.arrival
+        decodes, noticed = core.decodes, core.requests.noticed
         blocks = decodes.blocks_of_ticks(0, self.steps)
         used = core.usable_blocks - core.blocks.free
         running, start_s = len(core.running), max(core.end_s, self._start_s)
@@ -180,7 +180,7 @@ class Leap:
                 running -= len(left)
                 used -= sum(active.blocks_at_end(core.block_tokens) for active in left)
             decided_s = self._instant_s(step - 1) if step else self._start_s
-            waiting = core.n_waiting + sum(arrival[r] <= decided_s for r in core.inbox)
+            waiting = core.n_waiting + sum(noticed[r] <= decided_s for r in core.inbox)
             kv_tokens = decodes.kv_tokens + step * decodes.n
             end_s = float(end_s)
             recorder.add((start_s, end_s, 0, decodes.n, kv_tokens, running, waiting, used))
@@ -208,6 +208,8 @@ def leap_from(core: Core, now_s: float, most: int) -> Leap | None:
     if not n or len(in_flight) != core.depth - 1 or n > core.step_tokens:
         return None
     somebody_leaves = bool(in_flight and in_flight[0][1])
+    if somebody_leaves and core.answered is not None:
+        return None  # who waits for that answer has to be told in time
     has_room = len(core.running) < most and (n < core.step_tokens or core.prefill_first)
     full = not has_room and core.limit is None and not somebody_leaves
     if core.n_waiting:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from llmsched._util.types import FloatArray, IntArray
 from llmsched.latency.steps.base import StepLatency
 
 EVERY = 4096  # requests between two calls of `progress`
+PART = 1 << 16  # runs of equal weight whose gaps are looked at together
+
+Gaps = tuple[FloatArray, IntArray]  # gaps [s], and how often each occurred
 
 StepRow = tuple[float, float, int, int, int, int, int, int]
 """Start, end [s], prefill tokens, decodes, their KV tokens, running, waiting, used blocks."""
@@ -164,28 +167,24 @@ class TokenGaps:
 
     def expand(self) -> tuple[FloatArray, IntArray]:
         """The gaps [s], and how often each occurred; shape (m,) each, in no order."""
-        single_s, counts = self._single()
-        shapes, bounds = self._runs()
-        return self._with_runs(single_s, counts, shapes, bounds)
+        return self._with_runs(list(self._single()), *self._runs())
 
     def quantiles(self, quantiles: Sequence[float]) -> FloatArray:
         """Quantiles of all gaps, numpy's linear ones [s]; NaN where there is no gap.
 
-        Only runs that may hold the gap of a wanted rank are evaluated again.
+        All gaps are counted by their leading bits first; looked at are only those, and evaluated
+        again only runs, that may hold the gap of a wanted rank.
         """
-        single_s, counts = self._single()
-        order = np.argsort(single_s)
-        single_s, counts = single_s[order], counts[order]
         shapes, bounds = self._runs()
+        counted = [_counted(gaps_s, counts) for gaps_s, counts in self._single()]
+        keys, counts = (np.concatenate(columns) for columns in zip(*counted, strict=True))
         total = int(counts.sum()) + int((shapes[:, 0] * shapes[:, 2]).sum())
         if not total:
             return np.full(len(quantiles), np.nan)
         place = np.asarray(quantiles, np.float64) * (total - 1)
         below = np.floor(place).astype(np.int64)
         ranks = np.unique([below, np.minimum(below + 1, total - 1)])
-        gap_of = dict(
-            zip(ranks, self._ranked(ranks, single_s, counts, shapes, bounds), strict=True)
-        )
+        gap_of = dict(zip(ranks, self._ranked(ranks, keys, counts, shapes, bounds), strict=True))
         low = np.array([gap_of[rank] for rank in below])
         high = np.array([gap_of[min(rank + 1, total - 1)] for rank in below])
         share = place - below
@@ -198,39 +197,45 @@ class TokenGaps:
     def _ranked(
         self,
         ranks: NDArray[np.int64],
-        single_s: FloatArray,
-        counts: IntArray,
+        keys: NDArray[np.int64],
+        counts: NDArray[np.int64],
         shapes: NDArray[np.int64],
         bounds: FloatArray,
     ) -> list[float]:
         """The gaps of the given ranks, from 0, all in ascending order [s]."""
         in_run = shapes[:, 0] * shapes[:, 2]
+        shortest, longest = _leading_bits(bounds[:, 1]), _leading_bits(bounds[:, 2])
         # A gap of a rank is no shorter than if all gaps of a run were its shortest, and so on.
-        least = _at_ranks(np.r_[single_s, bounds[:, 1]], np.r_[counts, in_run], ranks)
-        most = _at_ranks(np.r_[single_s, bounds[:, 2]], np.r_[counts, in_run], ranks)
+        least = _at_ranks(np.r_[keys, shortest], np.r_[counts, in_run], ranks)
+        most = _at_ranks(np.r_[keys, longest], np.r_[counts, in_run], ranks)
+        brackets = list(dict.fromkeys(zip(least.tolist(), most.tolist(), strict=True)))
+        near: dict[tuple[int, int], list[Gaps]] = {bracket: [] for bracket in brackets}
+        for gaps_s, times in self._single():
+            bits = _leading_bits(gaps_s)
+            for low, high in brackets:
+                kept = (bits >= low) & (bits <= high)
+                near[low, high].append((gaps_s[kept], times[kept]))
         gaps: list[float] = []
-        for rank, low, high in zip(ranks, least, most, strict=True):
-            near = (bounds[:, 2] >= low) & (bounds[:, 1] <= high)
-            begin, end = np.searchsorted(single_s, low), np.searchsorted(single_s, high, "right")
-            before = int(counts[:begin].sum()) + int(in_run[bounds[:, 2] < low].sum())
-            some = self._with_runs(
-                single_s[begin:end], counts[begin:end], shapes[near], bounds[near]
-            )
+        for rank, low, high in zip(ranks, least.tolist(), most.tolist(), strict=True):
+            runs = (longest >= low) & (shortest <= high)
+            before = int(counts[keys < low].sum()) + int(in_run[longest < low].sum())
+            some = self._with_runs(near[low, high], shapes[runs], bounds[runs])
             gaps.append(float(_at_ranks(*some, np.array([rank - before]))[0]))
         return gaps
 
-    def _single(self) -> tuple[FloatArray, IntArray]:
-        """Gaps outside long runs, and how often each occurred."""
-        gaps_s, counts = [], []
+    def _single(self) -> Iterator[Gaps]:
+        """Gaps outside long runs, and how often each occurred, in parts."""
         for log in self.logs:
-            weights = np.repeat(
-                np.frombuffer(log.weights, np.int32), np.frombuffer(log.counts, np.int32)
-            )
-            kept = weights > 0
-            gaps_s += [np.diff(np.frombuffer(log.ends), prepend=0.0)[kept]]
-            gaps_s += [np.frombuffer(log.others)]
-            counts += [weights[kept], np.ones(len(log.others), np.int32)]
-        return np.concatenate(gaps_s), np.concatenate(counts)
+            ends, first = np.frombuffer(log.ends), 0
+            counts, weights = (np.frombuffer(a, np.int32) for a in (log.counts, log.weights))
+            for start in range(0, len(counts), PART):
+                part = slice(start, start + PART)
+                times = np.repeat(weights[part], counts[part])
+                before_s = ends[first - 1 : first] if first else [0.0]
+                gaps_s = np.diff(ends[first : first + len(times)], prepend=before_s)
+                first += len(times)
+                yield gaps_s[times > 0], times[times > 0]
+            yield np.frombuffer(log.others), np.ones(len(log.others), np.int32)
 
     def _runs(self) -> tuple[NDArray[np.int64], FloatArray]:
         """Long runs: (decodes, KV before, steps) and (start, shortest, longest gap [s]) of each."""
@@ -244,14 +249,10 @@ class TokenGaps:
         return shapes, bounds
 
     def _with_runs(
-        self,
-        gaps_s: FloatArray,
-        counts: IntArray,
-        shapes: NDArray[np.int64],
-        bounds: FloatArray,
-    ) -> tuple[FloatArray, IntArray]:
+        self, single: Sequence[Gaps], shapes: NDArray[np.int64], bounds: FloatArray
+    ) -> Gaps:
         """The gaps given and those of some runs, evaluated as in the run: by sums of durations."""
-        more_s, more = [gaps_s], [counts]
+        more_s, more = map(list, zip(*single, strict=True))
         for (n, kv_tokens, steps), start_s in zip(shapes.tolist(), bounds[:, 0], strict=True):
             ends = np.empty(steps + 1)
             ends[0] = start_s
@@ -263,30 +264,57 @@ class TokenGaps:
         return np.concatenate(more_s), np.concatenate(more)
 
 
-def _at_ranks(values: FloatArray, counts: IntArray, ranks: NDArray[np.int64]) -> FloatArray:
+def _leading_bits(seconds: FloatArray) -> NDArray[np.int64]:
+    """Whole numbers in the order of the times, equal for times within a thousandth of each other.
+
+    The bits of floats >= 0 are ordered as the floats are.
+    """
+    bits: NDArray[np.int64] = np.ascontiguousarray(seconds).view(np.int64) >> 42
+    return bits
+
+
+def _counted(gaps_s: FloatArray, counts: IntArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How often there are gaps of each sort of leading bits."""
+    if not len(gaps_s):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    bits = _leading_bits(gaps_s)
+    least = int(bits.min())
+    found = np.bincount(bits - least, weights=counts)
+    keys = np.flatnonzero(found)
+    return keys + least, found[keys].astype(np.int64)
+
+
+def _at_ranks(values: NDArray[Any], counts: IntArray, ranks: NDArray[np.int64]) -> NDArray[Any]:
     """`np.sort(np.repeat(values, counts))[ranks]`, without repeating."""
     order = np.argsort(values)
     upto = np.cumsum(counts[order], dtype=np.int64)
-    found: FloatArray = values[order][np.searchsorted(upto, ranks, side="right")]
+    found: NDArray[Any] = values[order][np.searchsorted(upto, ranks, side="right")]
     return found
 
 
 class StepRecorder:
-    """Every step of a replica as a row, as long as there is room.
+    """Every step of a replica as a row, as long as there is room; all admissions and preemptions.
 
     Parameters
     ----------
     most : int
         Rows to keep; later steps are counted only.
+    window_s : (float, float)
+        Steps that run outside of it are neither kept nor counted.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, window_s: tuple[float, float] = (-math.inf, math.inf)) -> None:
         self.most = most
+        self.begin_s, self.stop_s = window_s
         self.left_out = 0
         self.rows: list[StepRow] = []
+        self.admissions: list[tuple[int, float]] = []  # request, instant
+        self.preemptions: list[tuple[int, float]] = []
 
     def add(self, row: StepRow) -> None:
         """Keep a step."""
+        if row[1] <= self.begin_s or row[0] >= self.stop_s:
+            return
         if len(self.rows) < self.most:
             self.rows.append(row)
         else:

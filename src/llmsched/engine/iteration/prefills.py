@@ -101,6 +101,8 @@ def _join(core: Core, active: Active, computed: int, now_s: float) -> None:
     core.order.remove(request)
     core.n_waiting -= 1
     core.log.admitted_s += now_s
+    if core.recorder is not None:
+        core.recorder.admissions.append((request, now_s))
     if active.seq == NEVER_ADMITTED:
         times.scheduled_s[request] = now_s
         times.cached_tokens[request] = computed

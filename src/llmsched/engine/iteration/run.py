@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsched._util.types import IntArray
+from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.clock import Clock
 from llmsched.engine.dispatch import Dispatcher
 from llmsched.engine.iteration.core import Core
@@ -17,11 +17,12 @@ from llmsched.engine.iteration.kv_blocks import CachedBlocks, CountedBlocks, KvB
 from llmsched.engine.iteration.log import ReplicaLog, RequestLog, StepRecorder, TokenGaps
 from llmsched.engine.iteration.requests import ServedRequests
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.engine.step_records import ReplicaTable, ServedTable, StepTable
+from llmsched.engine.step_records import ReplicaTable, ServedTable, SpellTable, StepTable
 from llmsched.latency.steps.base import StepLatency
 from llmsched.schedulers.iteration.base import IterationScheduler, KnownRequests
 from llmsched.schedulers.iteration.orders import Fcfs
 from llmsched.schedulers.iteration.routing import RoundRobinRouter, RouterFactory
+from llmsched.workload.demand import demand_of
 from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.prefixes.prefix_tree import PrefixTree
 from llmsched.workload.trace import Trace
@@ -31,13 +32,14 @@ FCFS = IterationScheduler(Fcfs)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IterationRun:
-    """What a run gives; `steps` only where they were asked for."""
+    """What a run gives; `steps` and `spells` only where steps were asked for."""
 
     settings: IterationSettings
     requests: ServedTable
     replicas: ReplicaTable
     gaps: TokenGaps
     steps: StepTable | None = None
+    spells: SpellTable | None = None
 
 
 def run_iteration_engine(
@@ -51,6 +53,7 @@ def run_iteration_engine(
     predicted_tokens: IntArray | None = None,
     bins: IntArray | None = None,
     most_steps: int = 0,
+    steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     leaps: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> IterationRun:
@@ -59,7 +62,8 @@ def run_iteration_engine(
     Parameters
     ----------
     trace : Trace
-        Requests in order of arrival, with prefix ids and priorities where it has them.
+        Requests in order of arrival, with prefix ids and priorities where it has them; where they
+        wait for answers, the run makes their arrivals.
     settings : IterationSettings
         How each replica batches, and its KV memory.
     step_latency : StepLatency
@@ -76,6 +80,8 @@ def run_iteration_engine(
         Bin by predicted length of every request; all in bin 0 when not given.
     most_steps : int
         Rows of the step table to keep per replica; 0 for no table.
+    steps_window_s : (float, float)
+        Only steps that run inside of it are kept.
     leaps : bool
         Whether runs of equal steps are taken at once; the results are the same.
     progress : callable, optional
@@ -84,9 +90,8 @@ def run_iteration_engine(
     Raises
     ------
     ValueError
-        If `n_replicas` is below 1, arrivals wait for answers, a prompt is empty, prefix ids do not
-        stand for whole blocks, a policy or router answers what it cannot, or a step time is not
-        one.
+        If `n_replicas` is below 1, a prompt is empty, prefix ids do not stand for whole blocks, a
+        policy or router answers what it cannot, or a step time is not one.
 
     Examples
     --------
@@ -102,17 +107,12 @@ def run_iteration_engine(
     """
     if n_replicas < 1:
         raise ValueError(f"n_replicas must be >= 1, got {n_replicas}")
-    if trace.closed:
-        raise ValueError(
-            f"arrivals of trace {trace.name!r} wait for answers, which the iteration level does "
-            "not simulate yet; run it at the batch level"
-        )
     for name, column in (("predicted_tokens", predicted_tokens), ("bins", bins)):
         if column is not None and len(column) != len(trace):
             raise ValueError(f"{name} must have {len(trace)} entries, got {len(column)}")
     requests = ServedRequests(trace, settings, predicted_tokens)
     known = KnownRequests.of(
-        arrival_s=trace.arrival_s,
+        arrival_s=np.asarray(requests.arrival),
         prompt_tokens=trace.prompt_tokens,
         predicted_tokens=requests.predicted_tokens,
         priority=trace.priority,
@@ -134,7 +134,7 @@ def run_iteration_engine(
             None if scheduler.limit is None else scheduler.limit(),
             _blocks(settings, trace, tree),
             times,
-            recorder=StepRecorder(most_steps) if most_steps else None,
+            recorder=StepRecorder(most_steps, steps_window_s) if most_steps else None,
             leaps=leaps,
         )
         gpus.append(Gpu(clock, core))
@@ -144,11 +144,17 @@ def run_iteration_engine(
     lives = [gpu.life() for gpu in gpus]
     for life in lives:
         clock.process(life)
-    clock.process(dispatcher.life())
+    if trace.closed:
+        answered = dispatcher.serve_demand(demand_of(trace))
+        for gpu in gpus:
+            gpu.core.answered = answered
+    else:
+        clock.process(dispatcher.life())
     clock.run()
     for life in lives:  # they wait for ever, in reference cycles: let go of the columns now
         life.close()
     cores = [gpu.core for gpu in gpus]
+    recorders = [core.recorder for core in cores if core.recorder is not None]
     return IterationRun(
         settings=settings,
         requests=_served(trace, requests, times, dispatcher.replica),
@@ -159,7 +165,8 @@ def run_iteration_engine(
             overhead_s=settings.overhead_s,
             per_request_s=settings.per_request_s,
         ),
-        steps=_steps([core.recorder for core in cores if core.recorder is not None]),
+        steps=_steps(recorders),
+        spells=_spells(recorders, np.asarray(times.finish_s)),
     )
 
 
@@ -184,7 +191,7 @@ def _served(
     trace: Trace, requests: ServedRequests, times: RequestLog, replica: IntArray
 ) -> ServedTable:
     return ServedTable(
-        arrival_s=trace.arrival_s,
+        arrival_s=np.asarray(requests.arrival),
         prompt_tokens=trace.prompt_tokens,
         output_tokens=requests.output_tokens,
         predicted_tokens=requests.predicted_tokens,
@@ -233,3 +240,25 @@ def _steps(recorders: Sequence[StepRecorder]) -> StepTable | None:
         ),
         left_out=sum(recorder.left_out for recorder in recorders),
     )
+
+
+def _spells(recorders: Sequence[StepRecorder], finish_s: FloatArray) -> SpellTable | None:
+    """The k-th admission of a request lasts to its k-th preemption, or to its end."""
+    if not recorders:
+        return None
+    request, start_s = _by_request([row for one in recorders for row in one.admissions])
+    victim, stopped_s = _by_request([row for one in recorders for row in one.preemptions])
+    nth = np.arange(len(request)) - np.searchsorted(request, request)
+    at = np.searchsorted(victim, request) + nth
+    preempted = at < np.searchsorted(victim, request, side="right")
+    end_s = finish_s[request]
+    end_s[preempted] = stopped_s[at[preempted]]
+    return SpellTable(request=request, start_s=start_s, end_s=end_s)
+
+
+def _by_request(rows: Sequence[tuple[int, float]]) -> tuple[IntArray, FloatArray]:
+    """Requests and instants as columns, in order of both."""
+    requests, instants = zip(*rows, strict=True) if rows else ((), ())
+    request, at_s = np.array(requests, np.int32), np.array(instants, np.float64)
+    order = np.lexsort((at_s, request))
+    return request[order], at_s[order]

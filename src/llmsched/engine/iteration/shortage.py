@@ -130,6 +130,8 @@ def preempt(core: Core, active: Active, planned: int, now_s: float) -> None:
     core.n_waiting += 1
     core.times.preemptions[active.request] += 1
     core.log.admitted_s -= now_s
+    if core.recorder is not None:
+        core.recorder.preemptions.append((active.request, now_s))
     core.refused = False
     core.preempted = True
 

@@ -44,7 +44,8 @@ from llmsched._util.types import FloatArray, IntArray
 class KnownRequests:
     """What a scheduler knows of every request on arrival, one column each, in trace order.
 
-    Reading an entry is as fast as from a list; writing one fails.
+    Reading an entry is as fast as from a list; writing one fails. Where answers bring requests,
+    `arrival_s` is NaN before they arrive.
     """
 
     arrival_s: memoryview  # (n,) float64

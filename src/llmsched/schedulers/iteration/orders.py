@@ -56,11 +56,11 @@ class Ranked:
     def __init__(self, known: KnownRequests, key: Callable[[KnownRequests, int], Any]) -> None:
         self._known = known
         self._key = key
-        self._heap: list[tuple[Any, int]] = []
+        self._heap: list[tuple[Any, float, int]] = []
 
-    def rank(self, request: int) -> tuple[Any, int]:
-        """What is compared; rows are in order of arrival."""
-        return self._key(self._known, request), request
+    def rank(self, request: int) -> tuple[Any, float, int]:
+        """What is compared."""
+        return self._key(self._known, request), self._known.arrival_s[request], request
 
     def add(self, request: int) -> None:
         heappush(self._heap, self.rank(request))
@@ -68,10 +68,10 @@ class Ranked:
     put_back = add
 
     def head(self, n_admitted: int) -> int | None:
-        return self._heap[0][1] if self._heap else None
+        return self._heap[0][2] if self._heap else None
 
     def remove(self, request: int) -> None:
-        if self._heap[0][1] == request:
+        if self._heap[0][2] == request:
             heappop(self._heap)
         else:
             self._heap.remove(self.rank(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -31,6 +32,7 @@ def serve_steps(
     *,
     drawn: LatencyModel | None = None,
     most_steps: int = 0,
+    steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     progress: Callable[[int], None] | None = None,
 ) -> ContinuousRun:
     """One run of the iteration level.
@@ -41,6 +43,8 @@ def serve_steps(
         Whose steps the GPUs take, where they are not the hardware's own.
     most_steps : int
         Rows of the step table to keep, over all replicas.
+    steps_window_s : (float, float)
+        Only steps that run inside of it are kept [s].
 
     The other parameters are those of `simulate`.
     """
@@ -58,6 +62,7 @@ def serve_steps(
         predicted_tokens=prediction.tokens,
         bins=prediction.bins,
         most_steps=-(-most_steps // n_replicas),
+        steps_window_s=steps_window_s,
         progress=progress,
     )
     figures = token_metrics(found, scenario.slo, n_bins=n_bins)
@@ -70,6 +75,7 @@ def serve_steps(
         requests=found.requests,
         replicas=found.replicas,
         steps=found.steps,
+        spells=found.spells,
         metrics=figures,
         edges=prediction.edges,
         offered_load=rho,

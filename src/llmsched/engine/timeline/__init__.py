@@ -1,0 +1,1 @@
+"""A run over time: what each GPU did and when."""

@@ -1,0 +1,1 @@
+"""The simulator against real servers: their requests replayed, the errors, what they hang on."""
