@@ -12,6 +12,7 @@ DATA = (
     "calibration/**/*.json",
     "calibration/**/*.toml",
     "workloads/*.toml",
+    "experiments/dynamic/settings/*",
     "experiments/multibin/settings/*",
 )
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from llmsched import Binning, Settings, Trace, make_scheduler, simulate
+from llmsched import Binning, Settings, Trace, make_scheduler
 from llmsched.engine.batch.run import run_engine
 from llmsched.prediction.edges import assign_bins, rolling_bins
 from llmsched.schedulers.adaptive import AdaptivePolicy, LearnedBin, ServiceLine
 from llmsched.schedulers.base import Head, WaitingView
 from llmsched.schedulers.scheduler import Scheduler
 from llmsched.simulation.beliefs import scheduler_binning
+from plan_world import plan_simulate as simulate
 
 
 @dataclass

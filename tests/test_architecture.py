@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 SECTIONS = [section.split("\n", 1) for section in PAGE.split("\n### ")[1:]]
 RECIPES = {title: body for title, body in SECTIONS}  # noqa: C416 (dict() refuses lists)
+SETTINGS = ("experiments/multibin/settings", "experiments/dynamic/settings")
 BLOCK = re.compile(r'```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.S)
 
 
@@ -23,7 +24,7 @@ BLOCK = re.compile(r'```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.S)
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source with every recipe done to it, one after the other."""
     top = tmp_path_factory.mktemp("house")
-    for folder in ("src", "calibration", "workloads", "experiments/multibin/settings"):
+    for folder in ("src", "calibration", "workloads", *SETTINGS):
         ignored = shutil.ignore_patterns("__pycache__", "*.png", "*.md")
         shutil.copytree(ROOT / folder, top / folder, ignore=ignored)
     for body in RECIPES.values():

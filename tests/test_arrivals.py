@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched import simulate
 from llmsched.workload.synthetic.burstgpt_days import _batch_times_s
 from llmsched.workload.synthetic.burstgpt_like import BurstGptLike
 from llmsched.workload.synthetic.generate import generate
@@ -30,6 +29,7 @@ from llmsched.workload.synthetic.profiles import load_profile, profile_names
 from llmsched.workload.synthetic.token_laws import token_counts, truncated_lognormal
 from llmsched.workload.trace import TraceError
 from llmsched.workload.workload import Workload
+from plan_world import plan_simulate as simulate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "workload"))
 import aggregates as agg

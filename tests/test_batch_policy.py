@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmsched import Scheduler, Settings, Trace, Workload, compare, make_scheduler, simulate
+from llmsched import Scheduler, Settings, Trace, Workload, make_scheduler
 from llmsched._util.plugins import PluginError
 from llmsched.engine.batch.run import run_engine
 from llmsched.schedulers.base import (
@@ -24,6 +24,7 @@ from llmsched.schedulers.base import (
 )
 from llmsched.schedulers.batch_size import FixedBatcher
 from llmsched.schedulers.registry import scheduler_name
+from plan_world import plan_compare as compare, plan_simulate as simulate
 
 
 class Longest:

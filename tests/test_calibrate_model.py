@@ -116,7 +116,7 @@ def test_command__takes_a_folder_with_weights(config, out, tmp_path):
 
 
 def test_command__draws_a_bar_on_a_terminal(config, out, monkeypatch):
-    from llmsched.cli.commands import calibrate_measure
+    from llmsched.cli.commands.calibrate import measure
 
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "150")
@@ -138,7 +138,7 @@ def test_command__draws_a_bar_on_a_terminal(config, out, monkeypatch):
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     cell = Cell(batch_size=2, prompt_tokens=4, output_tokens=4)
-    with calibrate_measure._progress() as on_trial:
+    with measure._progress() as on_trial:
         for number, share in ((0, 0.25), (1, 1.0)):
             on_trial(
                 Progress(

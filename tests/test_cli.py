@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.main import main
-from llmsched.simulation.simulate import simulate
 from llmsched.workload.workload import Workload
+from plan_world import in_plan, plan_simulate as simulate
 
 SCHEDULERS = ("static-fifo", "dynamic-no-bins", "multi-bin-dynamic", "multi-bin-only")
 JSON_KEYS = {
@@ -37,7 +37,7 @@ SMALL_MEMORY = ("--gpu-memory", "4.2")  # (4.2 - 4.06) GB / 114,688 B = 1,220 to
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, in_plan([str(argument) for argument in arguments]))
 
 
 def figures(*arguments: object) -> dict[str, object]:
@@ -215,7 +215,7 @@ def test_json__is_strict_even_when_nothing_can_be_served(trace):
     found = figures("dynamic-no-bins", "--trace", trace, "--gpu-memory", "4.0602")  # 1 token
     assert (found["completed"], found["rejected"]) == (0, 120)
     assert found["latency_mean_s"] is None
-    assert found["makespan_s"] is None
+    assert found["makespan_s"] == 29.5  # arrivals go on for so long
     assert (found["sla_violation_rate"], found["throughput_rps"]) == (1.0, 0.0)
     table = run("dynamic-no-bins", "--trace", trace, "--gpu-memory", "4.0602").stdout
     assert "nan" not in table.lower()
@@ -224,22 +224,37 @@ def test_json__is_strict_even_when_nothing_can_be_served(trace):
 def test_json__is_that_of_the_library(trace):
     found = figures("multi-bin-dynamic", "--trace", trace, "--gpus", "2", "--seed", "5")
     again = simulate(Workload(source=str(trace)), "multi_bin_dynamic", n_gpus=2, seed=5)
-    assert found == again.to_dict()
+    assert found == {"schema": 1, **again.to_dict()}
 
 
-def test_table__has_the_figures_the_bins_and_the_latency_model(trace):
+def test_table__has_the_verdict_first_and_the_rest_behind_verbose(trace):
     result = run("multi-bin-dynamic", "--trace", trace)
     assert result.exit_code == 0
     assert result.stderr == ""
-    summary, per_bin, legend = result.stdout.split("\n\n")
-    rows = dict(line.split() for line in summary.splitlines())
-    assert rows["completed"] == "120"
-    assert set(rows) >= JSON_KEYS
-    assert per_bin.startswith("Per bin; edges: ")
-    assert len(per_bin.splitlines()) == 2 + 4
-    assert "reference (formula)" in legend
-    assert "overloaded: ρ >= 1" in legend
-    assert max(map(len, result.stdout.splitlines())) <= 140
+    assert "of 120 requests are late; " in result.stdout.splitlines()[0]
+    assert "requests/s (200 times as recorded)" in result.stdout.splitlines()[1]
+    assert "padding_waste" not in result.stdout
+    longer = run("multi-bin-dynamic", "--trace", trace, "--verbose").stdout
+    assert longer.startswith(result.stdout.rstrip())
+    assert all(name in longer for name in JSON_KEYS - {"scheduler"})
+    assert "Per bin; edges: " in longer
+    assert "reference (formula)" in longer
+    assert "overloaded: ρ >= 1" in longer
+    assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def test_cautions__are_a_line_each(trace):
+    # given rejected requests, work beyond the GPU, and a latency beyond its measurements
+    busy = (*SMALL_MEMORY, "--gpus", "1", "--rps-scale", "800")
+    text = run("dynamic-no-bins", "--trace", trace, *busy).stdout
+    assert "Overloaded: dynamic_no_bins; " in text
+    assert "Rejected, too large for the memory alone" in text
+    large = ("--latency", "h100-llama-3-8b-vllm", "--rps-scale", "20000", "--batch-size", "128")
+    text = run("static-fifo", "--trace", trace, *large).stdout
+    assert "Extrapolated batches, beyond what was measured: static_fifo " in text
+    # and a batch that does not fit is told of a scheduler that knows no memory
+    text = run("static-fifo", "--trace", trace, *busy).stdout
+    assert "Batches larger than the KV memory: static_fifo " in text
 
 
 def test_notes__are_lines_on_stderr_and_nothing_else_is(trace):
@@ -265,7 +280,8 @@ def test_left_out__requests_are_counted_on_stderr(command, trace):
 
 def test_note__of_a_warning_is_printed_once(trace):
     trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "0,9,9\n" * 40)
-    result = run("compare", "--trace", trace, "--predictor", "bin-error:0.1", "--seeds", "2")
+    options = ("--predictor", "bin-error:0.1", "--seeds", "2", "--no-resample-trace")
+    result = run("compare", "--trace", trace, *options)
     notes = [line for line in result.stderr.splitlines() if line.startswith("Note: ")]
     assert len(notes) == 1
     assert "4 equal-mass bins asked for, 1 hold requests" in notes[0]
@@ -293,7 +309,8 @@ def test_tables__recompute_the_figures(scheduler, suffix, trace, tmp_path):
     assert requests["request"].tolist() == list(range(120))
     served = requests[requests["batch"].notna()]
     latency_s = served["finish_s"] - served["arrival_s"]
-    makespan_s = served["finish_s"].max() - requests["arrival_s"].min()
+    last_s = max(served["finish_s"].max(), requests["arrival_s"].max())
+    makespan_s = last_s - requests["arrival_s"].min()
     good = (latency_s <= found["sla_s"]).sum()
     tokens = served["prompt_tokens"] + served["output_tokens"]
     sizes = served.groupby("batch").size()
@@ -370,7 +387,8 @@ def test_tables__leave_cells_of_rejected_requests_empty(trace, tmp_path):
 
 
 def test_compare__json_has_every_scheduler_its_intervals_and_the_differences(trace):
-    found = figures("compare", "--trace", trace, "--seeds", "3", "--seed", "4")
+    options = ("--seeds", "3", "--seed", "4", "--no-resample-trace")
+    found = figures("compare", "--trace", trace, *options)
     names = [entry["scheduler"] for entry in found["schedulers"]]
     assert names == ["static_fifo", "dynamic_no_bins", "multi_bin_dynamic"]
     assert found["seeds"] == [4, 5, 6]
@@ -381,10 +399,10 @@ def test_compare__json_has_every_scheduler_its_intervals_and_the_differences(tra
     # a file leaves only the predictor's noise, and only bins see that
     assert [entry["random"] for entry in found["schedulers"]] == [False, False, True]
     differences = {(d["scheduler"], d["metric"]): d for d in found["differences"]}
-    assert len(differences) == 2 * 3
+    assert len(differences) == 2 * 6
     goodput = [entry["goodput_rps"] for entry in found["schedulers"]]
-    assert differences["dynamic_no_bins", "goodput_rps"]["mean"] == pytest.approx(
-        goodput[1] - goodput[0]
+    assert differences["dynamic_no_bins", "goodput_rps"]["difference"] == pytest.approx(
+        goodput[1] / goodput[0] - 1
     )
 
 
@@ -400,8 +418,8 @@ def test_compare__reads_a_file_once(trace, monkeypatch):
 
 
 def test_compare__each_scheduler_is_the_one_that_runs_alone(trace):
-    compared = figures("compare", "--trace", trace, "--seeds", "1")["schedulers"]
-    for entry in compared:
+    compared = figures("compare", "--trace", trace, "--seeds", "1", "--no-resample-trace")
+    for entry in compared["schedulers"]:
         alone = figures(entry["scheduler"].replace("_", "-"), "--trace", trace)
         assert {key: entry[key] for key in JSON_KEYS} == {key: alone[key] for key in JSON_KEYS}
 
@@ -418,25 +436,34 @@ def test_compare__schedulers_are_those_asked_for_in_that_order(trace):
 def test_compare__one_replication_has_no_interval_and_says_so():
     one = ("compare", "--requests", "100", "--seeds", "1")
     text = run(*one).stdout
-    assert "One replication (seed 0), so no interval" in text
-    assert "±" not in text
-    assert text.count("one replication: no interval") == 2 * 3
-    assert {d["verdict"] for d in figures(*one)["differences"]} == {"one replication: no interval"}
+    assert "One replication, so no interval" in text
+    assert {d["verdict"] for d in figures(*one)["differences"]} == {"one replication"}
     assert all(d["low"] is None for d in figures(*one)["differences"])
 
 
-def test_compare__two_replications_have_intervals_and_verdicts():
+def test_compare__answers_first_and_fits_a_terminal():
     text = run("compare", "--requests", "100", "--seeds", "2").stdout
-    assert "over 2 replications (seeds 0..1)" in text
-    assert " ± " in text
-    assert "the noise" in text
+    lines = text.splitlines()
+    assert lines[0].startswith("Late: ")
+    assert lines[1].startswith("Against static_fifo: ")
+    assert "2 replications (seeds 0..1)" in text
+    assert "not told apart" in text
+    assert max(map(len, lines)) <= 110
+    assert len(run("compare", "--requests", "100", "--seeds", "2", "--verbose").stdout) > len(text)
 
 
 def test_compare__says_when_nothing_is_random(trace):
-    asked = ("--schedulers", "static-fifo,dynamic-no-bins")
+    asked = ("--schedulers", "static-fifo,dynamic-no-bins", "--no-resample-trace")
     text = run("compare", "--trace", trace, "--seeds", "3", *asked).stdout
-    assert "Nothing here is random" in text
-    assert "±" not in text
+    assert "Nothing was random" in text
+
+
+def test_compare__goes_on_where_it_was(trace, tmp_path):
+    options = ("compare", "--trace", trace, "--seeds", "2", "--out", tmp_path / "runs", "--json")
+    first = run(*options).stdout
+    kept = (tmp_path / "runs" / "runs.jsonl").read_text()
+    assert run(*options).stdout == first
+    assert (tmp_path / "runs" / "runs.jsonl").read_text() == kept
 
 
 def test_compare__says_when_there_is_no_baseline(trace):
@@ -462,7 +489,7 @@ def test_seed__gives_the_same_bytes_in_one_process_and_in_two(command):
     arguments = (command, "--requests", "150", "--seed", "3", "--json")
     first, second = run(*arguments).stdout_bytes, run(*arguments).stdout_bytes
     apart = subprocess.run(
-        [sys.executable, "-m", "llmsched", *arguments], capture_output=True, check=True
+        [sys.executable, "-m", "llmsched", *in_plan(arguments)], capture_output=True, check=True
     )
     assert first == second == apart.stdout
     assert run(*arguments[:-2], "4", "--json").stdout_bytes != first

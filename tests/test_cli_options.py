@@ -30,6 +30,7 @@ from llmsched.cli.main import main
 from llmsched.latency.files import save_model
 from llmsched.latency.formulas import SaturatingModel
 from llmsched.latency.uncertainty import Uncertainty
+from plan_world import in_plan
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ WORKLOAD = {
     "--rps-scale": Case(
         "--rps-scale 50", bad=tuple(f"--rps-scale {x}" for x in ("0", "-1", "nan", "inf", "fast"))
     ),
+    "--load": Case("--load 0.3", bad=("--load 0", "--load x", "--load 0.5 --rps-scale 2")),
+    "--rate": Case("--rate 20", bad=("--rate 0", "--rate inf", "--rate 5 --load 0.5")),
     "--real-timestamps": Case("--real-timestamps", bad=("--real-timestamps --rps-scale 3",)),
     "--failures": Case("--failures keep", bad=("--failures maybe",)),
     "--jitter": Case("--jitter 1", bad=("--jitter -1", "--jitter nan", "--jitter inf")),
@@ -113,6 +116,10 @@ SERVING = {
     "--predictor": Case(
         "--predictor oracle",
         bad=tuple(f"--predictor {x}" for x in ("psychic", "noisy:-1", "noisy:x", "bin-error:0.7")),
+    ),
+    "--gpu": Case(
+        "--gpu-memory 4.2",  # batches that do not fit are counted
+        bad=tuple(f"--gpu-memory {x}" for x in ("0", "-1", "nan", "inf", "3", "huge")),
     ),
     "--llm": Case("--llm qwen3-4b", bad=("--llm gpt-5",)),
     "--seed": Case("--seed 1", bad=("--seed -1", "--seed x")),
@@ -268,6 +275,7 @@ TIMELINE = {
 OUTPUT = {
     **TIMELINE,
     "--json": Case("--json", plain=True),
+    "--verbose": Case("--verbose", plain=True),
     "--requests-out": Case(
         "--requests-out {out}/r.csv",
         plain=True,
@@ -296,6 +304,7 @@ STEPS_OUT = {
     ),
 }
 CONTINUOUS |= {**STEPS_OUT, **{name: case for name, case in OUTPUT.items() if "batch" not in name}}
+CONTINUOUS["--verbose"] = replace(OUTPUT["--verbose"], same=True)
 CONTINUOUS["--requests-out"] = replace(
     OUTPUT["--requests-out"],
     bad=("--requests-out {out}/r.txt", "--requests-out {out}/r.csv --steps-out {out}/r.csv"),
@@ -322,11 +331,18 @@ COMPARE = {
         plain=True,
         bad=("--figure {out}/c.txt", "--figure {out}/no/c.png", "--figure {folder}.png"),
     ),
-    "--json": OUTPUT["--json"],
+    **{name: OUTPUT[name] for name in ("--json", "--verbose")},
+    "--matters": Case("--matters 50%", bad=("--matters 1", "--matters -1%", "--matters x")),
+    "--resample-trace": Case("--resample-trace"),
+    "--out": Case("--out {out}/runs", bad=("--out {trace}",)),
+    "--jobs": Case("--jobs 2", same=True, bad=("--jobs 0",)),
+    # the runs of a Ray cluster are those of test_stress.py
+    "--backend": Case("--backend local", same=True, bad=("--backend dask",)),
+    "--address": Case("--address nowhere:1", change_exit=2, bad=("--address nowhere:1",)),
 }
 
 CAPACITY = {
-    **{name: COMPARE[name] for name in ("--seeds", "--json")},
+    **{name: case for name, case in COMPARE.items() if name != "--figure"},
     "--schedulers": replace(COMPARE["--schedulers"], change="--schedulers dynamic-no-bins"),
     "--search": Case("--search gpus", bad=("--search speed", "--search gpus --gpus 2")),
     "--target-violations": Case(
@@ -340,9 +356,6 @@ CAPACITY = {
         for option in ("--target-p95", "--target-p99")
     },
     "--tolerance": Case("--tolerance 0.02", bad=("--tolerance 0", "--tolerance 1")),
-    "--jobs": Case(
-        "--jobs 2", base="--schedulers static-fifo,dynamic-no-bins", same=True, bad=("--jobs 0",)
-    ),
     "--capacity-curve": replace(
         COMPARE["--figure"],
         change="--capacity-curve {out}/c.svg",
@@ -394,7 +407,7 @@ STRESS = {
     "--gpu-counts": Case("--gpu-counts 1,2", bad=LISTS["--gpu-counts"]),
     "--loads": Case("--loads 0.5,0.7", bad=(*LISTS["--loads"], "--loads nan", "--loads inf")),
     "--target-violations": Case(
-        "--target-violations 0.999",
+        "--target-violations 0.98",
         bad=tuple(f"--target-violations {x}" for x in ("0", "1", "nan", "x")),
     ),
     "--seeds": Case("--seeds 2", bad=("--seeds 0", "--seeds two")),
@@ -427,6 +440,8 @@ def _after(base: str, options: dict[str, Case]) -> dict[str, Case]:
     return {name: replace(case, base=f"{base} {case.base}") for name, case in options.items()}
 
 
+STEPPED = "--step-time {steps} --sla 5 --target-violations 0.5"
+PLANNED = ("--requests", "--load", "--rate")  # the stress plan's own
 TABLE: dict[str, dict[str, Case]] = {
     "static-fifo": {
         **WORKLOAD,
@@ -526,6 +541,7 @@ TABLE: dict[str, dict[str, Case]] = {
         **WORKLOAD,
         "--rps-scale": replace(WORKLOAD["--rps-scale"], base="--search gpus"),
         "--real-timestamps": replace(WORKLOAD["--real-timestamps"], base="--search gpus"),
+        **_on("--search gpus", {name: WORKLOAD[name] for name in ("--load", "--rate")}),
         **SERVING,
         **BATCHES,
         **UNCERTAINTY,
@@ -533,13 +549,17 @@ TABLE: dict[str, dict[str, Case]] = {
         "--admission": replace(BATCHES["--admission"], base="--target-violations 0.5"),
         **_on("--schedulers static-fifo", FIXED),
         **_on("--target-violations 0.5", {**DYNAMIC, **BINS, **BIN_CHOICE}),
-        "--batch-min": replace(DYNAMIC["--batch-min"], base="--sla 0.05 --target-p95 0.5"),
+        "--batch-min": replace(
+            DYNAMIC["--batch-min"], base="--batch-target 0.05 --target-violations 0.5"
+        ),
         **_on("--schedulers multi-bin-only", FORMING),
-        **_on("--schedulers continuous-static --step-time {steps} --sla 5", OF_CONTINUOUS),
-        **_on("--schedulers continuous-sjf --step-time {steps} --max-running 2", AGEING),
+        **_on(f"--schedulers continuous-static {STEPPED}", OF_CONTINUOUS),
+        **_on(f"--schedulers continuous-sjf {STEPPED} --max-running 2", AGEING),
         **CAPACITY,
     },
+    "plan": {},  # as capacity, see below
     "list": {"--json": Case("--json", plain=True)},
+    "doctor": {"--json": Case("--json", plain=True)},
     "trace info": {
         **TRACE_OPTIONS,
         **{
@@ -572,6 +592,14 @@ TABLE: dict[str, dict[str, Case]] = {
         ),
         "--checks": Case("--checks"),
     },
+    "paper dynamic": {
+        "--figure": Case("--figure algorithm-2", bad=("--figure 2",)),
+        "--quick": Case("--quick", base="--figure 3", same=True),
+        "--out": Case("--out {out}/dynamic", bad=("--out {trace}",)),
+        "--seed": Case("--seed 1", base="--figure 3 --jobs 1", same=True, bad=("--seed -1",)),
+        "--jobs": Case("--jobs 2", base="--figure 3 --checks", same=True, bad=("--jobs 0",)),
+        "--checks": Case("--checks"),
+    },
     "calibrate measure": {
         # exactly one of the two, so that neither is left out or added alone
         "--model": Case(
@@ -586,12 +614,28 @@ TABLE: dict[str, dict[str, Case]] = {
         **_after(
             "step2 --gpu-counts 1 --loads 0.9",
             {
-                **{name: case for name, case in WORKLOAD.items() if name != "--requests"},
+                **{name: case for name, case in WORKLOAD.items() if name not in PLANNED},
                 **{
                     name: SERVING[name] for name in SERVING if name not in ("--gpus", "--admission")
                 },
                 **DYNAMIC,
                 **STRESS,
+                "--latency": BATCHES["--latency"],
+                "--engine": Case(
+                    "--engine iteration",
+                    base="--step-time {steps}",
+                    bad=("--engine steam", "--engine iteration --controller none"),
+                ),
+            },
+        ),
+        **_after(
+            "step2 --gpu-counts 2 --loads 0.9 --engine iteration --step-time {steps} --sla 5",
+            {
+                name: OF_CONTINUOUS[name]
+                for name in (
+                    *("--step-time", "--ttft-slo", "--tpot-slo", "--router", "--kv-tokens"),
+                    *("--gpu-memory-utilization", "--max-running", "--step-tokens"),
+                )
             },
         ),
         **_after("step1", FIXED),
@@ -680,22 +724,40 @@ TABLE: dict[str, dict[str, Case]] = {
         "--out": Case("--out {out}/elsewhere", bad=("--out {trace}/below",), bad_exit=1),
     },
 }
+TABLE["plan"] = {
+    name: case
+    for name, case in TABLE["capacity"].items()
+    if name not in ("--search", "--tolerance", "--matters", "--capacity-curve")
+    and name not in UNCERTAINTY
+} | {
+    "--load": WORKLOAD["--load"],
+    "--gpus": Case("--gpus 2", base="--load 0.5", bad=("--gpus 0", "--gpus 1.5")),
+    "--gpu-price": Case("--gpu-price 2", bad=("--gpu-price -1", "--gpu-price x")),
+    "--figure": COMPARE["--figure"],
+}
+# a plan is the search for GPUs of `capacity`, with the same options: only its own are run again
+RUN = [command for command in TABLE if command != "plan"]
+OF_PLAN = ("--gpus", "--gpu-price", "--figure", "--schedulers", "--sla", "--load")
 BASE = {
     **dict.fromkeys(TABLE, "--trace {trace} --gpus 3"),
     **{
         f"continuous-{name}": "--trace {trace} --gpus 3 --step-time {steps} --sla 5"
         for name in ("static", "dynamic", "multi-bin", "sjf", "priority")
     },
-    "compare": "--trace {trace} --gpus 3 --seeds 1 --schedulers "
+    "compare": "--trace {trace} --no-resample-trace --gpus 3 --seeds 1 --schedulers "
     "static-fifo,dynamic-no-bins,multi-bin-dynamic",
-    "capacity": "--trace {trace} --seeds 1 --jobs 1 --tolerance 0.1 --sla 0.5 "
+    "capacity": "--trace {trace} --no-resample-trace --seeds 1 --jobs 1 --tolerance 0.1 --sla 0.5 "
+    "--schedulers multi-bin-dynamic",
+    "plan": "--trace {trace} --no-resample-trace --seeds 1 --jobs 1 --sla 5 "
     "--schedulers multi-bin-dynamic",
     "stress": "--trace {trace} --volumes 200 --seeds 1 --jobs 1 --out {out}/stress",
     "list": "profiles",
+    "doctor": "",
     "trace info": "{file}",
     "trace convert": "{file} {out}/converted",
     "trace fetch": "burstgpt --url {url}/right --sha256 {sha}",
     "paper multibin": "--figure table-1",
+    "paper dynamic": "--figure 3",
     "calibrate measure": "--out {out}/g.csv --batch-sizes 1,2 --seq-lens 8,16 --threads 1",
     "calibrate fit": "{grid}",
     "calibrate show": "{model}",
@@ -712,12 +774,15 @@ IN_FULL = {
     },
     "compare": "--json",
     "capacity": "--json",
+    "plan": "--json",
     "stress": "--json --tables-only",
     "list": "",
+    "doctor": "",
     "trace info": "--json",
     "trace convert": "",
     "trace fetch": "",
     "paper multibin": "",
+    "paper dynamic": "",
     "calibrate measure": "",
     "calibrate fit": "--json",
     "calibrate show": "--json",
@@ -935,7 +1000,7 @@ def run(places, tmp_path, monkeypatch):
             monkeypatch.setattr("llmsched.calibration.measure.model.usable_cpus", lambda: 2)
         line = f"{command} {BASE[command]} {case.base} {IN_FULL[command] if full else ''} {more}"
         line = line.replace("{file}", case.file).format(**places, out=out)
-        result = CliRunner().invoke(main, shlex.split(line))
+        result = CliRunner().invoke(main, in_plan(shlex.split(line)))
         written = {
             str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(out.rglob("*"))
@@ -972,14 +1037,18 @@ def without_echoes(value: Any) -> Any:
 
 
 def options_of(command: str) -> dict[str, click.Option]:
-    """The options that a command takes, --help aside."""
+    """The options that a command takes, --help and --quiet aside (test_every_command)."""
     found: click.Command = main
     for name in command.split():
         assert isinstance(found, click.Group)
         step = found.get_command(click.Context(found), name)
         assert step is not None
         found = step
-    return {option.opts[0]: option for option in found.params if isinstance(option, click.Option)}
+    return {
+        option.opts[0]: option
+        for option in found.params
+        if isinstance(option, click.Option) and option.name != "quiet"
+    }
 
 
 def commands_of(group: click.Group, prefix: str = "") -> Iterator[str]:
@@ -1009,7 +1078,8 @@ def test_options__each_changes_something(command, run):
     wrong = [
         f"{option}: {fault}"
         for option, case in TABLE[command].items()
-        if (fault := fault_of_change(command, case, run)) is not None
+        if (command in RUN or option in OF_PLAN)
+        and (fault := fault_of_change(command, case, run)) is not None
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -1035,7 +1105,8 @@ def test_options__each_refuses_what_cannot_be(command, run, places):
         f"{bad}: {fault}"
         for option, case in TABLE[command].items()
         for bad in case.bad
-        if (fault := fault_of_refusal(command, option, bad, run, places)) is not None
+        if (command in RUN or option in OF_PLAN)
+        and (fault := fault_of_refusal(command, option, bad, run, places)) is not None
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched import Run, Settings, Trace, Workload, compare, simulate
+from llmsched import Run, Settings, Trace, Workload
 from llmsched.hardware import MODELS
 from llmsched.latency.formulas import PerTokenModel
+from llmsched.metrics.differences import VERDICTS, Difference, corrected, difference
 from llmsched.metrics.intervals import Interval
-from llmsched.simulation.comparison_results import Comparison, Difference, SchedulerResult
+from llmsched.simulation.comparison.results import Comparison, SchedulerResult
+from llmsched.simulation.simulate import serve
+from llmsched.simulation.sweep import runs as runs_module
+from llmsched.simulation.sweep.runner import RunRecord
 from llmsched.workload.formats import registry as formats
+from plan_world import plan_compare as compare, plan_simulate as simulate
 
 THREE = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic")
 BUSY = Workload(requests=300, rps_scale=800.0)
@@ -75,12 +81,12 @@ def test_difference__of_figure_1b_is_exact() -> None:
         binning=2,
         settings=Settings(batch_size=2, sla_s=5.0),
     )
+    # then the ratio of the rates is 11 / 8, and no noise could hide it
     throughput = difference_of(comparison, "multi_bin_only", "throughput_rps")
-    assert throughput.interval.mean == 4 / 8 - 4 / 11
-    assert throughput.interval.low == throughput.interval.high == throughput.interval.mean
-    assert throughput.verdict == "larger than the noise"
+    assert throughput.interval.mean == pytest.approx(11 / 8 - 1, rel=1e-12)
+    assert throughput.verdict == "nothing was random"
     goodput = difference_of(comparison, "multi_bin_only", "goodput_rps")
-    assert goodput.interval.mean == 2 / 8 - 2 / 11
+    assert goodput.interval.mean == pytest.approx(11 / 8 - 1, rel=1e-12)
     # and within 5 s there are two of four either way
     violations = difference_of(comparison, "multi_bin_only", "sla_violation_rate")
     assert violations.interval.mean == 0
@@ -90,7 +96,7 @@ def test_difference__of_figure_1b_is_exact() -> None:
 def test_difference__is_paired_replication_by_replication() -> None:
     # given what each seed gives on its own
     comparison = compare(BUSY, THREE, replications=4, seed=10, n_gpus=1)
-    for metric in ("throughput_rps", "goodput_rps", "sla_violation_rate"):
+    for metric in ("latency_mean_s", "goodput_rps"):
         a, b = (
             [
                 getattr(simulate(BUSY, name, n_gpus=1, seed=seed).metrics, metric)
@@ -98,32 +104,84 @@ def test_difference__is_paired_replication_by_replication() -> None:
             ]
             for name in ("multi_bin_dynamic", "static_fifo")
         )
-        # then the comparison pairs the same seeds, as scipy's paired t-test does
+        # then the comparison pairs the same seeds, as scipy's paired t-test of the logs does
         interval = difference_of(comparison, "multi_bin_dynamic", metric).interval
-        expected = stats.ttest_rel(a, b).confidence_interval(0.95)
-        assert interval.mean == pytest.approx(np.mean(np.subtract(a, b)), rel=1e-12)
-        assert interval.low == pytest.approx(expected.low, rel=1e-9)
-        assert interval.high == pytest.approx(expected.high, rel=1e-9)
+        expected = stats.ttest_rel(np.log(a), np.log(b)).confidence_interval(0.95)
+        assert interval.mean == pytest.approx(stats.gmean(np.divide(a, b)) - 1, rel=1e-9)
+        assert interval.low == pytest.approx(np.expm1(expected.low), rel=1e-9)
+        assert interval.high == pytest.approx(np.expm1(expected.high), rel=1e-9)
         assert by_name(comparison)["static_fifo"].samples(metric) == b
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "n", "verdict"),
-    [
-        (0.1, 0.3, 5, "larger than the noise"),
-        (-0.3, -0.1, 5, "larger than the noise"),
-        (-0.1, 0.3, 5, "within the noise"),
-        (0.0, 0.2, 5, "within the noise"),
-        (0.0, 0.0, 5, "equal"),
-        (0.2, 0.2, 5, "larger than the noise"),
-        (math.nan, math.nan, 1, "one replication: no interval"),
-        (math.nan, math.nan, 5, "no value: no interval"),
-    ],
-)
-def test_verdict__in_words(low: float, high: float, n: int, verdict: str) -> None:
-    interval = Interval(mean=(low + high) / 2, low=low, high=high, n=n)
-    difference = Difference(scheduler="a", baseline="b", metric="m", interval=interval)
-    assert difference.verdict == verdict
+def verdict_of(
+    low: float, high: float, p: float = 0.01, metric: str = "latency_mean_s", **more: Any
+) -> str:
+    interval = Interval(mean=(low + high) / 2, low=low, high=high, n=5)
+    return Difference(
+        scheduler="a",
+        baseline="b",
+        metric=metric,
+        interval=interval,
+        p_value=p,
+        corrected_p=p,
+        **more,
+    ).verdict
+
+
+def test_verdict__in_words() -> None:
+    nan = math.nan
+    assert verdict_of(-0.3, -0.1) == "better"
+    assert verdict_of(0.1, 0.3) == "worse"
+    assert verdict_of(0.1, 0.3, metric="goodput_rps") == "better"
+    assert verdict_of(0.1, 0.3, p=0.06) == "not told apart"
+    assert verdict_of(-0.1, 0.3, p=0.4) == "not told apart"
+    # 2 % matter by default, so many per cent less as more: 1 / 1.02
+    assert verdict_of(0.001, 0.019) == verdict_of(-0.0196, 0.01, p=0.5) == "too small to matter"
+    assert verdict_of(-0.0197, 0.01, p=0.5) == "not told apart"
+    assert verdict_of(0.001, 0.019, matters=0.01) == "worse"
+    assert verdict_of(0.0, 0.0, equal=True) == "equal"
+    assert verdict_of(0.2, 0.2, random=False) == "nothing was random"
+    interval = Interval(mean=0.1, low=nan, high=nan, n=1)
+    one = Difference(
+        scheduler="a", baseline="b", metric="latency_mean_s", interval=interval, p_value=nan
+    )
+    assert one.verdict == "one replication"
+    assert verdict_of(nan, nan) == "no value"
+
+
+def test_verdicts__are_corrected_for_their_number() -> None:
+    # given 20 metrics in which nothing differs, 200 times: any false verdict in 5 % of the tables
+    rng = np.random.default_rng(3)
+    false = 0
+    for _ in range(200):
+        lines = corrected(
+            [
+                difference(
+                    np.exp(rng.normal(size=10)),
+                    np.exp(rng.normal(size=10)),
+                    metric="latency_mean_s",
+                    scheduler="a",
+                    baseline="b",
+                )
+                for _ in range(20)
+            ]
+        )
+        false += any(line.verdict in ("better", "worse") for line in lines)
+    # then 200 tables at 5 % give 10, more than 20 of them once in a thousand
+    assert false <= 20
+
+
+def test_difference__of_shares_is_in_points_at_the_baselines_typical_level() -> None:
+    # given odds that double in every replication
+    base = np.array([0.1, 0.2, 0.4])
+    ours = 2 * base / (1 - base) / (1 + 2 * base / (1 - base))
+    found = difference(
+        ours, base, metric="sla_violation_rate", scheduler="a", baseline="b", least=1e-4
+    )
+    typical = np.exp(np.mean(np.log(base / (1 - base))))
+    assert found.interval.mean == pytest.approx(
+        2 * typical / (1 + 2 * typical) - typical / (1 + typical), rel=1e-9
+    )
 
 
 def test_differences__are_against_the_baseline_that_is_asked_for() -> None:
@@ -134,10 +192,11 @@ def test_differences__are_against_the_baseline_that_is_asked_for() -> None:
     assert {one.scheduler for one in static.differences()} == {THREE[1], THREE[2]}
     assert {one.scheduler for one in dynamic.differences()} == {THREE[0], THREE[2]}
     one, other = (
-        difference_of(static, "dynamic_no_bins", "throughput_rps").interval,
-        difference_of(dynamic, "static_fifo", "throughput_rps").interval,
+        difference_of(static, "dynamic_no_bins", "goodput_rps").interval,
+        difference_of(dynamic, "static_fifo", "goodput_rps").interval,
     )
-    assert (one.mean, one.low, one.high) == (-other.mean, -other.high, -other.low)
+    ends = (other.mean, other.high, other.low)
+    assert (one.mean, one.low, one.high) == pytest.approx([1 / (1 + x) - 1 for x in ends])
 
 
 def test_differences__there_are_none_without_the_baseline() -> None:
@@ -150,9 +209,9 @@ def test_differences__there_are_none_without_the_baseline() -> None:
 
 def runs(*args: Any, **options: Any) -> tuple[list[tuple[str, int]], Comparison]:
     """(scheduler, seed) of every simulation of a comparison, in order, and the comparison."""
-    seen: list[Run] = []
-    comparison = compare(*args, on_run=seen.append, **options)
-    return [(run.scheduler, run.seed) for run in seen], comparison
+    seen: list[RunRecord] = []
+    comparison = compare(*args, on_done=seen.append, **options)
+    return [(run.config.scheduler_name, run.config.seed) for run in seen], comparison
 
 
 def test_profile__everything_is_replicated() -> None:
@@ -215,26 +274,39 @@ def test_file__is_read_once(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_text__is_a_file_or_a_profile(file: str) -> None:
-    comparison = compare(file, ("static_fifo",), replications=1)
-    summary = comparison.results[0].summaries[0]
+    summary = compare(file, ("static_fifo",), replications=1).results[0].summaries[0]
     assert summary["requests"] == 200
-    assert summary == simulate(file, "static_fifo").to_dict()
+    assert figures_of(summary) == simulate(file, "static_fifo").to_dict()
 
 
-def test_trace__is_given_to_every_run_as_it_is() -> None:
-    trace = BUSY.load(9)
+def figures_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row has of its run, without what tells it apart."""
+    return {name: row[name] for name in simulate(figure_1b(), "static_fifo").to_dict()}
+
+
+def test_replications__of_a_file_are_resamples_of_it(file: str) -> None:
+    comparison = compare(file, ("static_fifo",), replications=3, resample=True)
+    assert comparison.resampled
+    result = comparison.results[0]
+    assert len({one["trace_sha256"] for one in result.summaries}) == 3
+    # the interval is that of one more such stretch: wider than that of the mean by sqrt(n + 1)
+    samples = np.log(result.samples("latency_mean_s"))
+    half = stats.t.ppf(0.975, 2) * samples.std(ddof=1) * math.sqrt(1 + 1 / 3)
+    interval = result.interval("latency_mean_s")
+    assert interval.high == pytest.approx(math.exp(samples.mean() + half), rel=1e-9)
+
+
+def test_schedulers__share_the_requests_and_the_noise_of_a_replication(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[Run] = []
-    compare(trace, THREE, replications=3, on_run=seen.append)
-    assert len(seen) == 5  # the noise of the predictor is all that is random
-    for run in seen:
-        assert run.requests.arrival_s is trace.arrival_s
-    noises = {tuple(run.requests.predicted_tokens.tolist()) for run in seen}
-    assert len(noises) == 3
 
+    def spy(*args: Any, **options: Any) -> Run:
+        seen.append(serve(*args, **options))
+        return seen[-1]
 
-def test_schedulers__share_the_requests_and_the_noise_of_a_replication() -> None:
-    seen: list[Run] = []
-    compare(BUSY, (*THREE, "multi_bin_only"), replications=2, on_run=seen.append)
+    monkeypatch.setattr(runs_module, "serve", spy)
+    compare(BUSY, (*THREE, "multi_bin_only"), replications=2)
     for seed in (0, 1):
         of_seed = [run for run in seen if run.seed == seed]
         assert len(of_seed) == 4
@@ -248,7 +320,7 @@ def test_order_of_schedulers__does_not_matter() -> None:
     forward, backward = (compare(BUSY, order, replications=2) for order in (THREE, THREE[::-1]))
     assert [result.scheduler for result in backward.results] == [*THREE[::-1]]
     for name in THREE:
-        assert by_name(forward)[name] == by_name(backward)[name]
+        assert timeless(by_name(forward)[name]) == timeless(by_name(backward)[name])
 
     def differences(comparison: Comparison) -> dict[tuple[str, str], Interval]:
         return {(one.scheduler, one.metric): one.interval for one in comparison.differences()}
@@ -259,7 +331,14 @@ def test_order_of_schedulers__does_not_matter() -> None:
 def test_a_scheduler__does_not_depend_on_the_company() -> None:
     together = by_name(compare(BUSY, THREE, replications=2))
     for name in THREE:
-        assert by_name(compare(BUSY, (name,), replications=2))[name] == together[name]
+        alone = by_name(compare(BUSY, (name,), replications=2))[name]
+        assert timeless(alone) == timeless(together[name])
+
+
+def timeless(result: SchedulerResult) -> SchedulerResult:
+    """The result without how long its runs took."""
+    rows = tuple({**row, "wall_s": 0.0} for row in result.summaries)
+    return replace(result, summaries=rows)
 
 
 def test_options__reach_every_run() -> None:
@@ -277,7 +356,7 @@ def test_options__reach_every_run() -> None:
     comparison = compare(BUSY, THREE, replications=2, seed=6, **options)
     for result in comparison.results:
         alone = [simulate(BUSY, result.scheduler, seed=s, **options).to_dict() for s in (6, 7)]
-        assert list(result.summaries) == alone
+        assert list(map(figures_of, result.summaries)) == alone
 
 
 # ------------------------------------------------------------------------------- refusals
@@ -298,11 +377,11 @@ def test_options__reach_every_run() -> None:
     ],
 )
 def test_options__that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
-    def on_run(run: Run) -> None:
+    def on_done(_record: RunRecord) -> None:
         raise AssertionError("nothing may run before the options are known to be good")
 
     with pytest.raises(ValueError, match=message):
-        compare(figure_1b(), **{"on_run": on_run, **options})
+        compare(figure_1b(), **{"on_done": on_done, **options})
 
 
 # -------------------------------------------------------------------------- what it reports
@@ -315,7 +394,7 @@ def test_one_replication__has_means_and_no_intervals() -> None:
         assert interval.mean == result.summaries[0]["throughput_rps"]
         assert math.isnan(interval.low)
         assert math.isnan(interval.high)
-    assert {one.verdict for one in comparison.differences()} == {"one replication: no interval"}
+    assert {one.verdict for one in comparison.differences()} == {"one replication"}
     summary = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert summary["differences"][0]["low"] is None
     assert summary["schedulers"][0]["intervals"]["throughput_rps"]["high"] is None
@@ -325,9 +404,10 @@ def test_interval__is_students_over_the_replications() -> None:
     result = compare(BUSY, ("static_fifo",), replications=4).results[0]
     samples = result.samples("latency_mean_s")
     assert samples == [summary["latency_mean_s"] for summary in result.summaries]
-    expected = stats.t.interval(0.95, 3, np.mean(samples), stats.sem(samples))
+    logs = np.log(samples)  # of times: the typical value is the geometric mean
+    expected = stats.t.interval(0.95, 3, np.mean(logs), stats.sem(logs))
     interval = result.interval("latency_mean_s")
-    assert (interval.low, interval.high) == pytest.approx(expected, rel=1e-9)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.exp(expected)), rel=1e-9)
 
 
 def test_to_dict__is_strict_json_with_every_figure_and_its_interval() -> None:
@@ -337,8 +417,10 @@ def test_to_dict__is_strict_json_with_every_figure_and_its_interval() -> None:
     assert (summary["latency_model"], summary["latency_kind"]) == ("reference", "formula")
     assert [one["scheduler"] for one in summary["schedulers"]] == [*THREE]
     for one, result in zip(summary["schedulers"], comparison.results, strict=True):
-        assert one["throughput_rps"] == np.mean(result.samples("throughput_rps"))
-        assert one["intervals"]["throughput_rps"]["mean"] == one["throughput_rps"]
+        samples = result.samples("throughput_rps")
+        assert one["throughput_rps"] == pytest.approx(stats.gmean(samples), rel=1e-12)
+        assert one["intervals"]["throughput_rps"]["typical"] == one["throughput_rps"]
+        assert one["intervals"]["throughput_rps"]["mean"] == pytest.approx(np.mean(samples))
         assert one["gpus"] == 1
         assert one["sla_s"] == 1.0
         assert one["load_label"] in ("stable", "backlogged", "overloaded")
@@ -348,11 +430,11 @@ def test_to_dict__is_strict_json_with_every_figure_and_its_interval() -> None:
         for each, own in zip(one["replications"], result.summaries, strict=True):
             assert each["per_bin"] == own["per_bin"]
             assert each["bin_edges"] == own["bin_edges"]
-    assert len(summary["differences"]) == 2 * 3
+    assert len(summary["differences"]) == 2 * 6
     for one in summary["differences"]:
         assert one["against"] == "static_fifo"
-        assert one["low"] <= one["mean"] <= one["high"]
-        assert one["verdict"] in ("larger than the noise", "within the noise", "equal")
+        assert one["low"] <= one["difference"] <= one["high"]
+        assert one["verdict"] in VERDICTS
 
 
 def test_to_dict__a_figure_without_a_value_is_null() -> None:
@@ -369,19 +451,21 @@ def test_to_dict__a_figure_without_a_value_is_null() -> None:
     summary = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     dynamic = summary["schedulers"][1]
     assert dynamic["latency_mean_s"] is None
-    assert dynamic["intervals"]["latency_mean_s"] == {"mean": None, "low": None, "high": None}
+    assert dynamic["intervals"]["latency_mean_s"] == {
+        **dict.fromkeys(("typical", "low", "high", "mean"))
+    }
     assert dynamic["sla_violation_rate"] == 1.0
 
 
 def test_to_frame__has_a_row_per_scheduler_and_metric() -> None:
     comparison = compare(BUSY, THREE, replications=2)
     frame = comparison.to_frame()
-    assert list(frame.columns) == ["scheduler", "metric", "mean", "low", "high"]
+    assert list(frame.columns) == ["scheduler", "metric", "typical", "low", "high"]
     assert set(frame["scheduler"]) == {*THREE}
     assert not {"sla_s", "gpus", "seed", "bins"} & {*frame["metric"]}
     cell = frame[(frame["scheduler"] == "dynamic_no_bins") & (frame["metric"] == "goodput_rps")]
     interval = by_name(comparison)["dynamic_no_bins"].interval("goodput_rps")
-    assert cell[["mean", "low", "high"]].to_numpy().tolist() == [
+    assert cell[["typical", "low", "high"]].to_numpy().tolist() == [
         [interval.mean, interval.low, interval.high]
     ]
 

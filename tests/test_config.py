@@ -8,14 +8,15 @@ import tomllib
 import pytest
 from click.testing import CliRunner
 
-from llmsched import Settings, Workload, simulate
+from llmsched import Settings, Workload
 from llmsched.cli.main import main
 from llmsched.prediction.binning import Binning
 from llmsched.simulation.hardware import Hardware
 from llmsched.simulation.scenario import Scenario, as_scenario
 from llmsched.workload.slo import Slo
+from plan_world import plan_scenario, plan_simulate as simulate
 
-FULL = Scenario(
+FULL = plan_scenario(
     workload=Workload(source="poisson", requests=50, window_s=(0.0, 90.0), rps_scale=3.0),
     scheduler="multi_bin_only",
     settings=Settings(batch_size=5, max_forming_wait_s=0.5, batch_target_s=2.0),
@@ -99,7 +100,7 @@ def test_file__that_cannot_be_used_is_refused_in_one_line(tmp_path, text, words)
 def test_python__parts_by_keyword_are_those_of_the_scenario():
     workload = Workload(source="poisson", requests=200, rps_scale=40.0)
     by_parts = simulate(workload, "static_fifo", n_gpus=2, slo=3.0, seed=5)
-    scenario = Scenario(
+    scenario = plan_scenario(
         workload=workload,
         scheduler="static_fifo",
         hardware=Hardware(n_gpus=2),

@@ -1,6 +1,7 @@
 """Offered load against hand-worked work, and the label against runs made for each of its cases."""
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -43,9 +44,9 @@ def test_offered_load__cuts_each_bin_into_batches_in_order_of_arrival():
     # given bin 0 with requests 0, 2, 4 in batches of 2: {0, 2} takes 2 + 50 + 200 + 4000 s and
     # {4} takes 1 + 120 + 300 + 9000 s; bin 1 with {1, 3}: 2 + 70 + 600 + 1000 s
     work_s = (2 + 50 + 200 + 4000) + (1 + 120 + 300 + 9000) + (2 + 70 + 600 + 1000)
-    # then the load is that over 3 GPUs for 10 s
+    # then the load is the work of a request times 4 gaps in 10 s, over 3 GPUs
     load = offered_load(FIVE, FIVE_BINS, n_bins=2, best_batch=2, latency=Sums(), n_gpus=3)
-    assert load == work_s / 30
+    assert load == pytest.approx(work_s / 5 * 0.4 / 3, rel=1e-15)
 
 
 def test_offered_load__takes_a_best_batch_per_bin():
@@ -54,7 +55,27 @@ def test_offered_load__takes_a_best_batch_per_bin():
     load = offered_load(
         FIVE, FIVE_BINS, n_bins=3, best_batch=ints(1, 2, 9), latency=Sums(), n_gpus=1
     )
-    assert load == (alone_s + 2 + 70 + 600 + 1000) / 10
+    assert load == pytest.approx((alone_s + 2 + 70 + 600 + 1000) / 5 * 0.4, rel=1e-15)
+
+
+def test_offered_load__of_evenly_spaced_requests_is_service_over_gap():
+    # given 20 requests 1.047 s apart, 1.005 s of work each: not n / (n - 1) times too much
+    trace = make_trace(1.047 * np.arange(20), [0] * 20, [0] * 20)
+    alone = types.SimpleNamespace(service_s=lambda batch: np.full(len(batch.size), 1.005))
+    load = offered_load(
+        trace, np.zeros(20, np.int32), n_bins=1, best_batch=1, latency=alone, n_gpus=1
+    )
+    assert load == pytest.approx(1.005 / 1.047, rel=1e-12)
+
+
+def test_offered_load__counts_the_time_in_which_rejected_requests_arrive():
+    # given two requests within 1 s that are served, and a third, 10 s later, that is not
+    served, offered = make_trace([0, 1], [0] * 2, [0] * 2), make_trace([0, 1, 11], [0] * 3, [0] * 3)
+    load = offered_load(
+        served, ints(0, 0), n_bins=1, best_batch=1, latency=Sums(), n_gpus=1, offered=offered
+    )
+    # then a request brings 2/3 s of work, and 2 gaps take 11 s
+    assert load == pytest.approx(2 / 3 * 2 / 11, rel=1e-12)
 
 
 def test_offered_load__of_simultaneous_arrivals_is_infinite():
@@ -100,7 +121,8 @@ def test_offered_load__equals_a_slow_recomputation(requests, best):
             members = mine[first : first + best[k]]
             work_s += len(members) + 10 * max(p + o for p, o, _ in members)
             work_s += 100 * max(r[0] for r in members) + 1000 * max(r[1] for r in members)
-    assert load == (work_s if len(requests) > 1 else math.inf)
+    n = len(requests)
+    assert load == (pytest.approx(work_s * (n - 1) / n, rel=1e-12) if n > 1 else math.inf)
 
 
 def test_memory_best_batch__divides_the_capacity_by_the_mean_request_of_the_bin():
@@ -147,39 +169,55 @@ def make_run(arrival, start, finish):
     return requests, batches
 
 
+def label(load, run, n_gpus=1):
+    return load_label(load, *run, n_gpus=n_gpus)
+
+
 def test_label__is_stable_when_waits_are_short_and_the_drain_too():
     # given a last request that runs alone for 30 s: that is service, not a drain
     run = make_run([0, 50, 100], start=[0, 50, 100], finish=[10, 60, 130])
-    assert load_label(0.5, *run) == "stable"
+    assert label(0.5, run) == "stable"
 
 
 def test_label__is_overloaded_from_an_offered_load_of_one():
     run = make_run([0, 50, 100], start=[0, 50, 100], finish=[10, 60, 110])
-    assert load_label(0.999, *run) == "stable"
-    assert load_label(1.0, *run) == "overloaded"
-    assert load_label(math.inf, *run) == "overloaded"
+    assert label(0.999, run) == "stable"
+    assert label(1.0, run) == "overloaded"
+    assert label(math.inf, run) == "overloaded"
 
 
-def test_label__is_overloaded_when_the_drain_takes_over_a_tenth_of_the_span():
-    # given a span of 100 s and services of 10 s: 120 s is the latest finish that is in time
-    run = make_run([0, 50, 100], start=[0, 50, 110], finish=[10, 60, 120])
-    assert load_label(0.5, *run) == "stable"
-    run = make_run([0, 50, 100], start=[0, 50, 110.5], finish=[10, 60, 120.5])
-    assert load_label(0.5, *run) == "overloaded"
+def test_label__is_overloaded_when_busy_gpus_drain_for_over_a_tenth_of_the_span():
+    # given a GPU that is busy from 0 on, services of 40 s and arrivals for 100 s: 150 s is the
+    # latest finish that is in time
+    run = make_run([0, 1, 50, 100], start=[0, 40, 80, 110], finish=[40, 80, 110, 150])
+    assert label(0.5, run) == "stable"
+    run = make_run([0, 1, 50, 100], start=[0, 40, 80, 110.5], finish=[40, 80, 110.5, 150.5])
+    assert label(0.5, run) == "overloaded"
 
 
-def test_label__is_backlogged_when_requests_wait_longer_than_they_are_served():
-    # given services of 10, 10 and 10 s, and waits that sum to 30 s, then to 31 s; one is rejected
-    run = make_run([0, 1, 2, 100], start=[10, 21, None, 100], finish=[20, 31, None, 110])
-    assert load_label(0.5, *run) == "stable"
-    run = make_run([0, 1, 2, 100], start=[10, 22, None, 100], finish=[20, 32, None, 110])
-    assert load_label(0.5, *run) == "backlogged"
+def test_label__is_not_overloaded_when_the_gpus_were_idle_before_a_late_burst():
+    # given the drain of the test above on a GPU that was busy for 94 of 100 s, then for 95
+    late = make_run([0, 6, 50, 100], start=[0, 46, 86, 110.5], finish=[40, 86, 110.5, 150.5])
+    assert label(0.5, late) == "stable"
+    later = make_run([0, 5, 50, 100], start=[0, 45, 85, 110.5], finish=[40, 85, 110.5, 150.5])
+    assert label(0.5, later) == "overloaded"
+    # and on two GPUs, one of them idle
+    assert label(0.5, later, n_gpus=2) == "stable"
+
+
+def test_label__is_backlogged_when_a_wait_takes_over_two_hundredths_of_the_span():
+    # given services of 10 s and a span of 100 s: a wait of 12 s is still that of a full GPU
+    run = make_run([0, 1, 2, 100], start=[0, 13, None, 100], finish=[10, 23, None, 110])
+    assert label(0.5, run) == "stable"
+    run = make_run([0, 1, 2, 100], start=[0, 13.5, None, 100], finish=[10, 23.5, None, 110])
+    assert label(0.5, run) == "backlogged"
 
 
 def test_label__of_a_run_that_served_nothing_is_overloaded():
-    assert load_label(0.0, *make_run([0, 1], [None, None], [None, None])) == "overloaded"
-    assert load_label(0.0, *make_run([], [], [])) == "stable"
+    assert label(0.0, make_run([0, 1], [None, None], [None, None])) == "overloaded"
+    assert label(0.0, make_run([], [], [])) == "stable"
 
 
-def test_label__rule_names_every_label():
-    assert all(label in LABEL_RULE for label in ("stable", "backlogged", "overloaded", "10%"))
+def test_label__rule_names_every_label_and_threshold():
+    words = ("stable", "backlogged", "overloaded", "10%", "95%", "2%")
+    assert all(word in LABEL_RULE for word in words)

@@ -17,10 +17,17 @@ JSON_KEYS = [
     *("requests", "completed", "rejected", "gpus", "bins", "sla_s", "makespan_s"),
     *("throughput_rps", "throughput_tps", "output_tps", "latency_mean_s", "latency_p50_s"),
     *("latency_p90_s", "latency_p95_s", "latency_p99_s", "latency_max_s", "queueing_mean_s"),
-    *("service_mean_s", "sla_violation_rate", "goodput_rps", "gpu_utilization", "batches"),
-    *("batch_size_mean", "batch_size_sd", "batch_size_max", "padding_waste"),
+    *("service_mean_s", "sla_violation_rate", "goodput_rps", "served_per_busy_s"),
+    *(
+        "gpu_utilization",
+        "batches",
+        "batch_size_mean",
+        "batch_size_sd",
+        "batch_size_max",
+        "padding_waste",
+    ),
     *("seconds_per_output_token", "kv_tokens_mean", "kv_tokens_max", "kv_bytes_mean"),
-    *("kv_bytes_max", "per_bin"),
+    *("kv_bytes_max", "beyond_memory_share", "per_bin"),
 ]
 
 
@@ -82,7 +89,8 @@ HAND_BATCHES = [(0.0, 3.0), (3.0, 6.0), (5.0, 8.0)]
 
 
 def hand_worked(**options):
-    settings = {"n_gpus": 2, "sla_s": 4.0, "n_bins": 2, "kv_bytes_per_token": 100.0} | options
+    settings = {"n_gpus": 2, "sla_s": 4.0, "n_bins": 2, "kv_bytes_per_token": 100.0}
+    settings |= {"kv_capacity_tokens": 30.0} | options
     return metrics(*make_tables(HAND_ROWS, HAND_BATCHES), **settings)
 
 
@@ -108,6 +116,7 @@ def test_metrics__of_a_hand_worked_run():
         "service_mean_s": 3.0,
         "sla_violation_rate": 3 / 6,  # 8 and 5 are late, one is rejected; exactly 4 is in time
         "goodput_rps": 3 / 8,
+        "served_per_busy_s": 5 / 9,
         "gpu_utilization": 9 / 16,
         "batches": 3,
         "batch_size_mean": 5 / 3,
@@ -119,6 +128,7 @@ def test_metrics__of_a_hand_worked_run():
         "kv_tokens_max": 100,
         "kv_bytes_mean": 14200 / 3,
         "kv_bytes_max": 10000.0,
+        "beyond_memory_share": 1 / 3,  # batches of 12, 30 and 100 tokens
     }
     result = hand_worked().to_dict()
     result.pop("per_bin")
@@ -178,6 +188,17 @@ def test_metrics__keys_are_those_of_the_json_output():
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
+def test_span__ends_at_the_last_arrival_when_that_comes_after_the_last_finish():
+    # given three requests served within 5 s, and one rejected 100 s later
+    rows = [(0.0, 1, 1, 0, 0), (1.0, 1, 1, 0, 1), (4.0, 1, 1, 0, 2), (104.0, 900, 1, 0, None)]
+    batches = [(0.0, 1.0), (1.0, 2.0), (4.0, 5.0)]
+    result = metrics(*make_tables(rows, batches), n_gpus=2, sla_s=1.0, n_bins=1)
+    # then rates, utilization and backlog are over those 104 s
+    assert (result.makespan_s, result.throughput_rps, result.goodput_rps) == (104, 3 / 104, 3 / 104)
+    assert result.gpu_utilization == 3 / 208
+    assert result.served_per_busy_s == 1.0
+
+
 def test_goodput__counts_every_request_not_the_completed_ones():
     # given 200 requests of which 163 are rejected and half of the rest are in time, over 10 s
     rows = [(0.0, 1, 1, 0, i if i < 37 else None) for i in range(200)]
@@ -195,11 +216,12 @@ def test_metrics__of_a_run_that_rejected_everything_have_no_latencies():
     # then counts and rates are 0, all are violations, and what has no value is null
     nulls = {key for key, value in result.items() if value is None}
     assert nulls == {
-        *("makespan_s", "latency_mean_s", "latency_p50_s", "latency_p90_s", "latency_p95_s"),
+        *("served_per_busy_s", "latency_mean_s", "latency_p50_s", "latency_p90_s", "latency_p95_s"),
         *("latency_p99_s", "latency_max_s", "queueing_mean_s", "service_mean_s"),
         *("batch_size_mean", "batch_size_sd", "padding_waste", "seconds_per_output_token"),
-        *("kv_tokens_mean", "kv_bytes_mean", "kv_bytes_max"),
+        *("kv_tokens_mean", "kv_bytes_mean", "kv_bytes_max", "beyond_memory_share"),
     }
+    assert result["makespan_s"] == 1.0  # the last arrival ends a run that serves nobody
     assert (result["requests"], result["completed"], result["rejected"]) == (2, 0, 2)
     assert result["sla_violation_rate"] == 1.0
     assert result["throughput_rps"] == result["goodput_rps"] == result["gpu_utilization"] == 0.0
@@ -354,7 +376,7 @@ def slow_bin(k, rows, batches, sla_s, makespan):
 def slow_metrics(rows, batches, n_bins, n_gpus, sla_s):
     served = [r for r in rows if r[4] is not None]
     latency = [batches[r[4]][1] - r[0] for r in served]
-    makespan = max((f for _, f in batches), default=math.nan)
+    makespan = max([f for _, f in batches] + [r[0] for r in rows]) - rows[0][0]
     busy = math.fsum(f - s for s, f in batches)
     good = sum(x <= sla_s for x in latency)
     of_batch = [[r for r in rows if r[4] == b] for b in range(len(batches))]
@@ -374,7 +396,7 @@ def slow_metrics(rows, batches, n_bins, n_gpus, sla_s):
         "gpus": n_gpus,
         "bins": n_bins,
         "sla_s": sla_s,
-        "makespan_s": makespan if batches else None,
+        "makespan_s": makespan,
         "throughput_rps": rate(len(served)),
         "throughput_tps": rate(sum(kv)),
         "output_tps": rate(outputs),
@@ -387,6 +409,7 @@ def slow_metrics(rows, batches, n_bins, n_gpus, sla_s):
         "service_mean_s": mean(batches[r[4]][1] - batches[r[4]][0] for r in served),
         "sla_violation_rate": (len(rows) - good) / len(rows),
         "goodput_rps": rate(good),
+        "served_per_busy_s": ratio(len(served), busy),
         "gpu_utilization": rate(busy) / n_gpus,
         "batches": len(batches),
         "batch_size_mean": centre,
@@ -398,6 +421,7 @@ def slow_metrics(rows, batches, n_bins, n_gpus, sla_s):
         "kv_tokens_max": max(kv, default=0),
         "kv_bytes_mean": mean(100 * tokens for tokens in kv),
         "kv_bytes_max": 100 * max(kv, default=0),
+        "beyond_memory_share": ratio(sum(tokens > 25 for tokens in kv), len(kv)),
         "per_bin": [slow_bin(k, rows, batches, sla_s, makespan) for k in range(n_bins)],
     }
 
@@ -412,6 +436,7 @@ def test_metrics__equal_a_slow_recomputation(run, n_gpus, sla_s):
         sla_s=sla_s,
         n_bins=n_bins,
         kv_bytes_per_token=100.0,
+        kv_capacity_tokens=25.0,
     ).to_dict()
     expected = slow_metrics(rows, batches, n_bins, n_gpus, sla_s)
     if sla_s == math.inf:

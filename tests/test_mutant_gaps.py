@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmsched import Settings, Trace, simulate
+from llmsched import Settings, Trace
+from plan_world import plan_simulate as simulate
 
 
 def test_metrics__do_not_depend_on_when_the_clock_starts() -> None:

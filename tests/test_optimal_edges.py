@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from llmsched import Binning, Settings, Trace, simulate
+from llmsched import Binning, Settings, Trace
 from llmsched.prediction.edges import assign_bins, equal_mass_edges
 from llmsched.prediction.optimal_edges import MOST_ATOMS, expected_batch_max, optimal_edges
+from plan_world import plan_simulate as simulate
 
 small_samples = st.lists(st.integers(0, 30), min_size=1, max_size=9)
 

@@ -16,6 +16,7 @@ from installed_package import put_package
 from llmsched._util.registry import Registry
 from llmsched.cli.main import main
 from llmsched.schedulers.registry import SCHEDULERS, make_scheduler, static_fifo
+from plan_world import in_plan
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shortest_bin_first"
 
@@ -106,7 +107,7 @@ def install(tmp_path, monkeypatch) -> Installer:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
+    return CliRunner().invoke(main, in_plan(arguments))
 
 
 def assert_refused(result: Result, *texts: str) -> None:

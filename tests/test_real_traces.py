@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmsched import Run, Settings, Trace, Workload, compare, load_latency, simulate
+from llmsched import Run, Settings, Trace, Workload, load_latency
+from plan_world import plan_compare as compare, plan_simulate as simulate
 from reference_engine import Request, reference_service_s, run as reference_run
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -41,8 +41,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmsched import Binning, Run, Settings, Trace, Workload, compare, load_latency, simulate
+from llmsched import Binning, Run, Settings, Trace, Workload, load_latency
 from llmsched.engine.export import write_table
+from plan_world import plan_compare as compare, plan_simulate as simulate
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
 every_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
@@ -339,7 +340,7 @@ def test_scar_8__load_and_label_are_beside_every_run_of_a_comparison() -> None:
     comparison = compare(Workload(requests=300), SCHEDULERS, replications=2, n_gpus=1).to_dict()
     for one in comparison["schedulers"]:
         assert one["offered_load"] > 0
-        assert set(one["intervals"]["offered_load"]) == {"mean", "low", "high"}
+        assert set(one["intervals"]["offered_load"]) == {"typical", "low", "high", "mean"}
         assert one["load_label"] in ("stable", "backlogged", "overloaded")
 
 
@@ -358,7 +359,8 @@ FRESH = """
 import sys
 from llmsched import Workload, simulate
 from llmsched.engine.export import write_table
-run = simulate(Workload(requests=300, rps_scale=2000.0), sys.argv[1], seed=1)
+workload = Workload(requests=300, rps_scale=2000.0)
+run = simulate(workload, sys.argv[1], latency="reference", slo=1.0, seed=1)
 write_table(run.requests, sys.argv[2])
 """
 

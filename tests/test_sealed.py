@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmsched import Scheduler, Settings, Trace, Workload, compare, make_scheduler, simulate
+from llmsched import Scheduler, Settings, Trace, Workload, make_scheduler
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.columns import Columns
 from llmsched.latency.registry import load_latency
@@ -23,6 +23,7 @@ from llmsched.prediction.binning import Binning
 from llmsched.prediction.predictors import Noisy, Prediction
 from llmsched.schedulers.base import BatchPlan, FinishedBatch, Head, WaitingView
 from llmsched.schedulers.registry import SCHEDULERS
+from plan_world import plan_compare as compare, plan_simulate as simulate
 
 N, N_BINS = 60, 3
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmsched import Binning, Run, Settings, Trace, TraceError, Workload, simulate
+import llmsched
+from llmsched import Binning, Run, Settings, Trace, TraceError, Workload
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.hardware import MODELS
 from llmsched.latency.base import CalibrationWarning
 from llmsched.latency.formulas import PerTokenModel, SaturatingModel
+from plan_world import plan_simulate as simulate
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
 every_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
@@ -80,8 +82,8 @@ def test_offered_load__by_hand() -> None:
         latency=SECOND_PER_TOKEN,
         settings=Settings(batch_size=2),
     )
-    # then 4 s of work in 16 s of GPU time
-    assert run.offered_load == 0.25
+    # then 1 s of work a request, at 3 gaps in 8 s, over 2 GPUs
+    assert run.offered_load == pytest.approx(3 / 8 / 2)
     assert run.load_label == "stable"
 
 
@@ -96,9 +98,10 @@ def test_offered_load__leaves_out_what_is_rejected_and_keeps_to_the_memory() -> 
         latency=SECOND_PER_TOKEN,
         settings=Settings(capacity_tokens=100.0),
     )
-    # then batches of floor(0.9 * 100 / 20) = 4, two of them, in the 7 s that the accepted span
+    # then batches of floor(0.9 * 100 / 20) = 4, two of them: 20 s over 9 requests, that come
+    # with 8 gaps in 10 s
     assert run.metrics.rejected == 1
-    assert run.offered_load == 2 * 10 / 7.0
+    assert run.offered_load == pytest.approx(2 * 10 / 9 * 8 / 10)
 
 
 def test_binning__by_service_time_uses_the_models_unit() -> None:
@@ -279,8 +282,9 @@ def test_options__that_cannot_be_are_refused(options: dict[str, Any], message: s
 
 def test_admission__that_makes_no_difference_is_said() -> None:
     trace = hand_trace((0, 1, 1), (0, 1, 2))
+    one_bin: dict[str, Any] = {"binning": 1, "latency": "reference"}
     with pytest.warns(UserWarning, match="admission makes no difference to multi_bin_only") as said:
-        simulate(trace, "multi_bin_only", admission="one-by-one", binning=1)
+        llmsched.simulate(trace, "multi_bin_only", admission="one-by-one", **one_bin)
     assert Path(said[0].filename) == Path(__file__)
 
 
@@ -350,7 +354,7 @@ def test_measured_model__says_so_and_warns_beyond_its_range() -> None:
     # given a request of 100,000 tokens, and a grid measured up to 2,048 a side
     trace = hand_trace((0, 90_000, 10_000), (1, 128, 128))
     with pytest.warns(CalibrationWarning, match="1 of 2 batches .* extrapolated") as warned:
-        run = simulate(trace, "static_fifo", latency="h100-llama-3-8b-vllm")
+        run = llmsched.simulate(trace, "static_fifo", latency="h100-llama-3-8b-vllm")
     assert Path(warned[0].filename) == Path(__file__)  # it points at the caller
     assert run.to_dict()["latency_kind"] == "measurement"
     assert "measured at" in run.to_dict()["latency_description"]

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmsched import Binning, Settings, Workload, simulate
+from llmsched import Binning, Settings, Workload
 from llmsched.cli.progress import run_line, sweep_progress
 from llmsched.prediction.predictors import predictor_from_spec
 from llmsched.simulation.beliefs import predict_bins
-from llmsched.simulation.scenario import Scenario, as_scenario
+from llmsched.simulation.scenario import Scenario
 from llmsched.simulation.sweep.store import RunStore, latency_quantiles_frame, per_bin_frame
 from llmsched.simulation.sweep.sweep import (
     TIMING_COLUMNS,
@@ -35,9 +35,11 @@ from llmsched.simulation.sweep.sweep import (
     sweep,
 )
 from llmsched.simulation.workers import WorkerDiedError
+from llmsched.workload.slo import Slo
+from plan_world import plan_scenario, plan_simulate as simulate
 
 SMALL = Workload(requests=60)
-IMPOSSIBLE = RunConfig(  # a predictor of bins of output tokens cannot bin by anything else
+IMPOSSIBLE = plan_scenario(  # a predictor of bins of output tokens cannot bin by anything else
     workload=SMALL,
     scheduler="multi_bin_dynamic",
     predictor="bin-error:0.1",
@@ -51,7 +53,7 @@ ORACLE = predictor_from_spec("oracle")
 
 def grid(n_seeds: int = 2) -> list[RunConfig]:
     return [
-        RunConfig(workload=SMALL, scheduler=scheduler, n_gpus=n_gpus, seed=seed)
+        plan_scenario(workload=SMALL, scheduler=scheduler, n_gpus=n_gpus, seed=seed)
         for scheduler in ("static_fifo", "multi_bin_dynamic")
         for n_gpus in (1, math.inf)
         for seed in range(n_seeds)
@@ -83,7 +85,7 @@ def write_trace(path: Path, first_output: int = 5) -> Path:
 
 def test_key__is_the_same_everywhere_golden():
     # a golden: it moves when a default or a profile changes, and then old results do not count
-    config = RunConfig(
+    config = plan_scenario(
         workload=Workload(requests=1000, window_s=(0.0, math.inf)),
         scheduler="multi_bin_dynamic",
         settings=Settings(sla_s=0.1, capacity_tokens=69231.5),
@@ -92,26 +94,26 @@ def test_key__is_the_same_everywhere_golden():
 
 
 def test_key__tells_apart_whatever_changes_the_numbers():
-    config = RunConfig(workload=SMALL, scheduler="static_fifo")
+    config = plan_scenario(workload=SMALL, scheduler="static_fifo")
     others = [
         replace(config, workload=replace(SMALL, rps_scale=100)),
         replace(config, scheduler="dynamic_no_bins"),
-        as_scenario(config, n_gpus=5),
-        replace(config, settings=Settings(sla_s=2)),
+        plan_scenario(config, n_gpus=5),
+        replace(config, slo=Slo(latency_s=2)),
         replace(config, binning=Binning(n_bins=5)),
-        as_scenario(config, latency="reference-revised"),
+        plan_scenario(config, latency="reference-revised"),
         replace(config, predictor="oracle"),
         replace(config, admission="one-by-one"),
         replace(config, seed=1),
-        as_scenario(config, llm="qwen3-4b"),
+        plan_scenario(config, llm="qwen3-4b"),
     ]
     assert len({other.key() for other in [config, *others]}) == 11
 
 
 def test_key__is_of_values_not_of_spelling():
-    config = RunConfig(workload=SMALL, scheduler="static_fifo")
+    config = plan_scenario(workload=SMALL, scheduler="static_fifo")
     same = [
-        as_scenario(config, n_gpus=4.0, predictor="noisy:0.674"),
+        plan_scenario(config, n_gpus=4.0, predictor="noisy:0.674"),
         replace(config, workload=replace(SMALL, rps_scale=200)),
     ]
     assert {other.key() for other in same} == {config.key()}
@@ -122,11 +124,11 @@ def test_key__of_a_trace_file_follows_its_content_not_its_folder(tmp_path, monke
     (tmp_path / "b").mkdir()
     here, there = (write_trace(tmp_path / folder / "burst.csv") for folder in "ab")
     keys = [
-        RunConfig(workload=Workload(source=str(path)), scheduler="static_fifo").key()
+        plan_scenario(workload=Workload(source=str(path)), scheduler="static_fifo").key()
         for path in (here, there)
     ]
     monkeypatch.chdir(tmp_path / "a")
-    config = RunConfig(workload=Workload(source="burst.csv"), scheduler="static_fifo")
+    config = plan_scenario(workload=Workload(source="burst.csv"), scheduler="static_fifo")
     keys += [config.key(), config.with_absolute_paths().key()]
     assert len(set(keys)) == 1
     write_trace(here, first_output=6)
@@ -136,8 +138,8 @@ def test_key__of_a_trace_file_follows_its_content_not_its_folder(tmp_path, monke
 def test_key__of_a_latency_grid_follows_its_content_and_form(tmp_path):
     path = tmp_path / "grid.csv"
     path.write_text("one\n")
-    config = RunConfig(workload=SMALL, scheduler="static_fifo", latency=str(path))
-    keys = {config.key(), as_scenario(config, latency=f"{path}#four-term").key()}
+    config = plan_scenario(workload=SMALL, scheduler="static_fifo", latency=str(path))
+    keys = {config.key(), plan_scenario(config, latency=f"{path}#four-term").key()}
     path.write_text("another\n")
     keys.add(config.key())
     assert len(keys) == 3
@@ -148,14 +150,14 @@ def test_absolute_paths__keep_the_form_of_a_latency_grid(tmp_path, monkeypatch):
     (tmp_path / "grid.csv").write_text("one\n")
     monkeypatch.chdir(tmp_path)
     for latency in ("grid.csv", "grid.csv#four-term"):
-        config = RunConfig(workload=SMALL, scheduler="static_fifo", latency=latency)
+        config = plan_scenario(workload=SMALL, scheduler="static_fifo", latency=latency)
         there = config.with_absolute_paths()
         assert there.hardware.latency == f"{tmp_path}/{latency}"
         assert there.key() == config.key()
 
 
 def test_key__of_a_file_that_is_not_there_says_so(tmp_path):
-    config = RunConfig(workload=Workload(source="nowhere.csv"), scheduler="static_fifo")
+    config = plan_scenario(workload=Workload(source="nowhere.csv"), scheduler="static_fifo")
     with pytest.raises(ValueError, match=r"nowhere\.csv: no such file"):
         config.key()
 
@@ -164,13 +166,13 @@ def test_key__of_a_file_that_is_not_there_says_so(tmp_path):
 
 
 def test_sweep__gives_what_simulate_gives(tmp_path):
-    config = RunConfig(
+    config = plan_scenario(
         workload=SMALL, scheduler="multi_bin_dynamic", n_gpus=2, seed=3, binning=Binning(n_bins=3)
     )
     row = sweep([config], tmp_path, jobs=1).iloc[0]
     run = simulate(SMALL, "multi_bin_dynamic", n_gpus=2, seed=3, binning=3)
     for name, value in run.to_dict().items():
-        if name not in ("per_bin", "bin_edges", "config"):
+        if name not in ("per_bin", "bin_edges", "config", "extrapolated_axis"):
             assert row[name] == value, name
     assert row["bin_edges"].tolist() == run.edges.tolist()
     per_bin = per_bin_frame(load_results(tmp_path))
@@ -225,7 +227,7 @@ def test_results__come_in_the_order_asked_and_by_key_from_the_folder(tmp_path):
 
 
 def test_results__keep_edges_windows_and_warnings(tmp_path):
-    config = RunConfig(
+    config = plan_scenario(
         workload=Workload(requests=60, window_s=(0.0, 1e6)),
         scheduler="multi_bin_dynamic",
         binning=Binning(edges=(50.0, 200.0)),
@@ -236,7 +238,7 @@ def test_results__keep_edges_windows_and_warnings(tmp_path):
     assert fixed["workload_window_s"].tolist() == [0.0, 1e6]
     assert "60 equal-mass bins asked for" in tied["notes"][0]
     # and a run that finds its bins in the cache has the same warning
-    other = sweep([as_scenario(ties, n_gpus=9)], tmp_path, jobs=1).iloc[0]
+    other = sweep([plan_scenario(ties, n_gpus=9)], tmp_path, jobs=1).iloc[0]
     assert other["notes"].tolist() == tied["notes"].tolist()
 
 
@@ -384,7 +386,7 @@ sweep(grid(20), Path({str(tmp_path)!r}), jobs=2, on_done=tell)
 )
 def test_wrong_config__ends_before_the_first_run(tmp_path, change, message):
     def start() -> None:
-        sweep([*grid(), as_scenario(grid()[0], **change)], tmp_path / "out", jobs=1)
+        sweep([*grid(), plan_scenario(grid()[0], **change)], tmp_path / "out", jobs=1)
 
     with pytest.raises(ValueError, match=message):
         start()
@@ -496,7 +498,7 @@ BIG = Workload(source="poisson", requests=25_000)
 
 def big(n_seeds: int = 1) -> list[Scenario]:
     return [
-        RunConfig(workload=BIG, scheduler="multi_bin_dynamic", n_gpus=n, seed=seed)
+        plan_scenario(workload=BIG, scheduler="multi_bin_dynamic", n_gpus=n, seed=seed)
         for n in (4, 8)
         for seed in range(n_seeds)
     ]
@@ -580,7 +582,9 @@ def test_cached_trace__keeps_priorities_and_prefix_ids(tmp_path):
 
 def test_trace_file__that_changes_under_a_running_sweep_is_a_failure(tmp_path, monkeypatch):
     path = write_trace(tmp_path / "burst.csv")
-    config = RunConfig(workload=Workload(source=str(path), rps_scale=1), scheduler="static_fifo")
+    config = plan_scenario(
+        workload=Workload(source=str(path), rps_scale=1), scheduler="static_fifo"
+    )
     monkeypatch.setattr(
         "llmsched.simulation.sweep.runner.source_sha256", lambda _workload: "0" * 64
     )
@@ -592,7 +596,7 @@ def test_trace_file__that_changes_under_a_running_sweep_is_a_failure(tmp_path, m
 
 
 def test_progress__is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
-    ties = RunConfig(
+    ties = plan_scenario(
         workload=SMALL,
         scheduler="multi_bin_dynamic",
         predictor="oracle",

@@ -13,11 +13,12 @@ import math
 import numpy as np
 import pytest
 
-from llmsched import Binning, Settings, simulate
+from llmsched import Binning, Settings
 from llmsched.theory.distributions import Exponential, Lognormal, ServiceLaw, Uniform
 from llmsched.theory.multi_bin import uniform_latency_s, uniform_throughput_per_s
 from llmsched.theory.queueing import mg1_wait_s, mmc_wait_s
 from llmsched.theory.service_laws import drawn_trace
+from plan_world import plan_simulate as simulate
 
 pytestmark = pytest.mark.theory
 

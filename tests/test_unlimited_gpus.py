@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from llmsched import Binning, Settings, Trace, simulate
+from llmsched import Binning, Settings, Trace
 from llmsched.engine.batch.run import run_engine
 from llmsched.latency.registry import load_latency
 from llmsched.schedulers.registry import make_scheduler
+from plan_world import plan_simulate as simulate
 
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_only")
 

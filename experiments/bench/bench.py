@@ -51,13 +51,22 @@ def timed(call: Callable[[], object]) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
+def planned(trace: object) -> object:
+    """A scenario with these requests in the stress plan's world."""
+    from dataclasses import replace
+
+    from llmsched.simulation.presets import preset
+
+    return replace(preset("plan"), workload=trace)
+
+
 def engine_ratio(n: int, n_gpus: int, scheduler: str) -> dict[str, float]:
     """One run of the engine over the bare Store, each `n` requests, taken in turn three times."""
     from llmsched.simulation.levels import batch as level
     from llmsched.simulation.simulate import simulate
     from llmsched.workload.workload import Workload
 
-    trace = Workload(requests=n).load(0)
+    trace = Workload(requests=n, rps_scale=200).load(0)
     engine_s: list[float] = []
     run_engine = level.run_engine
 
@@ -70,7 +79,7 @@ def engine_ratio(n: int, n_gpus: int, scheduler: str) -> dict[str, float]:
     ratios = []
     for _ in range(3):
         bare_s = bare_store(n)
-        run = simulate(trace, scheduler, n_gpus=n_gpus)
+        run = simulate(planned(trace), scheduler, n_gpus=n_gpus)
         ratios.append(engine_s[-1] / bare_s)
     return {
         "bare_s": bare_s,
@@ -135,8 +144,8 @@ def csv_run(path: str) -> dict[str, float]:
     from llmsched.workload.prepare import prepare
 
     read_s, raw = timed(lambda: read_trace(path))
-    trace = prepare(raw)
-    run_s, run = timed(lambda: simulate(trace, "multi_bin_dynamic"))
+    trace = prepare(raw, rps_scale=200)
+    run_s, run = timed(lambda: simulate(planned(trace), "multi_bin_dynamic"))
     metrics_s, _ = timed(
         lambda: metrics(run.requests, run.batches, n_gpus=4, sla_s=1.0, n_bins=len(run.edges) + 1)
     )
@@ -148,8 +157,8 @@ def synthetic_run(n: int) -> dict[str, float]:
     from llmsched.simulation.simulate import simulate
     from llmsched.workload.workload import Workload
 
-    load_s, trace = timed(lambda: Workload(requests=n).load(0))
-    run_s, run = timed(lambda: simulate(trace, "multi_bin_dynamic"))
+    load_s, trace = timed(lambda: Workload(requests=n, rps_scale=200).load(0))
+    run_s, run = timed(lambda: simulate(planned(trace), "multi_bin_dynamic"))
     return {"generate_s": load_s, "run_s": run_s, "batches": run.metrics.batches}
 
 
@@ -316,6 +325,7 @@ def bench_file(n: int) -> None:
         line("metrics of one run", f"{got['metrics_s']:.2f} s", "at most 0.5 s")
         line("peak memory: file, one run, metrics", f"{got['peak_mib']:.0f} MiB", "at most 300")
         cli = [str(Path(sys.executable).parent / "llmsched"), "compare", "--trace", path, "--json"]
+        cli += ["--preset", "plan", "--no-resample-trace"]
         for replications in (1, 5):
             _, wall_s, peak = process([*cli, "--seeds", str(replications)])
             line(

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from llmsched import Hardware, Scenario, Slo, Workload
+from llmsched import Hardware, Slo, Workload
 from llmsched._util.number_text import interval_text
 from llmsched.latency.registry import load_latency
+from llmsched.simulation.presets import preset
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.run import run_steps
 from llmsched.studies.stress.tables import CLEAR, VIOLATIONS
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help=f"folder with {AZURE.as_posix()}")
     options = parser.parse_args()
     plan = Plan(
-        base=Scenario(workload=Workload(rps_scale=200.0)),
+        base=preset("plan"),
         volumes=(options.requests,),
         gpu_counts=tuple(options.gpu_counts),
         loads=(0.9,),
@@ -122,7 +123,7 @@ def main() -> None:
     real = f"Not run: no `--data` with `{AZURE.as_posix()}` was given."
     if options.data is not None:
         workload = Workload(source=str(options.data / AZURE), rps_scale=4.0)
-        azure = replace(plan, base=Scenario(workload=workload))
+        azure = replace(plan, base=replace(preset("plan"), workload=workload))
         rows = paired(azure, ("step1",), options.out / "azure", options.jobs)
         real = (
             "All rows of the Azure 2023 conversation trace, at 4 times their rate under "

@@ -163,7 +163,9 @@ def test_throughput__with_a_controller_that_may_reach_1_the_long_bin_starves():
     )
     # when static FIFO, Algorithm 2 as published, and one with alpha 1 serve them on one GPU
     runs = {
-        name: simulate(requests, scheduler, n_gpus=1, predictor="oracle").metrics
+        name: simulate(
+            requests, scheduler, n_gpus=1, predictor="oracle", latency="reference", slo=1.0
+        ).metrics
         for name, scheduler in {STATIC: STATIC, MULTI: MULTI, "small": small_alpha}.items()
     }
     # then the published one serves the long in batches of 9 (the first ones larger), the other

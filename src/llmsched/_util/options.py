@@ -123,6 +123,32 @@ def _check_number(name: str, value: Any, what: Option, *, integer: bool) -> None
         raise ValueError(f"{name} must be {kind} {what.rule()}{unit}, got {given}{hint}")
 
 
+def check_kind(name: str, value: Any, kinds: tuple[type, ...], instead: str) -> None:
+    """Fail unless a value is of one of some classes.
+
+    Raises
+    ------
+    TypeError
+        With what it must be, what was given, and what to write instead.
+    """
+    if not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise TypeError(f"{name} must be a {names}, got {value!r:.80}; {instead}")
+
+
+def check_verb(name: str, value: Any, verb: str, instead: str) -> None:
+    """Fail unless a value is a name, or an object with this method.
+
+    Raises
+    ------
+    TypeError
+        With what it must be, what was given, and what to write instead.
+    """
+    if not (isinstance(value, str) or callable(getattr(value, verb, None))):
+        what = "callable" if verb == "__call__" else f"an object with {verb}"
+        raise TypeError(f"{name} must be a name or {what}, got {value!r:.80}; {instead}")
+
+
 def plain_values(instance: Any, *, skip: Iterable[str] = ()) -> dict[str, Any]:
     """The options of a dataclass as plain values, without those that are None."""
     left_out = set(skip)

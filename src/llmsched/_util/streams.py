@@ -17,6 +17,7 @@ class Streams:
     prediction: np.random.Generator
     calibration: np.random.Generator  # draws of latency parameters: of the root seed's, not more
     clients: np.random.Generator  # pauses of the users of a closed loop
+    resampling: np.random.Generator  # which stretches of a trace make another like it
 
     @classmethod
     def of_seed(cls, seed: int) -> Streams:
@@ -29,5 +30,5 @@ class Streams:
         """
         if not isinstance(seed, Integral) or seed < 0:
             raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
-        children = np.random.SeedSequence(seed).spawn(5)  # one more leaves the others as they are
+        children = np.random.SeedSequence(seed).spawn(6)  # one more leaves the others as they are
         return cls(*(np.random.default_rng(child) for child in children))

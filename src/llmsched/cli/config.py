@@ -13,20 +13,14 @@ from llmsched._util.options import known_keys
 from llmsched.cli.errors import InputError
 from llmsched.cli.fields import field_path, given_fields, given_parameter, scenario_of
 from llmsched.cli.values import COMMANDS
+from llmsched.simulation.presets import PRESETS
 from llmsched.simulation.scenario import SECTIONS, Scenario
+from llmsched.workload.workload import RATE_FIELDS
 
 if TYPE_CHECKING:
     from llmsched.simulation.scenario import Scenario as ScenarioType
 
 MOST_BYTES = 1 << 20
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "plan": {
-        "workload": {"rps_scale": 200.0},
-        "hardware": {"latency": "reference", "gpu": "default-12gb", "n_gpus": 4},
-        "slo": {"latency_s": 1.0},
-        "binning": {"n_bins": 4},
-    }
-}
 _LAYERS = "llmsched.layers"  # where a command's context keeps what files and presets say
 
 
@@ -63,13 +57,17 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def the_scenario(values: Mapping[str, Any], **fixed: Any) -> ScenarioType:
+def the_scenario(
+    values: Mapping[str, Any], *, preset: str | None = None, **fixed: Any
+) -> ScenarioType:
     """The scenario that the running command was given.
 
     Parameters
     ----------
     values : mapping
         The command's parsed options.
+    preset : str, optional
+        Where the command starts from unless `--preset` says otherwise.
     **fixed
         What the command itself decides, such as its scheduler.
     """
@@ -77,11 +75,14 @@ def the_scenario(values: Mapping[str, Any], **fixed: Any) -> ScenarioType:
     layers = context.meta.get(_LAYERS, {})
     command_line = given_fields(values)
     if values.get("real_timestamps"):
-        if "rps_scale" in command_line.get("workload", {}):
-            raise click.UsageError("give either --rps-scale or --real-timestamps, not both")
+        if {*command_line.get("workload", {})} & {*RATE_FIELDS}:
+            raise click.UsageError(
+                "give one of --rps-scale, --load, --rate and --real-timestamps, not several"
+            )
         command_line.setdefault("workload", {})["rps_scale"] = 1.0
     _check_controller(command_line)
-    return scenario_of([layers.get("preset", {}), layers.get("file", {}), command_line, fixed])
+    start = layers.get("preset", {} if preset is None else PRESETS[preset])
+    return scenario_of([start, layers.get("file", {}), command_line, fixed])
 
 
 def show_config(values: Mapping[str, Any], scenario: ScenarioType) -> bool:
@@ -112,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 def _own_options(context: click.Context) -> dict[str, str]:
     """The command's options that are no part of the scenario: as spelled -> as click calls it."""
-    left_out = {"show_config", "config", "preset", "real_timestamps"}
+    left_out = {"show_config", "config", "preset", "real_timestamps", "quiet"}
     return {
         parameter.opts[0].lstrip("-").replace("-", "_"): parameter.name or ""
         for parameter in context.command.params

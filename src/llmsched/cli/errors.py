@@ -22,6 +22,7 @@ import click
 from llmsched._util.files import OutputError
 from llmsched._util.notes import Notes
 from llmsched._util.printable import printable
+from llmsched.cli.command import EveryCommand, near_names
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 # what a user can mend in the command line; other faults of files are the machine's
@@ -46,7 +47,7 @@ class InputError(click.ClickException):
     exit_code = BAD_INPUT
 
 
-class OneLineErrors(click.Command):
+class OneLineErrors(EveryCommand):
     """A command whose errors end in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -87,6 +88,15 @@ class OneLineGroup(OneLineErrors, click.Group):
             return self._run(*args, **extra)
         _have_streams()
         sys.exit(_code_of(lambda: self._run(*args, **extra)))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of a name; of a wrong one, an error with the names that are near."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            near = near_names(args[0], self.list_commands(ctx))
+            ctx.fail(f"No such command {args[0]!r}{near}")
+        return super().resolve_command(ctx, args)
 
     def _run(self, *args: Any, **extra: Any) -> Any:
         return super().main(*args, **{**extra, "standalone_mode": False})

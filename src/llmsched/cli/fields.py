@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmsched._util.options import Option, check_option, defaults_of, field_types, options_of
+from llmsched.simulation.presets import PRESETS
 from llmsched.simulation.scenario import SECTIONS, Scenario
+from llmsched.workload.workload import RATE_FIELDS
 
 if TYPE_CHECKING:
     from llmsched.simulation.scenario import Scenario as ScenarioType
@@ -84,25 +86,32 @@ def read_value(name: str, text: str, what: Option, kind: type) -> Any:
     return value
 
 
-def field_option(path: str) -> click.Option:
-    """The option of one field, such as `hardware.n_gpus` or `seed`."""
+def field_option(path: str, *, preset: str | None = None) -> click.Option:
+    """The option of one field, such as `hardware.n_gpus` or `seed`, its default the preset's."""
     section, _, name = path.rpartition(".")
     kind = SECTIONS[section] if section else Scenario
     what = options_of(kind)[name]
     plain = field_types(kind)[name][0]
     flag = what.flag or name.replace("_", "-")
     spellings = [f"--{one}" for one in (flag, *what.also)]
-    default = defaults_of(kind)[name]
+    default, default_text = defaults_of(kind)[name], what.default_text
+    said = PRESETS[preset] if preset is not None else {}
+    said = said.get(section, {}) if section else said
+    if name in said:
+        default, default_text = said[name], None
     if plain is bool:
         both = [f"{one}/--no-{one.removeprefix('--')}" for one in spellings]
         return click.Option(
-            [*both, parameter_name(path)], default=default, show_default=True, help=what.help
+            [*both, parameter_name(path)],
+            default=default,
+            show_default=default_text or default is not None,
+            help=what.help,
         )
     return click.Option(
         [*spellings, parameter_name(path)],
         type=FieldType(name, what, plain),
         help=what.help,
-        show_default=what.default_text or default is not None,
+        show_default=default_text or default is not None,
         default=default,
     )
 
@@ -139,9 +148,15 @@ def given_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Nested mappings as one; the later ones win, key by key."""
+    """Nested mappings as one; the later ones win, key by key.
+
+    What says how fast requests come, or who waits to send them, goes over any other word on that.
+    """
     whole: dict[str, Any] = {}
     for part in parts:
+        if {*part.get("workload", {})} & {*RATE_FIELDS, "concurrency"}:
+            said = whole.get("workload", {})
+            whole["workload"] = {k: v for k, v in said.items() if k not in RATE_FIELDS}
         for key, value in part.items():
             if isinstance(value, Mapping) and isinstance(whole.get(key), Mapping):
                 whole[key] = {**whole[key], **value}

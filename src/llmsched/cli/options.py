@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmsched._util.options import options_of
+from llmsched._util.limits import MATTERS
+from llmsched._util.options import Option, options_of
 from llmsched.cli.config import config_options
-from llmsched.cli.fields import field_option, given_parameter, parameter_name
+from llmsched.cli.fields import (
+    FieldType,
+    field_option,
+    given_parameter,
+    parameter_name,
+    parse_number,
+)
 from llmsched.cli.values import REPLICATIONS
 from llmsched.engine.iteration.settings import IterationSettings
 
 if TYPE_CHECKING:
-    from llmsched.latency.base import LatencyModel
     from llmsched.simulation.scenario import Scenario
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,24 +29,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 WORKLOAD = tuple(
     f"workload.{name}"
     for name in (
-        *("source", "requests", "rps_scale", "failures", "window_s", "model", "log_type"),
-        *("jitter_s", "trace_format", "time_unit", "columns"),
+        *("source", "requests", "rps_scale", "offered_load", "rate_per_s", "failures"),
+        *("window_s", "model", "log_type", "jitter_s", "trace_format", "time_unit", "columns"),
     )
 )
 CLOSED_LOOP = tuple(f"workload.{name}" for name in ("concurrency", "think_time_s", "think_time"))
+RESAMPLE = ("workload.resample",)
 SERVING = (
-    *("hardware.n_gpus", "slo.latency_s", "hardware.llm", "hardware.tp"),
+    *("hardware.n_gpus", "slo.latency_s", "hardware.gpu", "hardware.llm", "hardware.tp"),
     *("predictor", "seed"),
 )
 BATCHES = ("hardware.latency", "admission")
 FIXED = ("settings.batch_size",)
-MEMORY = ("settings.memory", "settings.batch_max", "hardware.gpu")
+MEMORY = ("settings.memory", "settings.batch_max")
 DYNAMIC = ("settings.controller", "settings.batch_min", "settings.batch_target_s", *MEMORY)
 BINS = ("binning.n_bins", "binning.by", "binning.edges")
 BIN_CHOICE = ("settings.bin_choice",)
 FORMING = ("settings.max_forming_wait_s",)
 CONTINUOUS = (
-    *("hardware.step_time", "slo.ttft_s", "slo.tpot_s", "router", "hardware.gpu"),
+    *("hardware.step_time", "slo.ttft_s", "slo.tpot_s", "router"),
     *(f"serving.{name}" for name in options_of(IterationSettings)),
 )
 AGEING = ("settings.ageing_tokens_per_s",)
@@ -78,14 +86,17 @@ REAL_TIMESTAMPS = click.option(
 )
 
 
-def scenario_options(*paths: str) -> Callable[[F], F]:
-    """A decorator that adds the options of these fields, and those of configuration files."""
+def scenario_options(*paths: str, preset: str | None = None) -> Callable[[F], F]:
+    """A decorator that adds the options of these fields, and those of configuration files.
+
+    With a preset, the defaults are what it says.
+    """
 
     def decorate(command: F) -> F:
         own = list(getattr(command, "__click_params__", []))
         fields: list[click.Parameter] = []
         for path in paths:
-            fields.append(field_option(path))
+            fields.append(field_option(path, preset=preset))
             if path == "workload.rps_scale":
                 fields.append(_built(REAL_TIMESTAMPS))
         # click reads the list backwards: what stands last comes first in the help
@@ -155,16 +166,62 @@ UNCERTAINTY: Sequence[Any] = (
 )
 
 
-def take_draws(n_draws: int | None, scenario: Scenario) -> tuple[LatencyModel, ...]:
-    """The draws of the latency that were asked for, with a note where they are few."""
-    if n_draws is None:
-        return ()
-    from llmsched.latency.steps.batches import BatchOfSteps
-    from llmsched.simulation.uncertainty import FULL_DRAWS, draw_latencies, reached_confidence
+def parse_share(text: str) -> float:
+    """A share: `2%` or `0.02`."""
+    if text.endswith("%"):
+        return parse_number(text[:-1].strip()) / 100
+    return parse_number(text)
 
-    hardware = scenario.resolved_hardware()
-    latency = BatchOfSteps(hardware.step_time) if hardware.step_time else hardware.latency
-    draws = draw_latencies(latency, n_draws, seed=scenario.seed)
+
+VERBOSE = click.option("--verbose", is_flag=True, help="Print every figure, and what words mean.")
+RUNS: Sequence[Any] = (
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="FOLDER",
+        help="Keep the runs there; those it has are not done again.",
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        show_default="one per core",
+        help="Runs at a time; the result does not depend on it.",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where the runs are done: this machine, or a Ray cluster.",
+    ),
+    click.option("--address", metavar="HOST:PORT", help="Of a running Ray cluster."),
+)
+MATTERS_OPTION = click.option(
+    "--matters",
+    type=FieldType(
+        "matters", Option(help="", metavar="SHARE", least=0, most=0.99, parse=parse_share), float
+    ),
+    default=MATTERS,
+    show_default="2%",
+    help="Smallest difference that matters: of rates and times, and in points of shares.",
+)
+
+
+def where_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the runs are done and kept, as the library takes it."""
+    if values["address"] is not None and values["backend"] != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; give --backend ray as well")
+    return {name: values[name] for name in ("out", "jobs", "backend", "address")}
+
+
+def take_draws(n_draws: int | None, scenario: Scenario) -> int:
+    """How many draws of the latency were asked for, checked, with a note where they are few."""
+    if n_draws is None:
+        return 0
+    from llmsched.simulation.uncertainty import FULL_DRAWS, check_draws, reached_confidence
+
+    check_draws(scenario.resolved_hardware(), n_draws)
     if n_draws < FULL_DRAWS:
         reached = 100 * reached_confidence(n_draws)
         click.echo(
@@ -172,7 +229,7 @@ def take_draws(n_draws: int | None, scenario: Scenario) -> tuple[LatencyModel, .
             f"{reached:.3g} %, not 95 %; take {FULL_DRAWS} or more",
             err=True,
         )
-    return draws
+    return n_draws
 
 
 def chosen_schedulers(text: str) -> list[str]:

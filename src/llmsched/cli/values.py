@@ -13,7 +13,7 @@ BATCH_SIZE = click.IntRange(1, 1_000_000)
 # command -> (module, attribute, short help); the help is here so that --help imports nothing more
 COMMANDS = {
     "calibrate": (
-        "llmsched.cli.commands.calibrate",
+        "llmsched.cli.commands.calibrate.group",
         "calibrate",
         "Measure a GPU, fit a latency model.",
     ),
@@ -27,8 +27,14 @@ COMMANDS = {
         "compare",
         "Compare schedulers on the same requests.",
     ),
+    "doctor": (
+        "llmsched.cli.commands.doctor",
+        "doctor",
+        "Say whether this installation is in order.",
+    ),
     "list": ("llmsched.cli.commands.list", "list_", "Print the names that an option takes."),
     "paper": ("llmsched.cli.commands.paper", "paper", "Redo the figures of a published paper."),
+    "plan": ("llmsched.cli.commands.capacity", "plan", "Say how many GPUs your traffic takes."),
     "stress": ("llmsched.cli.commands.stress", "stress", "Run the three-step stress plan."),
     "trace": (
         "llmsched.cli.commands.trace",

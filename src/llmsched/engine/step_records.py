@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,12 @@ class ServedTable:
     def completed(self) -> NDArray[np.bool_]:
         """Which requests were served, shape (n,)."""
         return self.replica >= 0
+
+    @property
+    def arrival_rate_per_s(self) -> float:
+        """Gaps over the span of the arrivals [requests/s]; infinite where all come at once."""
+        span_s = float(np.ptp(self.arrival_s)) if len(self) else 0.0
+        return (len(self) - 1) / span_s if span_s > 0 else math.inf
 
     def to_frame(self) -> pd.DataFrame:
         """The table as a DataFrame, with a missing replica where a request was rejected."""

@@ -22,7 +22,7 @@ def scheduler_comparison(frame: pd.DataFrame, *, title: str, caption: str) -> gg
     Parameters
     ----------
     frame : DataFrame
-        Columns `scheduler`, `metric`, `mean`, `low`, `high`, as from `Comparison.to_frame`; with
+        Columns `scheduler`, `metric`, `typical`, `low`, `high`, as from `Comparison.to_frame`; with
         `calibrated_low` and `calibrated_high` thin bars are drawn between these.
     title, caption : str
         What was compared, and what the intervals are of.
@@ -34,10 +34,10 @@ def scheduler_comparison(frame: pd.DataFrame, *, title: str, caption: str) -> gg
     data = frame[frame["metric"].isin(list(PANELS))].copy()
     data["panel"] = pd.Categorical(data["metric"].map(title_of), list(map(title_of, PANELS)))
     data["scheduler"] = pd.Categorical(data["scheduler"], schedulers[::-1])
-    data["low"] = data["low"].fillna(data["mean"])
-    data["high"] = data["high"].fillna(data["mean"])
+    data["low"] = data["low"].fillna(data["typical"])
+    data["high"] = data["high"].fillna(data["typical"])
     figure: ggplot = (
-        p9.ggplot(data, p9.aes("mean", "scheduler", colour="scheduler"))
+        p9.ggplot(data, p9.aes("typical", "scheduler", colour="scheduler"))
         + p9.geom_errorbarh(p9.aes(xmin="low", xmax="high"), height=0.35, size=0.8)
         + p9.geom_point(size=3)
         + p9.facet_wrap("panel", scales="free_x", ncol=3)

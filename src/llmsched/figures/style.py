@@ -18,6 +18,11 @@ SCHEDULER_COLOURS = {
     "multi_bin_dynamic": "#d95f02",
     "multi_bin_only": "#1b9e77",
     "multi_bin_adaptive": "#7570b3",
+    "continuous_static": "#4d4d4d",
+    "continuous_dynamic": "#56b4e9",
+    "continuous_multi_bin": "#e69f00",
+    "continuous_sjf": "#009e73",
+    "continuous_priority": "#cc79a7",
     "deadline_window": "#e7298a",
 }
 OTHER_COLOURS = ("#66a61e", "#a6761d", "#e6ab02")

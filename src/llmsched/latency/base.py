@@ -24,6 +24,10 @@ class CalibrationWarning(UserWarning):
     """A latency model used beyond its measurements, or a grid that is not a measurement."""
 
 
+class ExtrapolationWarning(CalibrationWarning):
+    """Batches beyond the measured range of a latency model."""
+
+
 class BatchShape(Protocol):
     """What a latency model may see of a batch: scalars, or arrays with one entry per batch."""
 

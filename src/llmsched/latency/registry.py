@@ -11,6 +11,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -26,6 +27,7 @@ from llmsched.latency.base import (
     BatchShape,
     CalibrationError,
     CalibrationWarning,
+    ExtrapolationWarning,
     Kind,
     LatencyModel,
     MeasuredRange,
@@ -68,6 +70,7 @@ __all__ = [
 ENTRY_POINT_GROUP = "llmsched.latency_models"
 MEASURED_SETS = "measured_sets.csv"
 MEASURED_COVARIANCES = "measured_sets_covariance.csv"
+EXTRAPOLATED = "their service times are extrapolated"  # how the note on such batches ends
 
 _FORMULAS: dict[str, Callable[[], LatencyModel]] = {
     "drawn": DrawnModel,
@@ -236,7 +239,7 @@ def _rows_by_name(table: str) -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-@cache
+@cache  # its covariance takes milliseconds, and every run asks for it
 def _measured_model(name: str) -> PromptOutputModel:
     row = _measured_rows()[name]
     tokens = (int(row["tokens_min"]), int(row["tokens_max"]))
@@ -270,12 +273,46 @@ def _measured_uncertainty(row: dict[str, str]) -> Uncertainty:
     return Uncertainty.of(names, matrix, degrees_of_freedom=int(row["degrees_of_freedom"]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extrapolation:
+    """How much of a run lies beyond the measured range of its latency model, and how far."""
+
+    share: float  # of batches, beyond the range on any axis; 0 where nothing was measured
+    times: float  # the largest value over the largest measured one, on any axis; 1 within them
+    axis: str | None  # where that is: a field of `Shape`
+
+    @property
+    def words(self) -> str:
+        """How far, in words."""
+        if self.axis is None:
+            return "below the smallest measured"
+        return f"up to {self.times:.2g} times the largest measured {AXIS_LABELS[self.axis]}"
+
+
+def extrapolation(model: LatencyModel, shapes: Shape) -> Extrapolation:
+    """How many batches lie outside the measured range of a model, and how far above it."""
+    mask = np.atleast_1d(model.outside(shapes))
+    if model.measured is None or not mask.any():
+        return Extrapolation(share=0.0, times=1.0, axis=None)
+    times = {
+        axis: float(np.max(getattr(shapes, axis))) / high
+        for axis, (_, high) in model.measured.axes()
+    }
+    axis = max(times, key=times.__getitem__)
+    beyond = times[axis] > 1
+    return Extrapolation(
+        share=float(mask.mean()),
+        times=times[axis] if beyond else 1.0,
+        axis=axis if beyond else None,
+    )
+
+
 def warn_outside(model: LatencyModel, shapes: Shape, *, stacklevel: int = 2) -> int:
     """Number of batches beyond the model's measured range; warns once when there are any.
 
     Warns
     -----
-    CalibrationWarning
+    ExtrapolationWarning
         With the count, the share, the range and, per axis, how many lie below and above it.
     """
     mask = np.atleast_1d(model.outside(shapes))
@@ -291,8 +328,8 @@ def warn_outside(model: LatencyModel, shapes: Shape, *, stacklevel: int = 2) -> 
     warnings.warn(
         f"{n_outside} of {mask.size} batches ({n_outside / mask.size:.1%}) lie outside the range "
         f"where latency model {model.name!r} was measured ({model.measured}): {'; '.join(parts)}; "
-        "their service times are extrapolated",
-        CalibrationWarning,
+        + EXTRAPOLATED,
+        ExtrapolationWarning,
         stacklevel=stacklevel,
     )
     return n_outside

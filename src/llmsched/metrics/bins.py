@@ -31,7 +31,7 @@ class BinMetrics:
     sla_violation_rate: float  # share of the bin's requests, rejected ones included
     wait_max_s: float
     gpu_time_share: float  # of all GPU time spent on batches
-    backlog_mean: float  # requests waiting, averaged over the makespan (Little's law)
+    backlog_mean: float  # requests waiting, averaged over the span (Little's law)
     backlog_peak: int  # most requests left waiting once an instant's pulls are done
 
 

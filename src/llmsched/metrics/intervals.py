@@ -40,11 +40,24 @@ class Interval:
         return {name: value if math.isfinite(value) else None for name, value in ends.items()}
 
 
-def mean_interval(samples: Sequence[float] | FloatArray, *, confidence: float = 0.95) -> Interval:
+def mean_interval(
+    samples: Sequence[float] | FloatArray, *, confidence: float = 0.95, resampled: bool = False
+) -> Interval:
     """The mean of independent replications and its Student-t confidence interval.
 
     Replications that all agree, as where nothing is random, give an interval of width zero.
     One replication gives none, nor do samples with a NaN or an infinity among them.
+
+    Parameters
+    ----------
+    samples : sequence of shape (n,)
+        One value per replication.
+    confidence : float
+        In (0, 1).
+    resampled : bool
+        Whether the samples are resamples of one set of data.  Their standard deviation s is then
+        itself the standard error of what the data say, however many there are, and the half width
+        is t s sqrt(1 + 1/n): the mean of n resamples is known to s / sqrt(n) only.
 
     Raises
     ------
@@ -75,8 +88,56 @@ def mean_interval(samples: Sequence[float] | FloatArray, *, confidence: float = 
     from scipy.special import stdtrit
 
     mean = float(values.mean())
-    half = float(stdtrit(n - 1, (1 + confidence) / 2) * values.std(ddof=1) / math.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * _standard_error(values, resampled)
     return Interval(mean=mean, low=mean - half, high=mean + half, n=n, confidence=confidence)
+
+
+def _standard_error(values: FloatArray, resampled: bool) -> float:
+    n = len(values)
+    return float(values.std(ddof=1)) * math.sqrt((n + 1) / n if resampled else 1 / n)
+
+
+def p_value_of_zero(samples: Sequence[float] | FloatArray, *, resampled: bool = False) -> float:
+    """Two-sided p-value of Student's t-test that the mean is 0; NaN where there is no interval.
+
+    It is below 1 - c just where `mean_interval` at confidence c leaves out 0.
+
+    Examples
+    --------
+    >>> round(p_value_of_zero([1.0, 2.0, 3.0]), 4)
+    0.0742
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if len(values) < 2 or not np.isfinite(values).all():
+        return math.nan
+    if (values == values[0]).all():
+        return 1.0 if values[0] == 0 else 0.0
+    from scipy.special import stdtr
+
+    t = abs(float(values.mean())) / _standard_error(values, resampled)
+    return float(2 * stdtr(len(values) - 1, -t))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's corrected p-values: the chance of any false verdict stays below the level.
+
+    Those that are NaN stay so and do not count.
+
+    References
+    ----------
+    .. [1] Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    corrected, largest = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        corrected[i] = largest
+    return corrected
 
 
 def paired_difference(

@@ -13,26 +13,29 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import IntArray
+from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.workload.trace import Trace
 
 if TYPE_CHECKING:
     from llmsched.engine.iteration.settings import IterationSettings
-    from llmsched.engine.step_records import ServedTable
+    from llmsched.engine.step_records import ReplicaTable, ServedTable
     from llmsched.latency.base import LatencyModel
     from llmsched.latency.steps.base import StepLatency
 
 LoadLabel = Literal["stable", "backlogged", "overloaded"]
 
 DRAIN_SHARE = 0.1  # of the arrival span: a longer drain means that the backlog outgrew the run
+BUSY_SHARE = 0.95  # of the GPU time while requests arrive: less busy, the GPUs were up to the work
+WAIT_SHARE = 0.02  # of the arrival span: a longer wait means that a backlog built up
 MEMORY_SHARE = 0.9  # of the KV capacity: what the dynamic batcher's buffer rule leaves to batches
 
 LABEL_RULE = (
-    "overloaded: ρ >= 1 (infinite when all arrive at once), or nothing was served, or after the "
-    f"last arrival it took longer than the longest batch plus {DRAIN_SHARE:.0%} of the arrival "
-    "span to finish; backlogged: otherwise, if requests wait longer on average than they are "
-    "served; stable: the rest. Rejected requests are not in ρ"
+    "overloaded: ρ >= 1 (infinite when all arrive at once), or nothing was served, or the GPUs "
+    f"were busy for {BUSY_SHARE:.0%} of the arrival span and then drained for another "
+    f"{DRAIN_SHARE:.0%} of it; backlogged: otherwise, if a request waited for over "
+    f"{WAIT_SHARE:.0%} of the arrival span; stable: the rest. The time of the longest batch comes "
+    "on top of both. Rejected requests bring no work to ρ"
 )
 
 
@@ -59,21 +62,24 @@ def offered_load(
     best_batch: int | IntArray,
     latency: LatencyModel,
     n_gpus: float,
+    offered: Trace | None = None,
 ) -> float:
-    """The work offered over the GPU time there is, ρ; infinite when all arrive at one instant.
+    """The mean work of a request times the arrival rate over the GPUs, ρ.
 
     The work is the service time of every bin's requests cut, in order of arrival, into batches
-    of the best size (the last one of a bin is what is left).  The GPU time is `n_gpus` times the
-    span from the first to the last arrival.
+    of the best size (the last one of a bin is what is left).  The arrival rate is (n - 1) over
+    the time from the first to the last arrival.  Infinite when all arrive at one instant.
 
     Parameters
     ----------
     trace : Trace
-        The requests offered; leave out those that the engine would reject.
+        The requests that the engine serves.
     bins : ndarray of shape (n,)
         The bin of each request, in [0, n_bins).
     best_batch : int or ndarray of shape (n_bins,)
         The batch that the scheduler forms when enough requests wait [requests].
+    offered : Trace, optional
+        All that arrive, where the engine rejects some: these bring no work, but time goes on.
 
     Raises
     ------
@@ -86,14 +92,18 @@ def offered_load(
     if not len(trace):
         return 0.0
     work_s = _work_s(trace, bins, sizes, latency)
-    return work_s / (n_gpus * trace.span_s) if trace.span_s > 0 else math.inf
+    everyone = trace if offered is None else offered
+    return work_s / len(everyone) * everyone.arrival_rate_per_s / n_gpus
 
 
-def load_label(offered_load: float, requests: RequestTable, batches: BatchTable) -> LoadLabel:
+def load_label(
+    offered_load: float, requests: RequestTable, batches: BatchTable, *, n_gpus: float
+) -> LoadLabel:
     """The run's label, by `LABEL_RULE`.
 
-    The drain is the time from the last arrival to the last finish, less the longest service
-    time, which even a lone last request may need.  A run that served nothing is overloaded.
+    A drain is the time from the last arrival to the last finish.  Both it and a wait may last as
+    long as the longest batch without a backlog: a lone last request needs that much, too.  A run
+    that served nothing is overloaded.
 
     Notes
     -----
@@ -102,14 +112,26 @@ def load_label(offered_load: float, requests: RequestTable, batches: BatchTable)
     """
     if not len(batches):
         return "overloaded" if len(requests) else "stable"
-    service_s = batches.finish_s - batches.start_s
-    first_s, last_s = requests.arrival_s.min(), requests.arrival_s.max()
-    drain_s = batches.finish_s.max() - last_s - service_s.max()
-    if offered_load >= 1 or drain_s > DRAIN_SHARE * (last_s - first_s):
+    longest_s = (batches.finish_s - batches.start_s).max()
+    last_s = requests.arrival_s.max()
+    busy_s = np.maximum(np.minimum(batches.finish_s, last_s) - batches.start_s, 0.0).sum()
+    return _label(
+        offered_load,
+        requests.arrival_s,
+        wait_s=np.fmax.reduce(requests.start_s - requests.arrival_s) - longest_s,  # NaN if rejected
+        drain_s=batches.finish_s.max() - last_s - longest_s,
+        busy_s=busy_s / n_gpus,
+    )
+
+
+def _label(
+    offered_load: float, arrival_s: FloatArray, *, wait_s: float, drain_s: float, busy_s: float
+) -> LoadLabel:
+    span_s = arrival_s.max() - arrival_s.min()
+    outgrown = drain_s > DRAIN_SHARE * span_s and busy_s >= BUSY_SHARE * span_s
+    if offered_load >= 1 or outgrown:
         return "overloaded"
-    queueing_s = np.nansum(requests.start_s) - requests.arrival_s[requests.completed].sum()
-    # a sum of products, not `@`: BLAS splits long ones over its threads, and the last digits follow
-    return "backlogged" if queueing_s > (service_s * batches.size).sum() else "stable"
+    return "backlogged" if wait_s > WAIT_SHARE * span_s else "stable"
 
 
 def step_load(
@@ -142,18 +164,22 @@ def step_load(
     return n_served / n * work_s * (n - 1) / span_s / n_replicas
 
 
-def step_load_label(offered_load: float, table: ServedTable) -> LoadLabel:
-    """The label of a run of the iteration level, by `LABEL_RULE`."""
+def step_load_label(offered_load: float, table: ServedTable, replicas: ReplicaTable) -> LoadLabel:
+    """The label of a run of the iteration level, by `LABEL_RULE`, a request's stay for a batch."""
     served = table.completed
     if not served.any():
         return "overloaded" if len(table) else "stable"
-    first_s, last_s = table.arrival_s.min(), table.arrival_s.max()
-    service_s = (table.finish_s - table.scheduled_s)[served]
-    drain_s = table.finish_s[served].max() - last_s - service_s.max()
-    if offered_load >= 1 or drain_s > DRAIN_SHARE * (last_s - first_s):
-        return "overloaded"
-    wait_s = (table.scheduled_s - table.arrival_s)[served]
-    return "backlogged" if wait_s.sum() > service_s.sum() else "stable"
+    last_s = table.arrival_s.max()
+    longest_s = (table.finish_s - table.scheduled_s)[served].max()
+    ends_s = np.full(len(replicas), last_s)
+    np.maximum.at(ends_s, table.replica[served], table.finish_s[served])
+    return _label(
+        offered_load,
+        table.arrival_s,
+        wait_s=(table.scheduled_s - table.arrival_s)[served].max() - longest_s,
+        drain_s=ends_s.max() - last_s - longest_s,
+        busy_s=float((replicas.busy_s - (ends_s - last_s)).mean()),  # none rests while it drains
+    )
 
 
 def _work_s(trace: Trace, bins: IntArray, sizes: IntArray, latency: LatencyModel) -> float:

@@ -159,6 +159,14 @@ _ALL = (
         definition="Completed requests / GPU time spent on them.",
     ),
     Metric(
+        name="capacity_rps",
+        title="capacity",
+        unit="requests/s",
+        better="higher",
+        scale="log",
+        definition="Arrival rate at which the mean of the target's metric meets the target.",
+    ),
+    Metric(
         name="makespan_s",
         title="span",
         unit="s",
@@ -177,6 +185,20 @@ _ALL = (
         scale="log",
         definition="Work offered at the scheduler's best batch / GPU time from first to last "
         "arrival.",
+    ),
+    Metric(
+        name="arrival_rate_rps",
+        title="arrival rate",
+        unit="requests/s",
+        scale="log",
+        definition="Gaps between arrivals / time from the first to the last.",
+    ),
+    Metric(
+        name="extrapolated_share",
+        title="batches extrapolated",
+        better="lower",
+        scale="logit",
+        definition="Share of batches beyond the measured range of the latency model.",
     ),
     Metric(
         name="service_mean_s",

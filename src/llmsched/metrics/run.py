@@ -2,8 +2,9 @@
 
 Populations.  Every request of the trace counts in `requests`, in the violation rate and in the
 goodput; latencies, queueing and service times are of the completed ones, each followed to its
-end; a rejected request is a violation and has no latency.  Everything is pooled over the run
-(sum / count), never a mean of windows.  What has no value, such as the mean latency when every
+end; a rejected request is a violation and has no latency.  The span is from the first arrival to
+the later of last finish and last arrival, rejected ones included.  Everything is pooled over the
+run (sum / count), never a mean of windows.  What has no value, such as the mean latency when every
 request was rejected, is NaN here and null in `to_dict`.
 """
 
@@ -39,10 +40,10 @@ class Metrics:
     gpus: float  # infinity (null in JSON) where no batch ever waits for one
     bins: int
     sla_s: float
-    makespan_s: float  # first arrival to last finish
-    throughput_rps: float  # completed requests / makespan
-    throughput_tps: float  # their prompt + output tokens / makespan
-    output_tps: float  # their output tokens / makespan
+    makespan_s: float  # the span: first arrival to the later of last finish and last arrival
+    throughput_rps: float  # completed requests / span
+    throughput_tps: float  # their prompt + output tokens / span
+    output_tps: float  # their output tokens / span
     latency_mean_s: float  # finish - arrival
     latency_p50_s: float
     latency_p90_s: float
@@ -52,8 +53,9 @@ class Metrics:
     queueing_mean_s: float  # start - arrival
     service_mean_s: float  # of a request: its batch's, finish - start
     sla_violation_rate: float  # share of all requests later than the SLA, or rejected
-    goodput_rps: float  # requests within the SLA / makespan
-    gpu_utilization: float  # busy time / (GPUs * makespan)
+    goodput_rps: float  # requests within the SLA / span
+    served_per_busy_s: float  # completed requests / GPU time spent on them [requests/s]
+    gpu_utilization: float  # busy time / (GPUs * span)
     batches: int
     batch_size_mean: float
     batch_size_sd: float  # population standard deviation
@@ -64,6 +66,7 @@ class Metrics:
     kv_tokens_max: int
     kv_bytes_mean: float  # NaN where the bytes per token are not known
     kv_bytes_max: float
+    beyond_memory_share: float  # of batches, whose tokens exceed the KV memory; NaN if unknown
     per_bin: tuple[BinMetrics, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +83,7 @@ def metrics(
     sla_s: float,
     n_bins: int,
     kv_bytes_per_token: float | None = None,
+    kv_capacity_tokens: float | None = None,
 ) -> Metrics:
     """The figures of merit of one run.
 
@@ -95,6 +99,8 @@ def metrics(
         Bins of the scheduler; every bin of the tables lies in [0, n_bins).
     kv_bytes_per_token : float, optional
         KV cache per token [bytes], for the memory in bytes.
+    kv_capacity_tokens : float, optional
+        Tokens that the KV memory of one GPU holds.
 
     Raises
     ------
@@ -105,9 +111,7 @@ def metrics(
     requests = requests.by_arrival()
     served = _served(requests)
     n_requests, n_completed = len(requests), len(served)
-    makespan_s = math.nan
-    if n_completed:
-        makespan_s = float(served.finish_s.max() - requests.arrival_s[0])
+    makespan_s = span_s(requests)
     service_s = batches.finish_s - batches.start_s
     busy_s = float(service_s.sum())
     n_tokens = int(batches.tokens.sum())
@@ -139,6 +143,7 @@ def metrics(
         service_mean_s=_ratio(float((service_s * batches.size).sum()), n_completed),
         sla_violation_rate=_ratio(n_requests - n_good, n_requests),
         goodput_rps=_rate(n_good, makespan_s),
+        served_per_busy_s=_ratio(n_completed, busy_s),
         gpu_utilization=math.nan if n_gpus == math.inf else _rate(busy_s, n_gpus * makespan_s),
         batches=len(batches),
         batch_size_mean=_mean(batches.size),
@@ -150,8 +155,26 @@ def metrics(
         kv_tokens_max=int(batches.tokens.max(initial=0)),
         kv_bytes_mean=_mean(batches.tokens) * kv_bytes,
         kv_bytes_max=int(batches.tokens.max(initial=0)) * kv_bytes,
+        beyond_memory_share=_beyond_memory(batches, kv_capacity_tokens),
         per_bin=per_bin,
     )
+
+
+def span_s(requests: RequestTable) -> float:
+    """How long a run lasted: to the later of last finish and last arrival [s]; NaN if empty.
+
+    Requests that are rejected after the last finish count: nobody was served, yet it went on.
+    """
+    if not len(requests):
+        return math.nan
+    last_s = np.fmax.reduce([requests.arrival_s.max(), np.fmax.reduce(requests.finish_s)])
+    return float(last_s - requests.arrival_s.min())
+
+
+def _beyond_memory(batches: BatchTable, kv_capacity_tokens: float | None) -> float:
+    if kv_capacity_tokens is None:
+        return math.nan
+    return _ratio(int(np.count_nonzero(batches.tokens > kv_capacity_tokens)), len(batches))
 
 
 def _check(requests: RequestTable, *, n_gpus: float, sla_s: float, n_bins: int) -> None:

@@ -101,8 +101,8 @@ def token_metrics(run: IterationRun, slo: Slo = NO_SLO, *, n_bins: int = 1) -> T
     served = table.completed
     latencies = _latencies(table)
     n, completed, n_replicas = len(table), int(served.sum()), len(replicas)
-    first_s = float(table.arrival_s.min(initial=math.inf))
-    makespan_s = float(table.finish_s[served].max()) - first_s if completed else math.nan
+    last_s = max(float(table.arrival_s.max()), float(table.finish_s[served].max(initial=0.0)))
+    makespan_s = last_s - float(table.arrival_s.min()) if n else math.nan
     within = int(_within(latencies, slo).sum())
     blocks = run.settings.usable_blocks
     finish_s, arrival_s = table.finish_s[served], table.arrival_s[served]

@@ -129,17 +129,58 @@ class CltLimit:
             self.mean_squared_tokens = self.mean_tokens**2
 
     def limit(self) -> int:
+        return max(1, math.floor(self._exact()))
+
+    def _exact(self) -> float:
         mean, squared = max(self.mean_tokens, _LEAST_MEAN), self.mean_squared_tokens
         assert squared is not None  # set in __post_init__
         spread = math.sqrt(max(0.0, squared - mean * mean)) * self._theta
         root = (math.sqrt(spread * spread + 4 * mean * self.capacity_tokens) - spread) / (2 * mean)
-        return max(1, math.floor(root * root))
+        return root * root
 
     def observe(self, batch: Finished) -> None:
         past = self.mean_squared_tokens
         assert past is not None  # set in __post_init__
         self.mean_tokens = NEWEST_WEIGHT * batch.mean_tokens + PAST_WEIGHT * self.mean_tokens
         self.mean_squared_tokens = NEWEST_WEIGHT * batch.mean_squared_tokens + PAST_WEIGHT * past
+
+
+@dataclass(slots=True)
+class LinearLimit(CltLimit):
+    """b_mem = max(1, ⌊(η − L0)/µ⌋): eq. 14, its safety buffer L0 recomputed now and then.
+
+    L0 = θ·σ·√b at the b of eq. (12), so that both rules agree whenever it is recomputed.
+
+    Notes
+    -----
+    The paper prints L0 = η − (θ·σ_S + µ_S). At the b where the memory just suffices that is 0, and
+    b then grows by θ·σ·√b/µ at every turn; the buffer here is what eq. (12) keeps free.
+
+    Examples
+    --------
+    >>> LinearLimit(10_000, mean_squared_tokens=1.2 * 500.0**2).limit(), CltLimit(
+    ...     10_000, mean_squared_tokens=1.2 * 500.0**2
+    ... ).limit()
+    (16, 16)
+
+    References
+    ----------
+    .. [1] Pang, Li, Wang, arXiv:2503.05248, Algorithm 1 and Eq. (14).
+    """
+
+    every: int = 50  # finished requests or batches between two buffers
+    _buffer_tokens: float | None = field(init=False, default=None, repr=False)
+    _since: int = field(init=False, default=0, repr=False)
+
+    def limit(self) -> int:
+        mean = max(self.mean_tokens, _LEAST_MEAN)
+        if self._buffer_tokens is None or self._since >= self.every:
+            self._buffer_tokens, self._since = self.capacity_tokens - mean * self._exact(), 0
+        return max(1, math.floor((self.capacity_tokens - self._buffer_tokens) / mean))
+
+    def observe(self, batch: Finished) -> None:
+        CltLimit.observe(self, batch)
+        self._since += 1
 
 
 def _check_start(capacity_tokens: float, mean_tokens: float) -> None:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llmsched._util.options import check_options, option
+from llmsched._util.options import check_kind, check_options, check_verb, option
 from llmsched.hardware import (
     DEFAULT_GPU,
     DEFAULT_MODEL,
@@ -25,10 +25,12 @@ from llmsched.hardware import (
 )
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
     from llmsched.latency.base import LatencyModel
     from llmsched.latency.steps.base import StepLatency
 
-DEFAULT_LATENCY = "reference"
+DEFAULT_LATENCY = "h100-llama-3-8b-vllm"
 # the GPU that the first part of a measured set's name stands for
 MEASURED_GPUS = {
     "a100": "a100-80gb",
@@ -56,9 +58,10 @@ class Hardware:
     ----------
     n_gpus : int, or infinity
         Identical GPUs, or replicas: with tensor parallelism, groups of that many.
-    latency : str or LatencyModel, optional
-        How long a batch takes: a name, a model file, a grid file, or a model; by default the sum
-        of its steps if a step time is given, else the reference formula.
+    latency : str, LatencyModel or callable, optional
+        How long a batch takes: a name, a model file, a grid file, a model, or a function of the
+        batch's shape; by default the sum of its steps if a step time is given, else the reference
+        formula.
     step_time : str or StepLatency, optional
         How long a step of continuous batching takes: what `step_time_from_spec` takes, or a
         model; by default the steps that the latency is made of.
@@ -68,6 +71,9 @@ class Hardware:
         A preset, or gigabytes; by default that of the latency, or 12 GB.
     llm : str or ModelSpec, optional
         A preset; by default the model of the latency, or qwen3-1.7b.
+    draw : (int, int), optional
+        Seed and number of a draw of the latency's parameters from its calibration errors: batches
+        take the drawn times, while the scheduler goes on believing in the fitted ones.
 
     Raises
     ------
@@ -129,13 +135,20 @@ class Hardware:
         default_text="that of the latency, or qwen3-1.7b",
     )
 
+    draw: tuple[int, int] | None = None
+
     def __post_init__(self) -> None:
         check_options(self)
-        known = self.latency is None or isinstance(self.latency, str)
-        if not known and not callable(getattr(self.latency, "service_s", None)):
-            raise ValueError(
-                f"latency must be a name, a file or an object with service_s, got {self.latency!r}"
-            )
+        if not (self.latency is None or isinstance(self.latency, str)):
+            from llmsched.latency.functions import as_latency
+
+            object.__setattr__(self, "latency", as_latency(self.latency))
+        if self.step_time is not None:
+            hint = "`llmsched list step-times` has names"
+            check_verb("step_time", self.step_time, "step_s", hint)
+        hint = "a name, a file or a number of gigabytes will do"
+        check_kind("gpu", self.gpu, (str, GpuSpec, int, float, type(None)), hint)
+        check_kind("llm", self.llm, (str, ModelSpec, type(None)), "a name or a file will do")
 
     def resolved(self, *, max_running: int = 256) -> ResolvedHardware:
         """The objects that the names stand for, checked against each other.
@@ -173,6 +186,7 @@ class Hardware:
             gpu=gpu or DEFAULT_GPU,
             llm=llm or MODELS[DEFAULT_MODEL],
             gpus_per_model=tp or 1,
+            draw=self.draw,
         )
 
     def _step(self, llm: ModelSpec | None, max_running: int) -> StepLatency | None:
@@ -193,11 +207,32 @@ class ResolvedHardware:
     """Hardware as objects: what a run needs."""
 
     n_gpus: float
-    latency: LatencyModel
+    latency: LatencyModel  # what a scheduler may believe in
     gpu: GpuSpec
     llm: ModelSpec
     step_time: StepLatency | None = None  # None for the steps of the latency
     gpus_per_model: int = 1
+    draw: tuple[int, int] | None = None  # of the latency's parameters: seed and number
+
+    @property
+    def true_latency(self) -> LatencyModel:
+        """What batches take: the draw, where there is one."""
+        return self.latency if self.draw is None else drawn_latency(self.latency, *self.draw)
+
+    @property
+    def uncertain(self) -> LatencyModel:
+        """What has the calibration errors: the latency, or the steps that were given."""
+        from llmsched.latency.steps.batches import BatchOfSteps
+
+        return self.latency if self.step_time is None else BatchOfSteps(self.step_time)
+
+    def true_steps(self) -> StepLatency:
+        """What steps take: the draw, where there is one."""
+        from llmsched.latency.steps.two_regime import steps_of
+
+        if self.draw is None:
+            return self.steps()
+        return steps_of(drawn_latency(self.uncertain, *self.draw))
 
     @property
     def capacity_tokens(self) -> float:
@@ -226,6 +261,27 @@ class ResolvedHardware:
         """The GPUs and the model in a few words."""
         groups = f" x {self.gpus_per_model}" if self.gpus_per_model > 1 else ""
         return f"{self.n_gpus:g}{groups} {self.gpu.name}, {self.llm.name}"
+
+
+def drawn_latency(latency: LatencyModel, seed: int, number: int) -> LatencyModel:
+    """The model with parameters of the draw of this number, from 0, out of the root seed's stream.
+
+    Raises
+    ------
+    CalibrationError
+        If the model has no calibration errors, as every formula.
+    """
+    from llmsched._util.streams import Streams
+
+    made, rng = _draws.setdefault(
+        (repr(latency), seed), ([], Streams.of_seed(seed).calibration)
+    )  # each takes milliseconds, and every run of a comparison wants the same
+    while len(made) <= number:
+        made.append(latency.draw(rng))
+    return made[number]
+
+
+_draws: dict[tuple[str, int], tuple[list[LatencyModel], Generator]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

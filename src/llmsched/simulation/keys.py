@@ -1,7 +1,7 @@
 """What a run's key is made of: names stay names, files enter by name and checksum.
 
 A key is the same on every machine and Python: numbers enter by value, so that `4` and `4.0` GPUs
-are one run, and paths do not matter.
+are one run, and paths do not matter. Objects enter by the checksum of their content.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmsched._util.files import identity
 from llmsched._util.options import plain_values
 from llmsched.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmsched.simulation.hardware import Hardware
+    from llmsched.workload.trace import Trace
 
 
 def content_key(content: Mapping[str, Any]) -> str:
@@ -47,14 +53,66 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def workload_content(workload: Workload) -> dict[str, Any]:
+def workload_content(workload: Workload | Trace) -> dict[str, Any]:
     """The fields of a workload, its source replaced by what the source holds."""
-    return {**plain_values(workload), "source": _source_content(workload)}
+    if not isinstance(workload, Workload):
+        return {"trace": workload.name, "sha256": trace_sha256(workload)}
+    values = plain_values(workload)
+    if not workload.resample:
+        values.pop("resample", None)
+    return {**values, "source": _source_content(workload)}
 
 
-def source_sha256(workload: Workload) -> str | None:
-    """Checksum of the trace file; None for a profile, whose content is in the key itself."""
-    return None if workload.synthetic else file_sha256(workload.source)
+def source_sha256(workload: Workload | Trace) -> str | None:
+    """Checksum of the trace file; None for what has its content in the key itself."""
+    if not isinstance(workload, Workload) or workload.synthetic:
+        return None
+    return file_sha256(workload.source)
+
+
+def trace_sha256(trace: Trace) -> str:
+    """Of all that a run depends on, the same on every machine."""
+    content: dict[str, Any] = {"columns": arrays_sha256(trace.columns())}
+    if trace.prefix_ids is not None:
+        content["tokens_per_id"] = trace.prefix_ids.tokens_per_id
+    if trace.turns is not None:
+        content |= {"users": trace.turns.users, "timed": trace.turns.timed}
+    return content_key(content)
+
+
+def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Of the arrays' names, types and little-endian values, the same on every machine."""
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        little = array.dtype.newbyteorder("<")
+        digest.update(f"{name}:{little.str}:{len(array)};".encode())
+        digest.update(np.ascontiguousarray(array, dtype=little).data)
+    return digest.hexdigest()
+
+
+def part_content(part: Any) -> Any:
+    """A name, or the name of an object and the checksum of what `pickle` makes of it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be pickled.
+    """
+    if part is None or isinstance(part, str):
+        return part
+    from joblib.externals.loky.cloudpickle_wrapper import dumps
+
+    name = str(getattr(part, "name", getattr(part, "__name__", type(part).__name__)))
+    try:
+        content: bytes = dumps(part)
+    except Exception as error:  # whatever its own hooks raise
+        raise ValueError(
+            f"{name} must be a name, or an object that can be pickled, got one that cannot "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return {"object": name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _source_content(workload: Workload) -> dict[str, Any]:
@@ -80,12 +138,15 @@ def _profile_content(source: str, _sha256: str) -> dict[str, Any]:
     return _Canonical(_canonical({"kind": profile.kind, **asdict(profile)}))
 
 
-def hardware_content(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values of the hardware, files by name and checksum."""
-    return {
-        name: named_content(value) if isinstance(value, str) else value
-        for name, value in values.items()
-    }
+def hardware_content(values: Mapping[str, Any], hardware: Hardware) -> dict[str, Any]:
+    """The plain values of the hardware, files by name and checksum, objects by content."""
+    found = {}
+    for name, value in values.items():
+        given = getattr(hardware, name)
+        plain = given is None or isinstance(given, str | float | int)
+        found[name] = named_content(value) if isinstance(value, str) else value
+        found[name] = found[name] if plain else part_content(given)
+    return found if hardware.draw is None else {**found, "draw": list(hardware.draw)}
 
 
 def named_content(text: str) -> Any:

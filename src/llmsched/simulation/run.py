@@ -16,14 +16,16 @@ from llmsched.engine.timeline.base import ALWAYS, Timeline
 from llmsched.engine.timeline.batches import batch_timeline
 from llmsched.engine.timeline.steps import step_timeline
 from llmsched.latency.base import LatencyModel
+from llmsched.latency.registry import Extrapolation
 from llmsched.latency.steps.base import StepLatency
 from llmsched.metrics.load import LoadLabel
 from llmsched.metrics.run import Metrics
+from llmsched.metrics.shown import ShownRun
 from llmsched.metrics.tokens import TokenMetrics
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Run:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Run(ShownRun):
     """What one simulation was, and what came out of it; the metrics are named as in the registry.
 
     A `BatchRun` or a `ContinuousRun`.
@@ -37,6 +39,7 @@ class Run:
     edges: FloatArray  # bin edges, in the unit of what was binned
     offered_load: float  # ρ
     load_label: LoadLabel
+    arrival_rate_rps: float  # (n - 1) / (last - first arrival); infinite where all come at once
     latency: LatencyModel | StepLatency
     predictor: str
     config: Mapping[str, Any]  # settings, bins, workload: what it takes to run it again
@@ -62,12 +65,12 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """The run as one JSON object: figures of merit, load, and what produced them."""
-        rho = self.offered_load
         return {
             "scheduler": self.scheduler,
             **self.metrics.to_dict(),
-            "offered_load": rho if math.isfinite(rho) else None,
+            "offered_load": _finite(self.offered_load),
             "load_label": self.load_label,
+            "arrival_rate_rps": _finite(self.arrival_rate_rps),
             "bin_edges": self.edges.tolist(),
             "latency_model": self.latency.name,
             "latency_kind": self.latency.kind,
@@ -79,13 +82,24 @@ class Run:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class BatchRun(Run):
     """A run of the batch level."""
 
     requests: RequestTable
     batches: BatchTable
     metrics: Metrics
+    extrapolation: Extrapolation  # beyond the measured range of the latency model
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as one JSON object, with what was extrapolated."""
+        beyond = self.extrapolation
+        return {
+            **super(BatchRun, self).to_dict(),  # slots make another class of this one
+            "extrapolated_share": beyond.share,
+            "extrapolated_times": beyond.times,
+            "extrapolated_axis": beyond.axis,
+        }
 
     def timeline(
         self, *, window_s: tuple[float, float] = ALWAYS, most_events: int = TIMELINE_EVENTS
@@ -99,7 +113,7 @@ class BatchRun(Run):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class ContinuousRun(Run):
     """A run of the iteration level; `steps` and `spells` only where steps were asked for."""
 
@@ -123,3 +137,7 @@ class ContinuousRun(Run):
             most_events=most_events,
             about=self._about(),
         )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -8,14 +8,16 @@ checksum, not by path, and numbers by value, so that `4` and `4.0` GPUs are one 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, get_args
 
 from llmsched._util.options import (
+    check_kind,
     check_option,
     check_options,
+    check_verb,
     field_types,
     known_keys,
     option,
@@ -28,13 +30,19 @@ from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.prediction.binning import Binning
 from llmsched.schedulers.settings import Settings
 from llmsched.simulation.hardware import DEFAULT_LATENCY, Hardware, ResolvedHardware
-from llmsched.simulation.keys import absolute, content_key, hardware_content, workload_content
+from llmsched.simulation.keys import (
+    absolute,
+    content_key,
+    hardware_content,
+    part_content,
+    workload_content,
+)
 from llmsched.workload.slo import Slo
 from llmsched.workload.workload import Workload
 
 if TYPE_CHECKING:
     from llmsched.hardware import GpuSpec, ModelSpec
-    from llmsched.latency.base import LatencyModel
+    from llmsched.latency.base import BatchShape, LatencyModel
     from llmsched.latency.steps.base import StepLatency
     from llmsched.prediction.predictors import Predictor
     from llmsched.schedulers.iteration.base import IterationScheduler
@@ -58,7 +66,7 @@ class Parts(TypedDict, total=False):
     """What may be said of a scenario by keyword, in any function that takes one."""
 
     n_gpus: float
-    latency: LatencyModel | str
+    latency: LatencyModel | Callable[[BatchShape], Any] | str
     step_time: StepLatency | str
     tp: int
     gpu: GpuSpec | str
@@ -79,8 +87,8 @@ class Scenario:
 
     Parameters
     ----------
-    workload : Workload or Trace
-        Which requests come, and how fast.
+    workload : Workload, Trace or str
+        Which requests come, and how fast; a text names a profile or a file.
     scheduler : str, callable, Scheduler or BatchPolicy
         A registered name, or what else `make_scheduler` takes: a function of the settings, a
         policy, a scheduler.
@@ -149,8 +157,8 @@ class Scenario:
     )
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         check_options(self)
-        _check_objects(self)
         if isinstance(self.scheduler, str) and "-" in self.scheduler:
             from llmsched.schedulers.names import canonical
 
@@ -165,6 +173,21 @@ class Scenario:
             )
         object.__setattr__(self, "slo", replace(self.slo, latency_s=told_s))
         object.__setattr__(self, "settings", replace(self.settings, sla_s=None))
+
+    def _check_kinds(self) -> None:
+        if isinstance(self.workload, str):
+            object.__setattr__(self, "workload", Workload(source=self.workload))
+        elif not isinstance(self.workload, Workload):
+            from llmsched.workload.trace import Trace
+
+            hint = "give one of them, or the name of a profile or a file"
+            check_kind("workload", self.workload, (Workload, Trace), hint)
+        for name, kind in SECTIONS.items():
+            if name != "workload":
+                hint = f"write {kind.__name__}(...)"
+                check_kind(name, getattr(self, name), (kind,), hint)
+        check_verb("predictor", self.predictor, "predict", "`llmsched list predictors` has names")
+        check_verb("router", self.router, "__call__", "`llmsched list routers` has names")
 
     @property
     def scheduler_name(self) -> str:
@@ -294,11 +317,15 @@ class Scenario:
         TraceError
             If they cannot be read, or there are none.
         """
+        from llmsched.workload.prepare import at_scale
         from llmsched.workload.trace import TraceError
 
         trace = self.workload
         if isinstance(trace, Workload):
+            held = trace.held_load is not None
             trace = trace.load(self.seed if seed is None else seed)
+            if held:
+                trace = at_scale(trace, self.rate_factor(trace))
         if not len(trace):
             raise TraceError(f"trace {trace.name!r} must hold at least one request, got none")
         return trace
@@ -307,13 +334,33 @@ class Scenario:
         """The same on so many GPUs."""
         return replace(self, hardware=replace(self.hardware, n_gpus=n_gpus))
 
+    def rate_factor(self, recorded: Trace) -> float:
+        """What the arrival rate of the requests, as the source has them, is multiplied by."""
+        from llmsched.simulation.held_load import load_as_it_comes
+
+        workload = self.recipe()
+        wanted = workload.held_load
+        if wanted is None or (recorded.closed and workload.offered_load is None):
+            return workload.rate_factor(recorded)
+        if recorded.closed:
+            raise ValueError(
+                f"offered_load needs recorded arrivals, but requests of trace {recorded.name!r} "
+                "wait for answers; say how fast sessions begin (--rps-scale) instead"
+            )
+        return wanted / load_as_it_comes(recorded, self.resolved_hardware())
+
+    def rate_words(self, trace: Trace) -> str:
+        """How the arrival rate of its requests came about."""
+        if not isinstance(self.workload, Workload):
+            return "as given"
+        return self.workload.rate_words(closed=trace.closed)
+
     def at_rate(self, factor: float) -> Self:
         """The same with its arrival rate multiplied by this."""
-        if not isinstance(self.workload, Workload):
-            moved = replace(self.workload, arrival_s=self.workload.arrival_s / factor)
-            return replace(self, workload=moved)
-        scale = self.workload.rps_scale * factor
-        return replace(self, workload=replace(self.workload, rps_scale=scale))
+        if isinstance(self.workload, Workload):
+            return replace(self, workload=self.workload.at_rate(factor))
+        moved = replace(self.workload, arrival_s=self.workload.arrival_s / factor)
+        return replace(self, workload=moved)
 
     def check(self) -> None:
         """Fail unless the run can be started: before the first run of many, not after it.
@@ -333,34 +380,43 @@ class Scenario:
     def key(self) -> str:
         """The run's content key, 64 hexadecimal digits.
 
+        Objects enter by the checksum of their content: a trace by its columns, others by what
+        `pickle` makes of them.
+
         Raises
         ------
         ValueError
-            If a part is an object rather than a name, or a file cannot be read.
+            If a file cannot be read, or an object cannot be sent to another process.
         """
         values = self.to_dict()
+        predictor = self.predictor
         return content_key(
             {
                 "version": _KEY_VERSION,
                 **values,
-                "workload": workload_content(self.recipe()),
-                "hardware": hardware_content(values["hardware"]),
-                "predictor": self.predictor_object().name,
+                "scheduler": part_content(self.scheduler),
+                "workload": workload_content(self.workload),
+                "hardware": hardware_content(values["hardware"], self.hardware),
+                "predictor": self.predictor_object().name
+                if isinstance(predictor, str)
+                else part_content(predictor),
+                **({"router": part_content(self.router)} if "router" in values else {}),
             }
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The scenario as plain values, one mapping per section, without what is None.
 
-        Raises
-        ------
-        ValueError
-            If a part is an object rather than a name.
+        Objects stand there by their names.
         """
         found: dict[str, Any] = {"scheduler": _named(self.scheduler)}
         found |= plain_values(self)
         found |= {"predictor": _named(self.predictor), "router": _named(self.router)}
-        found["workload"] = plain_values(self.recipe())
+        workload = self.workload
+        if isinstance(workload, Workload):
+            found["workload"] = plain_values(workload)
+        else:
+            found["workload"] = {"source": workload.name, "requests": len(workload)}
         found["hardware"] = {
             name: getattr(value, "name", value)
             for name, value in plain_values(self.hardware).items()
@@ -399,8 +455,10 @@ class Scenario:
 
     def with_absolute_paths(self) -> Scenario:
         """The same run (and key) for a process with another working folder."""
-        workload = self.recipe()
-        if not workload.synthetic or workload.source.endswith(".toml"):
+        workload = self.workload
+        if isinstance(workload, Workload) and (
+            not workload.synthetic or workload.source.endswith(".toml")
+        ):
             workload = replace(workload, source=str(Path(workload.source).resolve()))
         files = ("latency", "step_time", "gpu", "llm")
         values = {name: getattr(self.hardware, name) for name in files}
@@ -453,22 +511,15 @@ def as_scenario(
     return replace(scenario, **changed) if changed else scenario
 
 
-def _check_objects(scenario: Scenario) -> None:
-    """Fail if a part that may be an object is one of another kind."""
-    from llmsched.workload.trace import Trace
-
-    workload, predictor = scenario.workload, scenario.predictor
-    if not isinstance(workload, Workload | Trace):
-        raise ValueError(f"workload must be a Workload, a Trace or a name, got {workload!r}")
-    if not isinstance(predictor, str) and not callable(getattr(predictor, "predict", None)):
-        raise ValueError(f"predictor must be a text or an object with predict, got {predictor!r}")
-
-
 def as_binning(binning: Binning | int | str) -> Binning:
     """The binning itself, so many bins of equal mass, or what `Binning.parse` makes of a text."""
     if isinstance(binning, int):
         return Binning(n_bins=binning)
-    return Binning.parse(binning) if isinstance(binning, str) else binning
+    if isinstance(binning, str):
+        return Binning.parse(binning)
+    hint = "or a whole number of bins, or a text such as '100,500'"
+    check_kind("binning", binning, (Binning,), hint)
+    return binning
 
 
 def _named(value: Any) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
-from llmsched.latency.base import LatencyModel
 from llmsched.schedulers.scheduler import Scheduler
 from llmsched.simulation.beliefs import BinnedPrediction, predict_bins
 from llmsched.simulation.levels.batch import serve_batches
@@ -87,7 +86,6 @@ def serve(
     scenario: Scenario,
     trace: Trace,
     *,
-    latency: LatencyModel | None = None,
     prediction: BinnedPrediction | None = None,
     most_steps: int = 0,
     steps_window_s: tuple[float, float] = (-math.inf, math.inf),
@@ -101,8 +99,6 @@ def serve(
         How they are served; its workload is not read.
     trace : Trace
         The requests.
-    latency : LatencyModel, optional
-        How long batches take, where that is not what the scheduler believes in.
 
     The other parameters are those of `simulate`.
     """
@@ -113,8 +109,7 @@ def serve(
             trace, policy, predictor, scenario.binning, hardware.latency, scenario.seed
         )
     if isinstance(policy, Scheduler):
-        model = latency or hardware.latency
-        return serve_batches(scenario, trace, policy, prediction, model=model, progress=progress)
+        return serve_batches(scenario, trace, policy, prediction, progress=progress)
     from llmsched.simulation.levels.iteration import serve_steps
 
     return serve_steps(
@@ -122,7 +117,6 @@ def serve(
         trace,
         policy,
         prediction,
-        drawn=latency,
         most_steps=most_steps,
         steps_window_s=steps_window_s,
         progress=progress,

@@ -3,7 +3,7 @@
 Wanted is the mean m(θ) of a figure of merit over replications at the *true* latency parameters θ,
 of which a calibration tells an estimate and its errors.
 
-Runs.  N parameter sets are drawn once (`draw_latencies`), from a stream of the root seed that
+Runs.  N parameter sets are drawn once (`Hardware.draw`), from a stream of the root seed that
 serves nothing else.  Every scheduler and replication shares them, and each is run on the requests
 and the predictor's noise of the fitted set, so draws differ by calibration alone.  What a
 scheduler believes, such as bins by service time, stays that of the fitted parameters: whoever
@@ -24,22 +24,18 @@ Left out: that the form of the model is wrong, and that the GPU in use is not th
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from llmsched._util.streams import Streams
 from llmsched._util.types import FloatArray
-from llmsched.latency.base import CalibrationWarning, LatencyModel
+from llmsched.latency.base import LatencyModel
 from llmsched.latency.registry import load_latency
 from llmsched.metrics.intervals import Interval
-from llmsched.simulation.beliefs import predict_bins
+from llmsched.simulation.hardware import ResolvedHardware, drawn_latency
 from llmsched.simulation.scenario import Scenario
-from llmsched.simulation.simulate import Run, serve
-from llmsched.workload.trace import Trace
 
 FEWEST_DRAWS, MOST_DRAWS = 2, 1000
 FULL_DRAWS = 39  # (39 - 1)/(39 + 1) = 0.95
@@ -88,46 +84,35 @@ def draw_latencies(
             f"got {n_draws}; {FULL_DRAWS} are enough for 95 %"
         )
     model = load_latency(latency) if isinstance(latency, str) else latency
-    rng = Streams.of_seed(seed).calibration
-    return tuple(model.draw(rng) for _ in range(n_draws))
+    return tuple(drawn_latency(model, seed, number) for number in range(n_draws))
 
 
-def simulate_draws(
-    scenario: Scenario,
-    trace: Trace,
-    draws: Sequence[LatencyModel],
-    *,
-    on_run: Callable[[Run], None] | None = None,
-) -> tuple[Summary, ...]:
-    """The numbers of one run per draw, on the same requests and predictions.
+def check_draws(hardware: ResolvedHardware, n_draws: int) -> None:
+    """Fail unless the latency's parameters can be drawn so many times; 0 asks for nothing.
 
-    The GPUs take the times of the draw; the scenario's own latency, the fitted model, is what the
-    scheduler believes in. That batches lie outside the measured range is not said again for each
-    draw. Tables are not kept, and `on_run` sees every run.
+    Raises
+    ------
+    ValueError
+        If the number is out of range.
+    CalibrationError
+        If the model has no calibration errors, as every formula.
     """
-    fitted = scenario.hardware.resolved().latency
-    believed = predict_bins(
-        trace,
-        scenario.policy(),
-        scenario.predictor_object(),
-        scenario.binning,
-        fitted,
-        scenario.seed,
+    if n_draws:
+        draw_latencies(hardware.uncertain, n_draws)
+
+
+def under_draws(scenario: Scenario, n_draws: int, *, seed: int) -> tuple[Scenario, ...]:
+    """The scenario under each draw of its latency, from the stream of the root seed."""
+    hardware = scenario.hardware
+    return tuple(
+        replace(scenario, hardware=replace(hardware, draw=(seed, number)))
+        for number in range(n_draws)
     )
-    summaries = []
-    for drawn in draws:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CalibrationWarning)
-            run = serve(scenario, trace, latency=drawn, prediction=believed)
-        summaries.append(_numbers(run.to_dict()))
-        if on_run is not None:
-            on_run(run)
-        del run  # its tables, before the next run makes its own
-    return tuple(summaries)
 
 
-def _numbers(summary: Mapping[str, Any]) -> Summary:
-    return {k: v for k, v in summary.items() if v is None or isinstance(v, int | float)}
+def numbers_of(row: Mapping[str, Any]) -> Summary:
+    """The numbers of a run's row, the rest left out."""
+    return {k: v for k, v in row.items() if v is None or isinstance(v, int | float)}
 
 
 def values_over_draws(drawn: Sequence[Summary], metric: str) -> FloatArray:
@@ -163,7 +148,9 @@ def reached_confidence(n_draws: int, *, confidence: float = 0.95) -> float:
     return min(confidence, (n_draws - 1) / (n_draws + 1))
 
 
-def calibrated_interval(fitted: float, drawn: FloatArray, *, confidence: float = 0.95) -> Interval:
+def calibrated_interval(
+    fitted: float, drawn: FloatArray, *, confidence: float = 0.95, resampled: bool = False
+) -> Interval:
     """The mean at the fitted parameters, with an interval that includes calibration error.
 
     Parameters
@@ -172,6 +159,8 @@ def calibrated_interval(fitted: float, drawn: FloatArray, *, confidence: float =
         Mean over replications at the fitted parameters: the `mean` of what comes back.
     drawn : ndarray of shape (n_draws, n_replications), or (n_draws,)
         The metric under each draw in each replication; one axis where nothing else is random.
+    resampled : bool
+        Whether the replications are resamples of one trace, see `mean_interval`.
 
     Returns
     -------
@@ -195,20 +184,44 @@ def calibrated_interval(fitted: float, drawn: FloatArray, *, confidence: float =
     n = 1 if values.ndim == 1 else values.shape[1]
     low = high = math.nan
     if np.isfinite(values).all() and not (values.ndim == 2 and n == 1):
-        means, errors = _means_and_errors(values)
+        means, errors = _means_and_errors(values, resampled)
         tail = (1 - confidence) / 2
         low, high = (_mixture_quantile(means, errors, n - 1, p) for p in (tail, 1 - tail))
     reached = reached_confidence(n_draws, confidence=confidence)
     return Interval(mean=fitted, low=low, high=high, n=n, confidence=reached)
 
 
-def _means_and_errors(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+def mixture_interval(
+    means: FloatArray, errors: FloatArray, dof: int, *, confidence: float = 0.95
+) -> Interval:
+    """The interval of the mixture of t distributions around the draws; its mean is theirs.
+
+    Parameters
+    ----------
+    means, errors : ndarray of shape (n_draws,)
+        Of each draw, over replications; NaN ends where a value is not finite.
+    dof : int
+        Degrees of freedom of the errors.
+    """
+    low = high = math.nan
+    if np.isfinite(means).all() and np.isfinite(errors).all():
+        order = np.argsort(means, kind="stable")
+        tail = (1 - confidence) / 2
+        ends = [_mixture_quantile(means[order], errors[order], dof, p) for p in (tail, 1 - tail)]
+        low, high = ends
+    reached = reached_confidence(len(means), confidence=confidence)
+    return Interval(mean=float(means.mean()), low=low, high=high, n=dof + 1, confidence=reached)
+
+
+def _means_and_errors(values: FloatArray, resampled: bool) -> tuple[FloatArray, FloatArray]:
     """Mean and standard error of each draw, in order of the means."""
     if values.ndim == 1:
         return np.sort(values), np.zeros(len(values))
     equal = (values == values[:, :1]).all(axis=1)  # not by the formula, which rounds
     means = np.where(equal, values[:, 0], values.mean(axis=1))
-    errors = np.where(equal, 0.0, values.std(axis=1, ddof=1) / math.sqrt(values.shape[1]))
+    n = values.shape[1]
+    spread = math.sqrt((n + 1) / n if resampled else 1 / n)
+    errors = np.where(equal, 0.0, values.std(axis=1, ddof=1) * spread)
     order = np.argsort(means, kind="stable")
     return means[order], errors[order]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched._util.arrays import given_up
-from llmsched._util.limits import DEFAULT_RPS_SCALE, LONGEST_JITTER_S, RPS_SCALES
+from llmsched._util.limits import LONGEST_JITTER_S, RPS_SCALES
 from llmsched.workload.sessions import earliest_s
 from llmsched.workload.trace import Labels, Trace, TraceError
 
@@ -26,7 +26,7 @@ def prepare(
     model: str | None = None,
     log_type: str | None = None,
     failures: Literal["drop", "keep"] = "drop",
-    rps_scale: float = DEFAULT_RPS_SCALE,
+    rps_scale: float = 1.0,
     jitter_s: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> Trace:
@@ -49,9 +49,9 @@ def prepare(
     failures
         What to do with requests without any output token: a failed request has none.
     rps_scale
-        Divide the times by this, so that requests come so many times as fast; 1 for real time.
-        Within `RPS_SCALES`. Where turns wait for answers, sessions begin so many times as fast:
-        the pauses of people stay what they are.
+        Divide the times by this, so that requests come so many times as fast; by default 1, in
+        real time. Within `RPS_SCALES`. Where turns wait for answers, sessions begin so many times
+        as fast: the pauses of people stay what they are.
     jitter_s
         Move each arrival later by a uniform random part of this [s], and sort again, stably: 1.0
         undoes the rounding of whole-second stamps. At most `LONGEST_JITTER_S`.

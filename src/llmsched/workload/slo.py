@@ -32,7 +32,7 @@ class Slo:
     """
 
     latency_s: float | None = option(
-        1.0, "Latency target of a request.", flag="sla", metavar="SECONDS", above=0
+        10.0, "Latency target of a request.", flag="sla", metavar="SECONDS", above=0
     )
     ttft_s: float | None = option(
         None, "Target of the time to the first token.", flag="ttft-slo", metavar="SECONDS", above=0

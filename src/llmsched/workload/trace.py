@@ -6,6 +6,7 @@ Reading files is in `formats`, making synthetic ones in `synthetic`; nothing her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -136,6 +137,16 @@ class Trace:
             turns=None if self.turns is None else self.turns.take(rows),
         )
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns that a run depends on, by name; labels only choose requests."""
+        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s", "priority")
+        found: dict[str, NDArray[Any] | None] = {name: getattr(self, name) for name in names}
+        if self.prefix_ids is not None:
+            found |= {"prefix_ids": self.prefix_ids.ids, "prefix_offsets": self.prefix_ids.offsets}
+        if self.turns is not None:
+            found |= {"after": self.turns.after, "think_s": self.turns.think_s}
+        return {name: column for name, column in found.items() if column is not None}
+
     def arrived(self, arrival_s: FloatArray) -> Trace:
         """The same requests as an open loop: each at the instant, shape (n,), that a run made."""
         order = np.argsort(arrival_s, kind="stable")
@@ -156,6 +167,11 @@ class Trace:
     def span_s(self) -> float:
         """Time from the first to the last arrival [s]."""
         return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) else 0.0
+
+    @property
+    def arrival_rate_per_s(self) -> float:
+        """Gaps over the span [requests/s]; infinite where all arrive at one instant."""
+        return (len(self) - 1) / self.span_s if self.span_s > 0 else math.inf
 
 
 def _check_column(name: str, values: object, kinds: str) -> None:

@@ -10,13 +10,15 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmsched._util.limits import (
-    DEFAULT_RPS_SCALE,
+    DEFAULT_LOAD,
+    LOADS,
     LONGEST_JITTER_S,
     LONGEST_THINK_S,
     MOST_USERS,
+    RATES_PER_S,
     RPS_SCALES,
     THINK_TIMES,
 )
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROFILE = "burstgpt-like"
 DEFAULT_REQUESTS = 10_000
+RATE_FIELDS = ("rps_scale", "offered_load", "rate_per_s")  # one of them says how fast requests come
 
 
 def parse_window(text: str) -> tuple[float, float]:
@@ -50,14 +53,22 @@ def parse_window(text: str) -> tuple[float, float]:
 class Workload:
     """Which requests are run, and how fast they come.
 
+    At most one of `rps_scale`, `offered_load` and `rate_per_s` is given. With none of them a file
+    is replayed as recorded, and a profile is held at an offered load of 0.7.
+
     Parameters
     ----------
     source : str
         A trace file, or the name (or TOML file) of a synthetic profile.
     requests : int, optional
         First N requests; by default all of a file, and 10,000 of a profile.
-    rps_scale : float
+    rps_scale : float, optional
         The arrival rate is multiplied by this; 1 replays the real timestamps.
+    offered_load : float, optional
+        The arrival rate is scaled so that this is the offered load ρ of every replication on the
+        hardware of its scenario; `llmsched.simulation.held_load` has the definition.
+    rate_per_s : float, optional
+        The arrival rate is scaled to this in every replication [requests/s].
     failures : {"drop", "keep"}
         What happens to requests without output.
     window_s : (float, float), optional
@@ -66,6 +77,9 @@ class Workload:
         Only requests with this label.
     jitter_s : float
         Adds U(0, jitter_s) to every stamp, before scaling, to undo whole-second stamps [s].
+    resample : bool, optional
+        Whether a seed stands for a resample of the file's traffic (`resample`) rather than for the
+        file itself; None leaves it to the command.
     trace_format : str, optional
         Format of the file, when it is not to be recognised by its columns.
     time_unit : {"s", "ms", "us", "ns"}, optional
@@ -96,12 +110,29 @@ class Workload:
         most=1_000_000_000,
         default_text="all of a file, 10000 of a profile",
     )
-    rps_scale: float = option(
-        DEFAULT_RPS_SCALE,
+    rps_scale: float | None = option(
+        None,
         "Multiply the arrival rate; 1 keeps it as it is.",
         metavar="FACTOR",
         least=RPS_SCALES[0],
         most=RPS_SCALES[1],
+        default_text=f"1 for a file; a profile is held at --load {DEFAULT_LOAD:g}",
+    )
+    offered_load: float | None = option(
+        None,
+        "Scale the arrival rate so that this is the offered load of every replication.",
+        flag="load",
+        metavar="RHO",
+        least=LOADS[0],
+        most=LOADS[1],
+    )
+    rate_per_s: float | None = option(
+        None,
+        "Scale the arrival rate to this.",
+        flag="rate",
+        metavar="REQUESTS/S",
+        least=RATES_PER_S[0],
+        most=RATES_PER_S[1],
     )
     failures: Literal["drop", "keep"] = option(
         "drop", "What to do with requests without output.", choices=("drop", "keep")
@@ -156,21 +187,34 @@ class Workload:
     think_time: Literal["exponential", "constant"] = option(
         "exponential", "Law of the pause.", flag="think-time-law", choices=THINK_TIMES
     )
+    resample: bool | None = option(
+        None,
+        "Replications are resamples of a file's traffic, or the file itself each time.",
+        flag="resample-trace",
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
+        given = [name for name in RATE_FIELDS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"give one of {', '.join(RATE_FIELDS)} (--rps-scale, --load, --rate), got "
+                f"{' and '.join(given)}"
+            )
         if self.window_s is not None and not 0 <= self.window_s[0] < self.window_s[1]:
-            given = f"{self.window_s[0]:g}:{self.window_s[1]:g}"
-            raise ValueError(f"window must be START:END with 0 <= START < END seconds, got {given}")
+            window = f"{self.window_s[0]:g}:{self.window_s[1]:g}"
+            raise ValueError(
+                f"window must be START:END with 0 <= START < END seconds, got {window}"
+            )
         if self.concurrency is None and (self.think_time_s or self.think_time != "exponential"):
             raise ValueError(
                 f"think_time_s and think_time need concurrency, got {self.think_time_s:g} "
                 f"({self.think_time}) without; say how many users think"
             )
-        if self.concurrency is not None and self.rps_scale not in (DEFAULT_RPS_SCALE, 1):
+        if self.concurrency is not None and given and self.rps_scale != 1:
             raise ValueError(
-                f"rps_scale cannot count where {self.concurrency} users wait for answers, got "
-                f"{self.rps_scale:g}; leave one of rps_scale and concurrency out"
+                f"{given[0]} cannot count where {self.concurrency} users wait for answers, got "
+                f"{getattr(self, given[0]):g}; leave one of {given[0]} and concurrency out"
             )
 
     @property
@@ -197,10 +241,59 @@ class Workload:
     def random(self) -> bool:
         """Whether another seed gives other requests."""
         thinking = self.think_time_s > 0 and self.think_time == "exponential"
-        return self.synthetic or self.jitter_s > 0 or thinking
+        return self.synthetic or self.jitter_s > 0 or thinking or self.resample is True
+
+    @property
+    def held_load(self) -> float | None:
+        """The offered load that every replication is brought to; None where the rate is given."""
+        given = any(getattr(self, name) is not None for name in RATE_FIELDS)
+        if given or not self.synthetic or self.concurrency is not None:
+            return self.offered_load
+        return DEFAULT_LOAD
+
+    @property
+    def in_real_time(self) -> Workload:
+        """The same requests as the source has them, whatever their rate is to be."""
+        return replace(self, rps_scale=1.0, offered_load=None, rate_per_s=None)
+
+    def rate_factor(self, recorded: Trace) -> float:
+        """What the rate of these requests is multiplied by, where no offered load is held."""
+        if self.rate_per_s is None:
+            return self.rps_scale or 1.0
+        if recorded.closed:
+            raise ValueError(
+                f"rate_per_s needs recorded arrivals, but requests of trace {recorded.name!r} wait "
+                "for answers; say how fast sessions begin (--rps-scale) instead"
+            )
+        return self.rate_per_s / recorded.arrival_rate_per_s
+
+    def at_rate(self, factor: float) -> Workload:
+        """The same with its arrival rate, however it is said, multiplied by this."""
+        said = {name: getattr(self, name) for name in RATE_FIELDS}
+        if self.held_load is not None:
+            said["offered_load"] = self.held_load
+        elif said["rate_per_s"] is None:
+            said["rps_scale"] = said["rps_scale"] or 1.0
+        moved: dict[str, Any] = {k: None if v is None else v * factor for k, v in said.items()}
+        return replace(self, **moved)
+
+    def rate_words(self, *, closed: bool = False) -> str:
+        """How the arrival rate comes about; it cannot be held where requests wait for answers."""
+        if self.concurrency is not None:
+            return f"{self.concurrency} users in a closed loop"
+        if self.held_load is not None and not closed:
+            return f"offered load held at {self.held_load:g}"
+        if self.rate_per_s is not None:
+            return "as asked for"
+        recorded = "as the profile has it" if self.synthetic else "as recorded"
+        return recorded if self.rps_scale in (None, 1) else f"{self.rps_scale:g} times {recorded}"
 
     def load(self, seed: int = 0) -> Trace:
-        """The requests that a run with this seed replays."""
+        """The requests that a run with this seed replays.
+
+        Where the offered load is to be held they come as the source has them: the load depends on
+        the hardware, which `Scenario.requests` knows.
+        """
         return self.loader()(seed)
 
     def loader(self) -> Callable[[int], Trace]:
@@ -232,7 +325,8 @@ class Workload:
 
     def _prepared(self, raw: Trace, seed: int, requests: int | None) -> Trace:
         from llmsched._util.streams import Streams
-        from llmsched.workload.prepare import prepare
+        from llmsched.workload.prepare import at_scale, prepare
+        from llmsched.workload.resample import resampled
 
         streams = Streams.of_seed(seed)
         prepared = prepare(
@@ -242,12 +336,15 @@ class Workload:
             model=self.model,
             log_type=self.log_type,
             failures=self.failures,
-            rps_scale=self.rps_scale if self.concurrency is None else 1.0,
             jitter_s=self.jitter_s,
             rng=streams.jitter,
         )
+        if self.resample:
+            prepared = resampled(prepared, streams.resampling)
         loop = self.closed_loop
-        if loop is not None:
+        if loop is None:
+            prepared = at_scale(prepared, self.rate_factor(prepared))
+        else:
             prepared = loop.over(prepared, streams.clients)
         return replace(prepared, recipe=asdict(self))
 
@@ -264,6 +361,11 @@ class Workload:
                 raise ValueError(
                     f"{spoken} needs a trace file, got the profile {self.source!r}; leave it out"
                 )
+        if self.resample:
+            raise ValueError(
+                f"resampling needs a trace file, got the profile {self.source!r}, of which every "
+                "seed is another stretch; leave it out"
+            )
         profile = load_profile(self.source)
         wanted = DEFAULT_REQUESTS if self.requests is None else self.requests
         if wanted < 1:

@@ -75,7 +75,7 @@ def test_plan__replicates_only_what_is_random(tmp_path):
         ({"best_gpu_count": 0}, "best_gpu_count must be a whole number from 1 to 1000000, got 0"),
         ({"target_violations": 0.0}, "target_violations must be .* > 0 and < 1, got 0"),
         ({"target_violations": 1.0}, "target_violations must be .* > 0 and < 1, got 1"),
-        ({"replications": 0}, "replications must be >= 1, got 0"),
+        ({"replications": 0}, "replications must be a whole number >= 1, got 0"),
         ({"base": Scenario(workload=Workload(requests=5))}, "set by volumes, got 5"),
     ],
 )

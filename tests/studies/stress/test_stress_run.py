@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from stress_builders import ALL, MERGED, STEP1, STEP2, STEP2B, STEP3, TINY, tables, write_trace
 
+from llmsched.simulation.hardware import Hardware
 from llmsched.simulation.scenario import Scenario, as_scenario
 from llmsched.simulation.simulate import simulate
 from llmsched.simulation.sweep.sweep import RunConfig, sweep
-from llmsched.studies.stress.plan import SCHEDULERS, Plan
+from llmsched.studies.stress.plan import CONTINUOUS, SCHEDULERS, Plan
 from llmsched.studies.stress.run import available, read_runs, run_steps
 from llmsched.studies.stress.tables import per_bin_table
 from llmsched.workload.slo import Slo
@@ -253,3 +254,40 @@ def test_step1__runs_up_to_the_rows_that_a_real_trace_has(file, rows, tmp_path):
         **dict.fromkeys(("static_fifo", "dynamic_no_bins"), 1),  # nothing random in them
         **dict.fromkeys(("multi_bin_dynamic", "multi_bin_adaptive"), 2),
     }
+
+
+def test_run__of_the_iteration_level_has_its_schedulers_and_token_metrics(tmp_path):
+    hardware = Hardware(step_time="rtx-4090-llama-3.1-8b")
+    workload = Workload(source="poisson", rps_scale=1.0)
+    base = Scenario(workload=workload, hardware=hardware, slo=Slo(latency_s=30))
+    plan = Plan(
+        base=base,
+        engine="iteration",
+        volumes=(40, 80),
+        gpu_counts=(1, 2),
+        loads=(0.9,),
+        bins=(1, 2),
+        replications=2,
+    )
+    result = run_steps(plan, ["step1", "step2", "step3"], tmp_path, jobs=1)
+    first, scaled, held, binned = result.steps
+    assert set(first.runs["scheduler"]) == set(CONTINUOUS)
+    for found in (scaled, held, binned):
+        assert set(found.runs["scheduler"]) == {"continuous_multi_bin"}
+    assert {"ttft_p99_s", "tpot_mean_s", "kv_share_mean"} <= set(first.summary["metric"])
+    # rivals are compared on equal terms: three against first come, at 2 volumes on 2 GPU counts
+    pairs = first.differences.query("metric == 'goodput_rps'")
+    assert len(pairs) == 3 * 2 * 2
+    assert set(pairs["against"]) == {"continuous_static"}
+    ratio = held.runs["offered_load"] / held.runs["target_load"]
+    assert ratio.between(1 - 1e-9, 1 + 1e-5).all()  # the rate is rounded up, to six digits
+    names = {name for found in result.steps for name in found.figures}
+    assert {"step1_tokens", "step2_tokens", "step3_tokens"} <= names
+    assert not {"step1_batch_sizes", "step1_bins", "step3_composition"} & names
+    for found in result.steps:
+        for figure in found.figures.values():
+            figure.draw()
+    # and it goes on where it was: nothing is run twice
+    done: list[object] = []
+    run_steps(plan, ["step1"], tmp_path, jobs=1, on_done=done.append)
+    assert done == []

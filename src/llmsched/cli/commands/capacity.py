@@ -1,64 +1,63 @@
-"""`llmsched capacity`: the highest arrival rate, or the fewest GPUs, that meets a target."""
+"""`llmsched capacity` and `llmsched plan`: how much load, or how many GPUs, meets a target."""
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.fields import given_parameter
 from llmsched.cli.options import (
     ALL_SETTINGS,
+    MATTERS_OPTION,
+    RESAMPLE,
+    RUNS,
     SERVING,
     UNCERTAINTY,
+    VERBOSE,
     WORKLOAD,
     chosen_schedulers,
     replications_option,
     scenario_options,
     take_draws,
+    where_of,
     with_options,
 )
 from llmsched.cli.progress import progress_bar
-from llmsched.metrics.registry import title_of
 
 if TYPE_CHECKING:
-    from llmsched.simulation.capacity.results import Capacity, Target
+    from llmsched.metrics.differences import Difference
+    from llmsched.simulation.capacity.results import Capacity
+    from llmsched.simulation.capacity.target import Target
     from llmsched.simulation.scenario import Scenario
+    from llmsched.simulation.sweep.runner import RunRecord
 
 TARGETS = {
     "target_violations": "sla_violation_rate",
     "target_p95": "latency_p95_s",
     "target_p99": "latency_p99_s",
 }
-CALIBRATED = ("calibrated low", "high")
-AXIS_TITLES = {"rate": "Arrival rate [requests/s]", "gpus": "GPUs"}
-
-SEARCH = (
-    click.option(
-        "--schedulers",
-        default="static-fifo,dynamic-no-bins,multi-bin-dynamic",
-        show_default=True,
-        metavar="A,B,...",
-        help="Which schedulers, by name; the others are set against the first.",
-    ),
-    click.option(
-        "--search",
-        type=click.Choice(["rate", "gpus"]),
-        default="rate",
-        show_default=True,
-        help="The highest arrival rate on --gpus, or the fewest GPUs at the workload's rate.",
-    ),
+SCHEDULERS = click.option(
+    "--schedulers",
+    default="static-fifo,dynamic-no-bins,multi-bin-dynamic",
+    show_default=True,
+    metavar="A,B,...",
+    help="Which schedulers, by name; the others are set against the first.",
+)
+TARGET = (
     click.option(
         "--target-violations",
         type=float,
         metavar="SHARE",
-        show_default="0.01",
-        help="At most this share of requests later than --sla.",
+        help="At most this share of requests later than --sla; by default 0.01, of a plan 0.05.",
     ),
     click.option(
         "--target-p95", type=float, metavar="SECONDS", help="At most this latency, 95th percentile."
@@ -66,7 +65,21 @@ SEARCH = (
     click.option(
         "--target-p99", type=float, metavar="SECONDS", help="At most this latency, 99th percentile."
     ),
-    replications_option(5),
+)
+FIGURE = "Draw the target's metric against the load (.png, .pdf, .svg)."
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+SEARCH = (
+    SCHEDULERS,
+    click.option(
+        "--search",
+        type=click.Choice(["rate", "gpus"]),
+        default="rate",
+        show_default=True,
+        help="The highest arrival rate on --gpus, or the fewest GPUs at the workload's rate.",
+    ),
+    *TARGET,
+    replications_option(10),
     click.option(
         "--tolerance",
         type=float,
@@ -75,61 +88,118 @@ SEARCH = (
         metavar="SHARE",
         help="How far the failing rate may lie above the passing one.",
     ),
-    click.option(
-        "--jobs",
-        type=click.IntRange(min=1),
-        metavar="N",
-        show_default="one per core",
-        help="Processes; the result does not depend on it.",
-    ),
 )
 
 
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
 @with_options(SEARCH)
-@scenario_options(*WORKLOAD, *SERVING, *ALL_SETTINGS)
-@with_options(UNCERTAINTY)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@scenario_options(*WORKLOAD, *RESAMPLE, *SERVING, *ALL_SETTINGS)
+@with_options(UNCERTAINTY, (MATTERS_OPTION,), RUNS, (VERBOSE, AS_JSON))
 @click.option(
     "--capacity-curve",
     "curve",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Draw the target's metric against the load (.png, .pdf, .svg).",
+    help=FIGURE,
 )
 def capacity(**values: Any) -> None:
     """Find the highest arrival rate, or the fewest GPUs, that keeps to a latency target.
 
-    By bracketing and bisection in every replication, on the same requests for all schedulers.
+    It is the rate at which the mean over replications meets the target, on the same requests for
+    all schedulers.
 
     \b
     Example: llmsched capacity --trace BurstGPT_1.csv --requests 10000 --target-violations 0.01
     """
+    from llmsched.cli.answers.capacity import capacity_text, save_curve
     from llmsched.cli.text import check_figure_path
+    from llmsched.simulation.capacity.capacity import capacities
     from llmsched.simulation.capacity.results import differences
+    from llmsched.simulation.capacity.target import Target
 
     curve = values["curve"]
     if curve is not None:
         check_figure_path(curve)
-    target = _target(values)
+    target = _target(values) or Target()
     schedulers = chosen_schedulers(values["schedulers"])
     if values["search"] == "gpus" and given_parameter("hardware__n_gpus"):
         raise click.UsageError("--gpus is what --search gpus looks for; leave one of the two out")
     scenario = the_scenario(values, scheduler=schedulers[0])
     if show_config(values, scenario):
         return
-    found = _found(scenario, schedulers, target, values)
+    n_draws = _ready(scenario, values)
+    with _searching() as on_done:
+        found = capacities(
+            scenario,
+            schedulers,
+            target=target,
+            search=values["search"],
+            replications=values["replications"],
+            tolerance=values["tolerance"],
+            latency_draws=n_draws,
+            on_done=on_done,
+            **where_of(values),
+        )
+    against = differences(found, matters=values["matters"])
     if values["as_json"]:
-        click.echo(json.dumps(_json(found), indent=2, allow_nan=False))
+        print_json(_json(found, against, values["matters"]))
     else:
-        click.echo(_text(found, differences(found)))
+        click.echo(capacity_text(found, against, verbose=values["verbose"]))
     if curve is not None:
-        _save_curve(found, curve)
-        click.echo(f"Figure: {curve}", err=True)
+        save_curve(found, curve)
 
 
-def _target(values: dict[str, Any]) -> Target:
-    from llmsched.simulation.capacity.results import Target
+@click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
+@with_options((SCHEDULERS, *TARGET, replications_option(10)))
+@click.option(
+    "--gpu-price", type=float, metavar="PRICE", help="Of one GPU an hour, for a line on the cost."
+)
+@scenario_options(*WORKLOAD, *RESAMPLE, *SERVING, *ALL_SETTINGS)
+@with_options(RUNS, (VERBOSE, AS_JSON))
+@click.option("--figure", type=click.Path(path_type=Path), metavar="FILE", help=FIGURE)
+def plan(**values: Any) -> None:
+    """Say how many GPUs this traffic takes to meet a latency target.
+
+    By default 95 % within --sla. First comes what no number of GPUs changes: requests that take
+    too long alone on an idle one.
+
+    \b
+    Example: llmsched plan --trace BurstGPT_1.csv --latency a100-llama-3-8b-vllm --sla 20
+    """
+    from llmsched.cli.answers.capacity import plan_text, save_curve
+    from llmsched.cli.text import check_figure_path
+    from llmsched.simulation.capacity.plan import plan as planned
+
+    figure = values["figure"]
+    if figure is not None:
+        check_figure_path(figure)
+    target = _target(values)
+    schedulers = chosen_schedulers(values["schedulers"])
+    scenario = the_scenario(values, scheduler=schedulers[0])
+    if scenario.recipe().held_load is None and given_parameter("hardware__n_gpus"):
+        raise click.UsageError("--gpus is what a plan looks for; leave it out")
+    if show_config(values, scenario):
+        return
+    _ready(scenario, values)
+    with _searching() as on_done:
+        found = planned(
+            scenario,
+            schedulers,
+            target=target,
+            replications=values["replications"],
+            price_per_gpu_hour=values["gpu_price"],
+            options={**where_of(values), "on_done": on_done},
+        )
+    if values["as_json"]:
+        print_json(found.to_dict())
+    else:
+        click.echo(plan_text(found, verbose=values["verbose"]))
+    if figure is not None:
+        save_curve(found.found, figure)
+
+
+def _target(values: dict[str, Any]) -> Target | None:
+    from llmsched.simulation.capacity.target import Target
 
     asked = {name: value for name in TARGETS if (value := values[name]) is not None}
     if len(asked) > 1:
@@ -137,42 +207,35 @@ def _target(values: dict[str, Any]) -> Target:
         raise click.UsageError(f"give one target, not {names}")
     for name, at_most in asked.items():
         return Target(metric=TARGETS[name], at_most=at_most)  # type: ignore[arg-type]
-    return Target()
+    return None
 
 
-def _found(
-    scenario: Scenario, schedulers: list[str], target: Target, values: dict[str, Any]
-) -> tuple[Capacity, ...]:
-    """Everything is checked first, then the requests are read, then the search begins."""
-    from dataclasses import replace
-
+def _ready(scenario: Scenario, values: dict[str, Any]) -> int:
+    """Everything is checked, then the requests are read; gives the draws of the latency."""
     from llmsched.cli.text import left_out_notes
-    from llmsched.simulation.capacity.capacity import capacities
 
     scenario.check()
-    draws = take_draws(values["n_draws"], scenario)
-    requests = scenario.requests()
-    left_out_notes(requests)
-    if not scenario.recipe().random:
-        scenario = replace(scenario, workload=requests)  # a file is read once
+    n_draws = take_draws(values.get("n_draws"), scenario)
+    left_out_notes(scenario.requests())
+    return n_draws
+
+
+@contextmanager
+def _searching() -> Iterator[Callable[[RunRecord], None]]:
+    """Show that runs are done: how many there will be is not known before."""
     with progress_bar(100, "searches") as progress:
-        return capacities(
-            scenario,
-            schedulers,
-            target=target,
-            search=values["search"],
-            replications=values["replications"],
-            tolerance=values["tolerance"],
-            jobs=values["jobs"],
-            latency_draws=draws,
-            on_progress=None if progress is None else lambda share: progress(int(100 * share)),
-        )
+        done = itertools.count(1)
+
+        def count(_record: RunRecord) -> None:
+            if progress is not None:
+                progress(int(100 * (1 - 0.99 ** next(done))))
+
+        yield count
 
 
-def _json(found: tuple[Capacity, ...]) -> dict[str, Any]:
-    from llmsched.simulation.capacity.results import differences
-    from llmsched.simulation.comparison_results import calibrated_dict
-
+def _json(
+    found: tuple[Capacity, ...], differences: list[Difference], matters: float
+) -> dict[str, Any]:
     first = found[0]
     return {
         "search": first.search,
@@ -181,98 +244,14 @@ def _json(found: tuple[Capacity, ...]) -> dict[str, Any]:
         "gpus": None if math.isnan(first.n_gpus) else first.n_gpus,
         "sla_s": first.sla_s,
         "seeds": list(first.seeds),
+        "resampled": first.resampled,
         "tolerance": first.tolerance,
         "confidence": 0.95,
+        "matters": matters,
         "trace": first.trace_name,
         "requests": first.n_requests,
         "predictor": first.predictor,
         "latency_description": first.latency,
         "schedulers": [one.to_dict() for one in found],
-        "differences": [
-            {
-                "scheduler": difference.scheduler,
-                "against": difference.baseline,
-                **difference.interval.to_dict(),
-                "verdict": difference.verdict,
-                **calibrated_dict(difference),
-            }
-            for difference in differences(found)
-        ],
+        "differences": [one.to_dict() for one in differences],
     }
-
-
-def _text(found: tuple[Capacity, ...], differences: list[Any]) -> str:
-    """A line per scheduler, what it says, and what differs by more than the noise."""
-    from llmsched.cli.text import (
-        CALIBRATED_COLUMNS,
-        DIFFERENCE_COLUMNS,
-        aligned,
-        difference_cells,
-        number,
-        percent,
-    )
-    from llmsched.simulation.capacity.results import UNITS
-
-    first = found[0]
-    what = "Highest arrival rate" if first.search == "rate" else "Fewest GPUs"
-    where = f" on {first.n_gpus} GPUs" if first.search == "rate" else ""
-    head = (
-        f"{what} with {first.target}{where}, by search on {first.n_requests} requests of "
-        f"{first.trace_name}\nSLA {first.sla_s:g} s, seeds {first.seeds[0]}..{first.seeds[-1]}, "
-        f"predictor {first.predictor}, tolerance {first.tolerance:g}"
-    )
-    if (calibrated := first.calibrated) is not None:
-        head += (
-            f"\nCalibrated: the {percent(calibrated.confidence)} interval that includes "
-            f"calibration error, over {first.n_draws} draws of the latency's parameters"
-        )
-    unit = UNITS[first.search]
-    rows = [["scheduler", unit, "95 % low", "high", "load ρ", "assured", "runs"]]
-    for one in found:
-        interval = one.interval
-        numbers = (interval.mean, interval.low, interval.high, one.offered_load, one.assured)
-        rows.append([one.scheduler, *map(number, numbers), str(one.n_runs)])
-        if (calibrated := one.calibrated) is not None:
-            rows[0] += CALIBRATED if len(rows) == 2 else ()
-            rows[-1] += [number(calibrated.low), number(calibrated.high)]
-    parts = [head, aligned(rows)]
-    parts.append("\n".join(f"{one.scheduler}: {one.statement()}" for one in found))
-    notes = [note for one in found for note in one.messages()]
-    if notes:
-        parts.append("\n".join(f"Note: {note}" for note in notes))
-    if differences:
-        lines = [["scheduler", *DIFFERENCE_COLUMNS]]
-        if first.n_draws:
-            lines[0] += CALIBRATED_COLUMNS
-        lines += [[one.scheduler, *difference_cells(one)] for one in differences]
-        parts.append(f"Against {first.scheduler}, same requests [{unit}]\n" + aligned(lines))
-    return "\n\n".join([*parts, f"Latency model: {first.latency}"])
-
-
-def _save_curve(found: tuple[Capacity, ...], path: Path) -> None:
-    """Draw the curves and write the figure, all at once."""
-    import pandas as pd
-
-    from llmsched.cli.text import save_figure
-    from llmsched.figures.capacity import capacity_curve
-
-    first = found[0]
-    columns = ["scheduler", "value", "offered_load"]
-    where = [(one.scheduler, one.interval.mean, one.offered_load) for one in found]
-    dashed = pd.DataFrame([row for row in where if 0 < row[1] < math.inf], columns=columns)
-    gpus = f" on {first.n_gpus} GPUs" if first.search == "rate" else ""
-    title = f"{first.n_requests} requests of {first.trace_name}{gpus}: {first.target}"
-    figure = capacity_curve(
-        pd.concat([one.to_frame() for one in found], ignore_index=True),
-        dashed,
-        axis=AXIS_TITLES[first.search],
-        metric=title_of(first.target.metric),
-        target=first.target.at_most,
-        title=title,
-        caption=(
-            f"Points: means over {len(first.seeds)} replications; bars: 95% intervals of the mean, "
-            "from 0 on.\nHorizontal line: the target; dashed: mean capacities. Points within a "
-            "factor of 3 of the capacities.\nρ is the load at each scheduler's own best batch."
-        ),
-    )
-    save_figure(figure, path)

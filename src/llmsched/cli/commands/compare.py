@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.options import (
     ALL_SETTINGS,
     CLOSED_LOOP,
+    MATTERS_OPTION,
+    RESAMPLE,
+    RUNS,
     SERVING,
     UNCERTAINTY,
+    VERBOSE,
     WORKLOAD,
     chosen_schedulers,
     replications_option,
     scenario_options,
     take_draws,
+    where_of,
     with_options,
 )
 from llmsched.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from llmsched.simulation.comparison_results import Comparison
+    from llmsched.simulation.comparison.results import Comparison
     from llmsched.simulation.scenario import Scenario
 
 
@@ -38,9 +42,9 @@ if TYPE_CHECKING:
     metavar="A,B,...",
     help="Which schedulers, by name; the others are set against static_fifo.",
 )
-@with_options((replications_option(5),))
-@scenario_options(*WORKLOAD, *CLOSED_LOOP, *SERVING, *ALL_SETTINGS)
-@with_options(UNCERTAINTY)
+@with_options((replications_option(10), MATTERS_OPTION))
+@scenario_options(*WORKLOAD, *RESAMPLE, *CLOSED_LOOP, *SERVING, *ALL_SETTINGS)
+@with_options(UNCERTAINTY, RUNS, (VERBOSE,))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--figure",
@@ -51,12 +55,14 @@ if TYPE_CHECKING:
 def compare(**values: Any) -> None:
     """Run schedulers on equal GPUs and the same requests; say which differences are real.
 
-    Whatever is random is replicated, and all schedulers share its numbers.
+    Whatever is random is replicated, and all schedulers share its numbers. Replications of a trace
+    file are resamples of its blocks, unless --no-resample-trace.
 
     \b
     Example: llmsched compare --trace BurstGPT_1.csv --requests 100000 --sla 1.0
     """
-    from llmsched.cli.text import check_figure_path, comparison_table, save_comparison
+    from llmsched.cli.answers.compare import comparison_text
+    from llmsched.cli.text import check_figure_path, save_comparison
 
     figure = values["figure"]
     if figure is not None:
@@ -67,9 +73,9 @@ def compare(**values: Any) -> None:
         return
     result = _compared(scenario, schedulers, values)
     if values["as_json"]:
-        click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
+        print_json(result.to_dict())
     else:
-        click.echo(comparison_table(result))
+        click.echo(comparison_text(result, verbose=values["verbose"]))
     if figure is not None:
         save_comparison(result, figure)
         click.echo(f"Figure: {figure}", err=True)
@@ -77,29 +83,25 @@ def compare(**values: Any) -> None:
 
 def _compared(scenario: Scenario, schedulers: list[str], values: dict[str, Any]) -> Comparison:
     """Everything is checked first, then the requests are read, then the runs begin."""
-    from dataclasses import replace
-
     from llmsched.cli.text import left_out_notes
-    from llmsched.simulation.comparison import compare as run_comparison
+    from llmsched.simulation.comparison.comparison import compare as run_comparison
+    from llmsched.simulation.sweep.runner import RunRecord
 
     scenario.check()
-    draws = take_draws(values["n_draws"], scenario)
-    requests = scenario.requests()
-    left_out_notes(requests)
-    if not scenario.recipe().random:
-        scenario = replace(scenario, workload=requests)  # a file is read once
-    total = len(schedulers) * values["replications"] * (1 + len(draws))
-    with progress_bar(total, "runs") as progress:
-        runs = itertools.count(1)
+    n_draws = take_draws(values["n_draws"], scenario)
+    left_out_notes(scenario.requests())
+    with progress_bar(100, "runs") as progress:
 
-        def count(_run: object) -> None:
+        def count(record: RunRecord) -> None:
             if progress is not None:
-                progress(next(runs))
+                progress(int(100 * record.work_done))
 
         return run_comparison(
             scenario,
             schedulers,
             replications=values["replications"],
-            latency_draws=draws,
-            on_run=count,
+            matters=values["matters"],
+            latency_draws=n_draws,
+            **where_of(values),
+            on_done=count,
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.errors import OneLineErrors
 
 Rows = Iterator[tuple[str, str]]
@@ -136,7 +136,7 @@ def list_(what: str, as_json: bool) -> None:
     """
     rows = dict(LISTS[what]())
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json({"names": rows})
         return
     width = max(map(len, rows))
     for name, text in rows.items():

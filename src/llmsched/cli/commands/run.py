@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors, keep_inputs
 from llmsched.cli.options import (
     SERVING,
     UNCERTAINTY,
+    VERBOSE,
     WORKLOAD,
     scenario_options,
     take_draws,
@@ -26,13 +27,14 @@ from llmsched.cli.progress import progress_bar
 from llmsched.cli.timeline import TIMELINE, check_timeline, most_events, write_timeline
 
 if TYPE_CHECKING:
-    from llmsched.latency.base import LatencyModel
+    from llmsched.simulation.scenario import Scenario
     from llmsched.simulation.simulate import Run
     from llmsched.simulation.uncertainty import RunUncertainty
     from llmsched.workload.trace import Trace
 
 OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    VERBOSE,
     click.option(
         "--requests-out",
         type=click.Path(path_type=Path),
@@ -98,8 +100,9 @@ def _help(scheduler: str) -> str:
 
 
 def _run(scheduler: str, values: dict[str, Any]) -> None:
-    from llmsched.cli.text import left_out_notes, run_table
-    from llmsched.simulation.run import ContinuousRun
+    from llmsched.cli.text import left_out_notes
+    from llmsched.latency.base import ExtrapolationWarning
+    from llmsched.simulation.run import BatchRun, ContinuousRun
     from llmsched.simulation.simulate import serve
 
     out = _output_paths(values)
@@ -107,12 +110,13 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
     if show_config(values, scenario):
         return
     scenario.check()
-    draws = take_draws(values["n_draws"], scenario)
+    n_draws = take_draws(values["n_draws"], scenario)
     trace = scenario.requests()
     left_out_notes(trace)
-    with progress_bar(len(trace), scheduler) as progress:
+    with progress_bar(len(trace), scheduler) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # the answer has it in a line
         run = serve(scenario, trace, **_steps_to_keep(values, out), progress=progress)
-    uncertainty = _uncertainty(run, trace, draws, scenario) if draws else None
+    uncertainty = _uncertainty(run, trace, n_draws, scenario) if n_draws else None
     _write(run, out)
     if "timeline" in out:
         write_timeline(run, values)
@@ -120,13 +124,16 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
         found = run.to_dict()
         if uncertainty is not None:
             found["latency_uncertainty"] = uncertainty.to_dict()
-        click.echo(json.dumps(found, indent=2, allow_nan=False))
+        print_json(found)
     elif isinstance(run, ContinuousRun):
         from llmsched.cli.text_continuous import continuous_table
 
         click.echo(continuous_table(run, scenario.slo))
-    else:
-        click.echo(run_table(run, uncertainty))
+    elif isinstance(run, BatchRun):
+        from llmsched.cli.answers.run import run_text
+
+        hardware = scenario.resolved_hardware().describe()
+        click.echo(run_text(run, hardware, uncertainty, verbose=values["verbose"]))
 
 
 def _steps_to_keep(values: Mapping[str, Any], out: Mapping[str, Path]) -> dict[str, Any]:
@@ -159,21 +166,18 @@ def _write(run: Run, out: Mapping[str, Path]) -> None:
             )
 
 
-def _uncertainty(
-    run: Run, trace: Trace, draws: Sequence[LatencyModel], scenario: Any
-) -> RunUncertainty:
+def _uncertainty(run: Run, trace: Trace, n_draws: int, scenario: Scenario) -> RunUncertainty:
     """The same run under each draw of the latency's parameters."""
-    from llmsched.simulation.uncertainty import RunUncertainty, simulate_draws
+    from llmsched.simulation.simulate import serve
+    from llmsched.simulation.uncertainty import RunUncertainty, numbers_of, under_draws
 
-    with progress_bar(len(draws), "draws of the latency") as progress:
-        runs = itertools.count(1)
-
-        def count(_run: object) -> None:
+    drawn = []
+    with progress_bar(n_draws, "draws of the latency") as progress:
+        for count, one in enumerate(under_draws(scenario, n_draws, seed=scenario.seed), start=1):
+            drawn.append(numbers_of(serve(one, trace).to_dict()))
             if progress is not None:
-                progress(next(runs))
-
-        drawn = simulate_draws(scenario, trace, draws, on_run=count)
-    return RunUncertainty(fitted=run.to_dict(), drawn=drawn)
+                progress(count)
+    return RunUncertainty(fitted=run.to_dict(), drawn=tuple(drawn))
 
 
 def _output_paths(values: dict[str, Any]) -> dict[str, Path]:

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmsched._util.options import field_types, options_of
+from llmsched.cli.command import print_json
 from llmsched.cli.config import show_config, the_scenario
 from llmsched.cli.errors import OneLineErrors, keep_inputs
-from llmsched.cli.fields import FieldType, given_parameter as given
+from llmsched.cli.fields import (
+    FieldType,
+    field_option,
+    given_parameter as given,
+    parameter_name,
+)
 from llmsched.cli.options import (
+    BATCHES,
+    CONTINUOUS,
     DYNAMIC,
     FIXED,
     SERVING,
@@ -35,8 +43,20 @@ RUNNABLE = ("step1", "step2", "step3")  # step 2b comes with step 2
 SHOWN = ("sla_violation_rate", "goodput_rps", "latency_p99_s")  # in the table of a terminal
 # where and how the runs are done moves no number, and is not part of the command that is kept
 NO_NUMBER = ("out", "backend", "address", "jobs", "retry_failed", "tables_only", "as_json")
-PLANNED = ("workload.requests", "hardware.n_gpus", "admission")  # the plan's, or left alone
-OPTIONS = [path for path in (*WORKLOAD, *SERVING, *FIXED, *DYNAMIC) if path not in PLANNED]
+PLANNED = (
+    *("workload.requests", "workload.offered_load", "workload.rate_per_s"),
+    *("hardware.n_gpus", "admission"),
+)  # the plan's, or left alone
+OF_BATCHES = [path for path in (*BATCHES, *FIXED, *DYNAMIC) if path not in CONTINUOUS]
+OF_STEPS = (  # the others of a replica come from a file
+    *("hardware.step_time", "slo.ttft_s", "slo.tpot_s", "router", "serving.kv_tokens"),
+    *("serving.memory_share", "serving.max_running", "serving.step_tokens"),
+)
+OPTIONS = [
+    path
+    for path in dict.fromkeys((*WORKLOAD, *SERVING, *BATCHES, *FIXED, *DYNAMIC, *OF_STEPS))
+    if path not in PLANNED
+]
 
 
 def _plan_option(name: str) -> Any:
@@ -85,7 +105,7 @@ EXECUTION = (
 @click.command(cls=OneLineErrors, context_settings={"max_content_width": 100})
 @click.argument("step", type=click.Choice([*RUNNABLE, "all"]), default="all")
 @with_options([*map(_plan_option, options_of(Plan)), replications_option(4)])
-@scenario_options(*OPTIONS)
+@scenario_options(*OPTIONS, preset="plan")
 @with_options(EXECUTION)
 def stress(**values: Any) -> None:
     """Run the three-step stress plan, or one step of it; a killed one goes on where it was.
@@ -105,10 +125,11 @@ def stress(**values: Any) -> None:
     step, out = values["step"], values["out"]
     steps = RUNNABLE if step == "all" else (step,)
     _refuse_idle_options(step)
+    _refuse_other_level(values["engine"])
     if values["address"] is not None and values["backend"] != "ray":
         raise click.UsageError("--address is that of a Ray cluster; give --backend ray as well")
     keep_inputs(_outputs(out))
-    scenario = the_scenario(values)
+    scenario = the_scenario(values, preset="plan")
     if show_config(values, scenario):
         return
     plan = _plan(values, scenario)
@@ -119,7 +140,10 @@ def stress(**values: Any) -> None:
     except KeyboardInterrupt:
         click.echo(f"Finished runs are kept in {out}; the same command goes on.", err=True)
         raise
-    click.echo(json.dumps(_json(result), indent=2) if values["as_json"] else _text(result))
+    if values["as_json"]:
+        print_json(_json(result))
+    else:
+        click.echo(_text(result))
     if not values["tables_only"]:
         _draw(result, out)
     now = [found for found in result.steps if found.step.name.removesuffix("b") in steps]
@@ -138,6 +162,17 @@ def _refuse_idle_options(asked: str) -> None:
             raise click.UsageError(
                 f"{option} does nothing in {asked}; leave it out, or run "
                 f"{' or '.join([*takers, 'all'])}"
+            )
+
+
+def _refuse_other_level(engine: str) -> None:
+    """Fail if an option was given that only the other engine takes."""
+    idle, other = (OF_BATCHES, "batch") if engine == "iteration" else (OF_STEPS, "iteration")
+    for path in idle:
+        if path not in ("hardware.latency", "hardware.step_time") and given(parameter_name(path)):
+            raise click.UsageError(
+                f"{field_option(path).opts[0]} does nothing with --engine {engine}; leave it out, "
+                f"or give --engine {other}"
             )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.errors import OneLineErrors, keep_inputs
 from llmsched.cli.fields import field_option
 
@@ -60,7 +61,6 @@ def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
     Example: llmsched trace info log.csv --columns arrival=created,prompt=n_in,output=n_out
     """
     import dataclasses
-    import json
 
     from llmsched.workload.describe import describe
     from llmsched.workload.workload import Workload
@@ -69,7 +69,7 @@ def info(file: str, as_json: bool, seed: int, **selection: Any) -> None:
     for note in summary.notes if as_json else ():
         click.echo(f"Note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(summary), indent=2))
+        print_json(dataclasses.asdict(summary))
     else:
         click.echo(table(summary))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmsched._util.options import options_of
-from llmsched.cli.commands.calibrate_import import FILE, OUT, conditions
+from llmsched.cli.command import print_json
+from llmsched.cli.commands.calibrate.imports import FILE, OUT, conditions
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.fields import given_fields, scenario_of
 from llmsched.cli.options import field_options, with_options
@@ -185,7 +185,7 @@ def _put_out(
         with whole_file(values["report"]) as partial:
             partial.write_text(page, encoding="utf-8")
     if values["as_json"]:
-        click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False))
+        print_json(found.to_dict())
     else:
         click.echo(as_text(head, tables, tail))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llmsched.schedulers.iteration.base import ProcessedStep
-from llmsched.schedulers.memory_limit import CltLimit
+from llmsched.schedulers.memory_limit import CltLimit, MemoryLimit
 from llmsched.schedulers.sla_control import PaperController
 
 WINDOW_STEPS = 10  # steps with decodes that make one observation of Algorithm 2
@@ -39,7 +39,7 @@ class DynamicLimit:
 
     Parameters
     ----------
-    memory : CltLimit
+    memory : MemoryLimit
         Averages of tokens per finished request, and the limit that follows.
     batch_max, batch_min : int
         B_max and B_min [requests].
@@ -57,7 +57,7 @@ class DynamicLimit:
        Algorithms 1 and 2, Eq. (12).
     """
 
-    memory: CltLimit
+    memory: MemoryLimit
     batch_max: int
     controller: PaperController | None = None
     batch_min: int = 1

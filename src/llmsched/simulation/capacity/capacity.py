@@ -1,42 +1,58 @@
 """Capacity: the highest arrival rate, or the fewest GPUs, that meets a target, found by search.
 
-Definition.  In one replication the capacity is the highest tested arrival rate such that it and
-every lower tested rate stay within the target (for GPUs: the fewest tested, such that they and
-every larger tested number do).  The search brackets from offered load 1 and bisects; then rates
-around the mean capacity are run in every replication, which may contradict the bracket, and then
-the search goes on from all tests.  A harder value that passes as well is reported, not hidden.
+Definition.  The capacity is the arrival rate at which the mean of the target's metric over
+replications meets the target: the root of a curve.  Every replication is run at the same rates.
+One replication alone brackets the root from offered load 1 on; then all of them close in on it,
+and are run at rates around it, which may contradict the bracket; then the search goes on from all
+tests.  Where rates pass beyond one that fails, the root before that one counts.  Of GPUs it is the
+fewest such that the mean is within the target on them and on every larger number tested.
+
+First comes the floor: the latency of each request alone on an idle GPU.  A target below it is out
+of reach, and nothing is run.  A latency target sets the SLA that schedulers are told.
 
 Random numbers are common to all rates, GPU counts and schedulers: a replication has one set of
-requests and one predictor's noise, and a rate only divides the arrival times.  The rate is
-requests / span of the scaled trace.  The trace is finite, so this is the capacity for so many
-requests: the longer an overload lasts, the more of them are late.
+requests and one predictor's noise, and a rate only divides the arrival times.  The trace is finite,
+so this is the capacity for so many requests: the longer an overload lasts, the more are late.
 
-Two statements of confidence come out (`Capacity.statement`): a Student-t interval of the mean
-capacity over replications, and the hardest value at which the upper confidence limit of the mean
-metric itself stays within the target.
+Two statements of confidence come out: the interval of the root (`root`), and the hardest tested
+value at which the upper confidence limit of the mean metric itself is within the target.
 """
 
 from __future__ import annotations
 
 import math
-import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Unpack, get_args
 
-from llmsched.latency.base import LatencyModel
-from llmsched.simulation.capacity.results import Capacity, CurvePoint, Search, Target, differences
-from llmsched.simulation.capacity.runs import Point, SearchPlan, Task, Workers
-from llmsched.simulation.capacity.search import next_gpus, next_rate
-from llmsched.simulation.capacity.summary import assured_passes, capacity_found, summarised
+import numpy as np
+
+from llmsched._util.notes import Notes
+from llmsched.latency.registry import EXTRAPOLATED
+from llmsched.simulation.capacity.floor import floor_of
+from llmsched.simulation.capacity.results import Capacity, differences
+from llmsched.simulation.capacity.root import Root, next_rate_for_root, root_of
+from llmsched.simulation.capacity.search import capacity_of, next_gpus, next_rate
+from llmsched.simulation.capacity.target import Search, Target
+from llmsched.simulation.capacity.tested import Replication, Tested
+from llmsched.simulation.held_load import load_as_it_comes
+from llmsched.simulation.replications import check_distinct, replicated, resamples, seeds_of
 from llmsched.simulation.scenario import Parts, Scenario, as_scenario
+from llmsched.simulation.sweep.runner import Runner, RunRecord, runner
+from llmsched.simulation.uncertainty import check_draws
+from llmsched.simulation.workers import Backend
 from llmsched.workload.trace import Trace, TraceError
 from llmsched.workload.workload import Workload
 
-__all__ = ["Capacity", "CurvePoint", "Search", "Target", "capacities", "capacity", "differences"]
+__all__ = ["Capacity", "Search", "Target", "capacities", "capacity", "differences"]
 
-LEAST_TOLERANCE = 1e-6  # below it bisection takes steps that no replication can tell apart
-CHECKED = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)  # of the mean capacity, in every replication
+LEAST_TOLERANCE = 1e-6  # below it the search takes steps that no replication can tell apart
+CHECKED = (0.75, 0.9, 1.1, 1.25)  # of the root, in every replication
+REPLICATIONS = 10
+COARSE = 0.2  # tolerance of the replication that brackets for all
+MOST_CONTRADICTIONS = 3  # times that tests around the root may send the search back
 
 
 def capacity(
@@ -45,11 +61,10 @@ def capacity(
     *,
     target: Target | None = None,
     search: Search = "rate",
-    replications: int = 5,
+    replications: int = REPLICATIONS,
     tolerance: float = 0.02,
+    resample: bool | None = None,
     jobs: int | None = None,
-    latency_draws: Sequence[LatencyModel] = (),
-    on_progress: Callable[[float], None] | None = None,
     **parts: Unpack[Parts],
 ) -> Capacity:
     """The capacity of one scheduler; the parameters are those of `capacities`.
@@ -58,10 +73,10 @@ def capacity(
     --------
     >>> from llmsched import Workload
     >>> workload = Workload(source="poisson", requests=200)
-    >>> target = Target(metric="latency_p99_s", at_most=2.0)
-    >>> found = capacity(workload, "static_fifo", target=target, replications=1, jobs=1)
-    >>> 1 < found.interval.mean < 50, found.unreachable
-    (True, 0)
+    >>> target = Target(metric="latency_p99_s", at_most=20.0)
+    >>> found = capacity(workload, "static_fifo", target=target, replications=2, jobs=1)
+    >>> found.reachable, 1 < found.value < 50
+    (True, True)
     """
     base = as_scenario(scenario, scheduler, **parts)
     (found,) = capacities(
@@ -71,9 +86,8 @@ def capacity(
         search=search,
         replications=replications,
         tolerance=tolerance,
+        resample=resample,
         jobs=jobs,
-        latency_draws=latency_draws,
-        on_progress=on_progress,
     )
     return found
 
@@ -84,20 +98,24 @@ def capacities(
     *,
     target: Target | None = None,
     search: Search = "rate",
-    replications: int = 5,
+    replications: int = REPLICATIONS,
     tolerance: float = 0.02,
+    resample: bool | None = None,
+    latency_draws: int = 0,
+    out: Path | None = None,
     jobs: int | None = None,
-    latency_draws: Sequence[LatencyModel] = (),
-    on_progress: Callable[[float], None] | None = None,
+    backend: Backend = "local",
+    address: str | None = None,
+    on_done: Callable[[RunRecord], None] | None = None,
     **parts: Unpack[Parts],
 ) -> tuple[Capacity, ...]:
-    """The capacity of several schedulers on the same requests, found by bracketing and bisection.
+    """The capacity of several schedulers on the same requests.
 
     Parameters
     ----------
     scenario : Scenario, Workload, Trace or str
-        What is run. For rates only the requests' order, lengths and relative times matter (the
-        given rate is one of those tested); for GPUs they come at the given rate.
+        What is run. For rates only the requests' order, lengths and relative times matter; for
+        GPUs they come at the given rate, or at that which gives the held load on its GPUs.
     schedulers : sequence of str
         Names of `llmsched.schedulers.SCHEDULERS`.
     target : Target, optional
@@ -108,15 +126,18 @@ def capacities(
         Independent replications, with seeds `seed`, `seed` + 1, ...; intervals need 2. A scheduler
         that nothing random touches is searched once.
     tolerance : float
-        Bisection of rates ends when the failing one is at most so much above the passing one.
-    jobs : int, optional
-        Processes, by default one per core; the result does not depend on it. They are spawned, so
-        a script needs the usual `if __name__ == "__main__":` unless `jobs` is 1.
-    latency_draws : sequence of LatencyModel
-        What `draw_latencies` gives for this latency: every replication is searched under each of
-        them as well, from its fitted capacity on, for intervals that include calibration error.
-    on_progress : callable, optional
-        Told the share of the planned searches that is done, now and then.
+        The search for a rate ends when the failing one is at most so much above the passing one.
+    resample : bool, optional
+        Whether replications are resamples of the trace; by default of a trace file.
+    latency_draws : int
+        Search under so many draws of the latency's parameters too, for intervals that include
+        calibration error; rates only.
+    out : Path, optional
+        Folder of the runs: those it has are not done again.
+    jobs, backend, address
+        Where the runs are done, as in `sweep`; no number depends on it.
+    on_done : callable, optional
+        Sees every finished run.
     **parts
         Parts in place of the scenario's, as in `simulate`.
 
@@ -134,123 +155,195 @@ def capacities(
         answers.
     """
     base, target = as_scenario(scenario, **parts), target or Target()
-    _check(schedulers, base, search, replications, tolerance, jobs)
-    plan = SearchPlan(
-        scenario=base,
-        first=_checked_trace(base.requests()),
-        metric=target.metric,
-        at_most=target.at_most,
-        tolerance=tolerance,
+    if target.percentile is not None:
+        base = replace(base, slo=replace(base.slo, latency_s=target.at_most))
+    _check(schedulers, base, search, tolerance, latency_draws)
+    seeds = seeds_of(base, replications)
+    resampled = resamples(base, resample)
+    with runner(
+        out, jobs=jobs, backend=backend, address=address, keep_failures=False, on_done=on_done
+    ) as runs:
+        found = tuple(
+            _found(
+                replace(base, scheduler=name),
+                target,
+                search,
+                seeds,
+                tolerance,
+                resampled,
+                latency_draws,
+                runs,
+            )
+            for name in schedulers
+        )
+        for note in _notes(runs):
+            warnings.warn(note, stacklevel=2)
+    return found
+
+
+def _found(
+    scenario: Scenario,
+    target: Target,
+    search: Search,
+    seeds: tuple[int, ...],
+    tolerance: float,
+    resampled: bool,
+    n_draws: int,
+    runs: Runner,
+) -> Capacity:
+    """The capacity of one scheduler."""
+    each = replicated(scenario, len(seeds), resample=resampled)
+    traces = [_checked(one.requests()) for one in each]
+    floors = [floor_of(one, trace, target) for one, trace in zip(each, traces, strict=True)]
+    tested = Tested(
+        replications=[
+            Replication(scenario=one, own_rate_per_s=trace.arrival_rate_per_s)
+            for one, trace in zip(each, traces, strict=True)
+        ],
+        target=target,
         search=search,
-        draws=tuple(latency_draws),
+        runs=runs,
     )
-    seeds = tuple(range(base.seed, base.seed + replications))
-    tests: _Tests = {
-        name: {one: {} for one in (seeds if plan.of(name).random else seeds[:1])}
-        for name in schedulers
-    }
-    processes = jobs or os.cpu_count() or 1
-    most = sum(map(len, tests.values())) * max(1, len(latency_draws))
-    with Workers(plan, min(processes, most), on_progress) as workers:
-        _search(tests, workers, plan)
-        drawn = _search_draws(tests, workers, plan)
-    return tuple(
-        summarised(name, tests[name], drawn[name], plan, target, seeds) for name in schedulers
+    floor, random = floors[0], len(each) > 1 or scenario.random or resampled
+    nothing = 0.0 if search == "rate" else math.inf
+    root, assured = Root(rate=nothing, deviations=np.full(len(each), math.nan)), None
+    drawn: tuple[Root, ...] = ()
+    if np.mean([one.metric for one in floors]) <= target.at_most:
+        if search == "rate":
+            root, assured = _rate(tested, traces[0], tolerance, resampled=resampled)
+            drawn = _under_draws(tested, root, n_draws, tolerance)
+        else:
+            root, assured = _gpus(tested, traces[0], resampled=resampled)
+    first = scenario.resolved_hardware()
+    return Capacity(
+        scheduler=scenario.scheduler_name,
+        search=search,
+        target=target,
+        n_gpus=scenario.hardware.n_gpus if search == "rate" else math.nan,
+        seeds=seeds,
+        root=root,
+        assured=assured if len(each) > 1 else None,
+        floor=floor,
+        curve=tested.points(resampled=resampled),
+        tolerance=tolerance,
+        random=random,
+        resampled=resampled,
+        n_runs=sum(map(len, tested.rows.values())),
+        trace_name=traces[0].name,
+        n_requests=len(traces[0]),
+        rates_per_s=tuple(trace.arrival_rate_per_s for trace in traces),
+        rate_words=scenario.rate_words(traces[0]),
+        sla_s=scenario.sla_s,
+        latency=first.latency.describe(),
+        hardware=first.describe(),
+        predictor=scenario.predictor_object().name,
+        drawn=drawn,
     )
 
 
-_Tests = dict[str, dict[int, dict[float, Point]]]  # scheduler -> seed -> tested value -> what came
-_Drawn = dict[str, list[list[dict[float, Point]]]]  # scheduler -> replication -> draw -> the same
+def _rate(
+    tested: Tested, trace: Trace, tolerance: float, *, resampled: bool
+) -> tuple[Root, float | None]:
+    """The root, and the hardest tested rate that is assured."""
+    first = tested.replications[0]
+    one = first.own_rate_per_s / load_as_it_comes(trace, first.scenario.resolved_hardware())
+    alone = Tested(replications=[first], target=tested.target, search="rate", runs=tested.runs)
+    _close_in(alone, one, max(COARSE, tolerance))
+    start = root_of(alone.tests, alone.curve).rate
+    start = start if 0 < start < math.inf else one
+    for _ in range(MOST_CONTRADICTIONS):
+        _close_in(tested, start, tolerance)
+        root = root_of(tested.tests, tested.curve)
+        around = root.rate if 0 < root.rate < math.inf else one
+        for share in CHECKED:
+            tested.test(around * share)
+        if root_of(tested.tests, tested.curve).rate == root.rate:
+            break
+    root = root_of(tested.tests, tested.curve)
+    if len(tested.replications) < 2 or not 0 < root.rate < math.inf:
+        return root, None
+    lower = min(tested.rows, key=lambda rate: abs(math.log(rate / root.rate)))
+    while True:
+        passes = tested.upper(resampled=resampled)
+        more = next_rate(passes, start=lower, tolerance=tolerance)
+        if more is None:
+            return root, capacity_of(passes, harder_upwards=True)
+        tested.test(more)
 
 
-def _search(tests: _Tests, workers: Workers, plan: SearchPlan) -> None:
-    """Fill in the tests: each replication's search, then common values, then the assured one."""
-    every = [(name, seed) for name, by_seed in tests.items() for seed in by_seed]
-    all_done = 1 / (1 + len(plan.draws))
-    _run([(*one, ()) for one in every], tests, workers, until=0.6 * all_done)
-    checked = {name: _checked_values(by_seed, plan) for name, by_seed in tests.items()}
-    _run([(*one, checked[one[0]]) for one in every], tests, workers, until=0.9 * all_done)
-    while wanted := {
-        name: value
-        for name, by_seed in tests.items()
-        if (value := _next_common(by_seed, plan)) is not None
-    }:
-        more = [(name, seed, (wanted[name],)) for name, seed in every if name in wanted]
-        _run(more, tests, workers, until=all_done, search=False)
+def _close_in(tested: Tested, start: float, tolerance: float) -> None:
+    """Test rates until the root is known to the tolerance."""
+    tested.test(start)
+    while (
+        more := next_rate_for_root(tested.tests, tested.curve, start=start, tolerance=tolerance)
+    ) is not None:
+        tested.test(more)
 
 
-def _search_draws(tests: _Tests, workers: Workers, plan: SearchPlan) -> _Drawn:
-    """A search per draw in every replication, from the capacity at the fitted parameters on."""
-    tasks = []
-    for name, by_seed in tests.items():
-        for seed, points in by_seed.items():
-            start = capacity_found(points, plan)
-            tasks += [
-                Task(
-                    scheduler=name,
-                    seed=seed,
-                    known={},
-                    values=(),
-                    search=True,
-                    draw=draw,
-                    start=start if 0 < start < math.inf else None,
-                )
-                for draw in range(len(plan.draws))
-            ]
-    found = iter(workers.done(tasks, until=1.0))
-    return {
-        name: [[next(found) for _ in plan.draws] for _ in by_seed]
-        for name, by_seed in tests.items()
-    }
-
-
-def _run(
-    wanted: Sequence[tuple[str, int, tuple[float, ...]]],
-    tests: _Tests,
-    workers: Workers,
-    *,
-    until: float,
-    search: bool = True,
-) -> None:
-    tasks = [
-        Task(scheduler=name, seed=seed, known=tests[name][seed], values=values, search=search)
-        for name, seed, values in wanted
-    ]
-    for (name, seed, _), points in zip(wanted, workers.done(tasks, until=until), strict=True):
-        tests[name][seed] = points
-
-
-def _centre(by_seed: dict[int, dict[float, Point]], plan: SearchPlan) -> float | None:
-    """The mean of the capacities that are neither out of reach nor unbounded."""
-    found = [value for p in by_seed.values() if 0 < (value := capacity_found(p, plan)) < math.inf]
-    return sum(found) / len(found) if found else None
-
-
-def _checked_values(by_seed: dict[int, dict[float, Point]], plan: SearchPlan) -> tuple[float, ...]:
-    """Values around the mean capacity: what every replication is run at."""
-    centre = _centre(by_seed, plan)
-    if centre is None and plan.search == "gpus":
+def _under_draws(tested: Tested, root: Root, n_draws: int, tolerance: float) -> tuple[Root, ...]:
+    """The root under each draw of the latency's parameters, from the fitted one on."""
+    if not 0 < root.rate < math.inf:
         return ()
-    if centre is None:  # out of reach or unbounded: around the given rate, for the curve
-        centre = len(plan.first) / plan.first.span_s
-    if plan.search == "rate":
-        return tuple(centre * share for share in CHECKED)
-    whole = {math.floor(centre), math.ceil(centre), *(round(centre * share) for share in CHECKED)}
-    return tuple(float(n) for n in sorted(whole) if n >= 1)
+    found = []
+    seed = tested.replications[0].scenario.seed
+    for number in range(n_draws):
+        drawn = [
+            replace(
+                one,
+                scenario=replace(
+                    one.scenario,
+                    hardware=replace(one.scenario.hardware, draw=(seed, number)),
+                ),
+            )
+            for one in tested.replications
+        ]
+        under = Tested(replications=drawn, target=tested.target, search="rate", runs=tested.runs)
+        _close_in(under, root.rate, tolerance)
+        centre = root_of(under.tests, under.curve).rate
+        if 0 < centre < math.inf:
+            for share in (0.9, 1.1):  # for the slope
+                under.test(centre * share)
+        found.append(root_of(under.tests, under.curve))
+    return tuple(found)
 
 
-def _next_common(by_seed: dict[int, dict[float, Point]], plan: SearchPlan) -> float | None:
-    """The value to run in all replications next, on the way to the assured one."""
-    if len(by_seed) < 2 or _centre(by_seed, plan) is None:
-        return None
-    passes = assured_passes(by_seed, plan)
-    middle = sorted(passes)[len(passes) // 2]
-    if plan.search == "rate":
-        return next_rate(passes, start=middle, tolerance=plan.tolerance)
-    return next_gpus(passes, start=int(middle), n_requests=len(plan.first))
+def _gpus(tested: Tested, trace: Trace, *, resampled: bool) -> tuple[Root, float | None]:
+    """The fewest GPUs, and the fewest that are assured."""
+    scenario = tested.replications[0].scenario
+    load = load_as_it_comes(trace, scenario.on(1).resolved_hardware())
+    start = min(max(1, math.ceil(load)), len(trace))
+    n = len(tested.replications)
+
+    def search(passes: Callable[[], dict[float, bool]]) -> float:
+        while (more := next_gpus(passes(), start=start, n_requests=len(trace))) is not None:
+            if math.isinf(more) and scenario.level == "iteration":
+                more = float(len(trace))  # as good: no two requests meet
+                if more in tested.rows:
+                    break
+            tested.test(more)
+        return capacity_of(passes(), harder_upwards=False)
+
+    fewest = search(lambda: tested.curve.passes(tested.tests) if tested.rows else {})
+    root = Root(rate=fewest, deviations=np.full(n, math.nan))
+    if math.isinf(fewest):
+        return root, None
+    for count in sorted({fewest - 1, *(round(fewest * share) for share in CHECKED)}):
+        if count >= 1:
+            tested.test(float(count))
+    fewest = search(lambda: tested.curve.passes(tested.tests))
+    root = replace(root, rate=fewest)
+    if n < 2 or math.isinf(fewest):
+        return root, None
+    return root, search(lambda: tested.upper(resampled=resampled))
 
 
-def _checked_trace(trace: Trace) -> Trace:
+def _notes(runs: Runner) -> list[str]:
+    """What the runs said, the first of each kind."""
+    said = (note for row in runs.done for note in row["notes"])
+    return Notes().extend(note for note in said if not note.endswith(EXTRAPOLATED))
+
+
+def _checked(trace: Trace) -> Trace:
     if trace.closed:
         raise TraceError(
             f"capacity needs arrivals at a given rate, but those of trace {trace.name!r} wait for "
@@ -265,16 +358,9 @@ def _checked_trace(trace: Trace) -> Trace:
 
 
 def _check(
-    schedulers: Sequence[str],
-    scenario: Scenario,
-    search: str,
-    replications: int,
-    tolerance: float,
-    jobs: int | None,
+    schedulers: Sequence[str], scenario: Scenario, search: str, tolerance: float, n_draws: int
 ) -> None:
-    if not schedulers or len(set(schedulers)) != len(schedulers):
-        given = ", ".join(schedulers) or "none"
-        raise ValueError(f"schedulers must be distinct names, got {given}")
+    check_distinct(schedulers)
     for name in schedulers:
         replace(scenario, scheduler=name).check()  # a wrong name ends here, not after a run
     if search not in get_args(Search):
@@ -282,11 +368,13 @@ def _check(
     n_gpus = scenario.hardware.n_gpus
     if search == "rate" and not math.isfinite(n_gpus):
         raise ValueError(f"n_gpus must be finite and >= 1 to have a capacity, got {n_gpus:g}")
-    if replications < 1:
-        raise ValueError(f"replications must be >= 1, got {replications}")
     if not LEAST_TOLERANCE <= tolerance < 1:
         raise ValueError(
             f"tolerance must be in [{LEAST_TOLERANCE:g}, 1), got {tolerance:g}; 0.02 is 2 %"
         )
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs must be >= 1, got {jobs}")
+    check_draws(scenario.resolved_hardware(), n_draws)
+    if n_draws and search == "gpus":
+        raise ValueError(
+            f"draws of the latency need search 'rate', got {n_draws} with 'gpus'; GPUs are whole "
+            "numbers, and whether they suffice is said per replication"
+        )

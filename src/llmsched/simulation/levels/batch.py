@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,13 +14,14 @@ from llmsched._util.types import IntArray
 from llmsched._util.version import __version__
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.records import BatchTable, RequestTable
-from llmsched.latency.base import LatencyModel, Shape
-from llmsched.latency.registry import warn_outside
-from llmsched.metrics.load import load_label, memory_best_batch, offered_load
+from llmsched.latency.base import Shape
+from llmsched.latency.registry import extrapolation, warn_outside
+from llmsched.metrics.load import load_label
 from llmsched.metrics.run import metrics
 from llmsched.schedulers.scheduler import Scheduler
 from llmsched.simulation.beliefs import BinnedPrediction, scheduler_binning
 from llmsched.simulation.hardware import ResolvedHardware
+from llmsched.simulation.held_load import policy_load
 from llmsched.simulation.run import BatchRun
 from llmsched.simulation.scenario import Scenario
 from llmsched.workload.trace import Trace
@@ -33,11 +33,11 @@ def serve_batches(
     policy: Scheduler,
     prediction: BinnedPrediction,
     *,
-    model: LatencyModel,
     progress: Callable[[int], None] | None = None,
 ) -> BatchRun:
-    """One run of the batch level, on batches that take what `model` says."""
+    """One run of the batch level, on batches that take the true latency."""
     hardware = scenario.resolved_hardware()
+    model = hardware.true_latency
     if policy.release is not None and scenario.admission != "together":
         warnings.warn(
             f"admission makes no difference to {scenario.scheduler_name}: arrivals form its "
@@ -57,8 +57,11 @@ def serve_batches(
         predicted_alone_s=prediction.alone_s,
         progress=progress,
     )
-    warn_outside(model, _shapes(batches), stacklevel=5)
-    rho = _offered_load(trace, requests, bins, n_bins, policy, model, hardware.n_gpus)
+    shapes = _shapes(batches)
+    if hardware.draw is None:  # once is enough
+        warn_outside(model, shapes, stacklevel=5)
+    came, came_in = _as_it_came(trace, requests, bins)
+    rho = policy_load(came, came_in, n_bins, policy, model, hardware.n_gpus)
     return BatchRun(
         scheduler=scenario.scheduler_name,
         trace_name=trace.name,
@@ -72,10 +75,13 @@ def serve_batches(
             sla_s=scenario.sla_s,
             n_bins=n_bins,
             kv_bytes_per_token=hardware.llm.kv_bytes_per_token,
+            kv_capacity_tokens=scenario.settings.capacity_tokens or hardware.capacity_tokens,
         ),
         edges=prediction.edges,
         offered_load=rho,
-        load_label=load_label(rho, requests, batches),
+        load_label=load_label(rho, requests, batches, n_gpus=hardware.n_gpus),
+        arrival_rate_rps=came.arrival_rate_per_s,
+        extrapolation=extrapolation(model, shapes),
         latency=model,
         predictor=scenario.predictor_object().name,
         config=_config(scenario, trace, policy, hardware),
@@ -90,6 +96,7 @@ def _config(
     return {
         "version": __version__,
         "admission": scenario.admission,
+        "rate": scenario.rate_words(trace),
         **plain_values(scenario.settings),
         "slo": plain_values(scenario.slo),
         "binning": asdict(binning) if policy.binned else None,
@@ -110,29 +117,9 @@ def _shapes(batches: BatchTable) -> Shape:
     )
 
 
-def _offered_load(
-    trace: Trace,
-    requests: RequestTable,
-    bins: IntArray,
-    n_bins: int,
-    policy: Scheduler,
-    latency: LatencyModel,
-    n_gpus: float,
-) -> float:
-    """ρ of the requests that the engine accepts, at the scheduler's largest batch."""
-    best: int | IntArray = policy.batch_max
-    if trace.closed:
-        order = np.argsort(requests.arrival_s, kind="stable")
-        trace, bins = trace.arrived(requests.arrival_s), bins[order]
-    fits = trace.total_tokens <= policy.capacity_tokens
-    if not fits.all():
-        trace, bins = trace.take(fits), bins[fits]
-    if math.isfinite(policy.capacity_tokens):
-        best = memory_best_batch(
-            trace,
-            bins,
-            n_bins=n_bins,
-            kv_capacity_tokens=policy.capacity_tokens,
-            batch_max=policy.batch_max,
-        )
-    return offered_load(trace, bins, n_bins=n_bins, best_batch=best, latency=latency, n_gpus=n_gpus)
+def _as_it_came(trace: Trace, requests: RequestTable, bins: IntArray) -> tuple[Trace, IntArray]:
+    """The requests in the order and at the instants in which the run made them arrive."""
+    if not trace.closed:
+        return trace, bins
+    order = np.argsort(requests.arrival_s, kind="stable")
+    return trace.arrived(requests.arrival_s), bins[order]

@@ -12,9 +12,8 @@ from llmsched._util.options import plain_values
 from llmsched._util.version import __version__
 from llmsched.engine.iteration.run import IterationRun, run_iteration_engine
 from llmsched.engine.iteration.settings import IterationSettings
-from llmsched.latency.base import CalibrationWarning, LatencyModel
+from llmsched.latency.base import CalibrationWarning
 from llmsched.latency.steps.base import StepLatency
-from llmsched.latency.steps.two_regime import steps_of
 from llmsched.metrics.load import step_load, step_load_label
 from llmsched.metrics.tokens import token_metrics
 from llmsched.schedulers.iteration.base import IterationScheduler
@@ -30,7 +29,6 @@ def serve_steps(
     policy: IterationScheduler,
     prediction: BinnedPrediction,
     *,
-    drawn: LatencyModel | None = None,
     most_steps: int = 0,
     steps_window_s: tuple[float, float] = (-math.inf, math.inf),
     progress: Callable[[int], None] | None = None,
@@ -39,8 +37,6 @@ def serve_steps(
 
     Parameters
     ----------
-    drawn : LatencyModel, optional
-        Whose steps the GPUs take, where they are not the hardware's own.
     most_steps : int
         Rows of the step table to keep, over all replicas.
     steps_window_s : (float, float)
@@ -49,7 +45,8 @@ def serve_steps(
     The other parameters are those of `simulate`.
     """
     replica, n_replicas = scenario.replica(), int(scenario.hardware.n_gpus)
-    step = scenario.resolved_hardware().steps() if drawn is None else steps_of(drawn)
+    hardware = scenario.resolved_hardware()
+    step = hardware.true_steps()
     beyond = dict(step.outside())
     n_bins = len(prediction.edges) + 1
     found = run_iteration_engine(
@@ -66,7 +63,8 @@ def serve_steps(
         progress=progress,
     )
     figures = token_metrics(found, scenario.slo, n_bins=n_bins)
-    _warn_outside(step, beyond, figures.steps)
+    if hardware.draw is None:  # once is enough
+        _warn_outside(step, beyond, figures.steps)
     rho = step_load(found.requests, replica, step, n_replicas)
     return ContinuousRun(
         scheduler=scenario.scheduler_name,
@@ -79,7 +77,8 @@ def serve_steps(
         metrics=figures,
         edges=prediction.edges,
         offered_load=rho,
-        load_label=step_load_label(rho, found.requests),
+        load_label=step_load_label(rho, found.requests, found.replicas),
+        arrival_rate_rps=found.requests.arrival_rate_per_s,
         latency=step,
         predictor=scenario.predictor_object().name,
         config=_config(scenario, trace, policy, replica, found),
@@ -101,6 +100,7 @@ def _config(
         **plain_values(replica),
         "usable_blocks": found.settings.usable_blocks,
         "router": scenario.router_name,
+        "rate": scenario.rate_words(trace),
         "slo": plain_values(scenario.slo),
         "binning": asdict(binning) if policy.binned else None,
         "gpu": hardware.gpu.name,

@@ -8,7 +8,6 @@ and an entry that is damaged, or another's, is made again. The folder may be del
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,12 +24,14 @@ from numpy.typing import NDArray
 
 from llmsched._util.files import OutputError
 from llmsched.simulation.beliefs import BinnedPrediction
+from llmsched.simulation.keys import arrays_sha256
 from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.sessions import Turns
 from llmsched.workload.trace import Trace
 
 T = TypeVar("T")
-_OPEN_ENTRIES = 4  # kept open per process; an open map costs address space, not memory
+_OPEN_ENTRIES = 64  # kept per process; an open map costs address space, not memory
+_OPEN_BYTES = 64 * 2**20  # of those that are no maps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +49,7 @@ class Prepared(Generic[T]):
     value: T
     sha256: str
     notes: tuple[str, ...]
+    n_bytes: int = 0  # of memory; none of a map
 
 
 _open: OrderedDict[str, Prepared[Any]] = OrderedDict()  # this process's
@@ -60,23 +62,16 @@ def cached_trace(folder: Path | None, key: str, make: Callable[[], Trace]) -> Pr
     """
 
     def columns(trace: Trace) -> Columns:
-        names = ("arrival_s", "prompt_tokens", "output_tokens", "service_s", "priority")
-        arrays = {name: getattr(trace, name) for name in names}
         meta: dict[str, Any] = {
             "name": trace.name,
             "left_out": trace.left_out,
             "notes": trace.notes,
         }
         if trace.prefix_ids is not None:
-            arrays["prefix_ids"] = trace.prefix_ids.ids
-            arrays["prefix_offsets"] = trace.prefix_ids.offsets
             meta["tokens_per_id"] = trace.prefix_ids.tokens_per_id
         if trace.turns is not None:
-            arrays |= {"after": trace.turns.after, "think_s": trace.turns.think_s}
             meta |= {"users": trace.turns.users, "timed": trace.turns.timed}
-        return Columns(
-            arrays={name: array for name, array in arrays.items() if array is not None}, meta=meta
-        )
+        return Columns(arrays=trace.columns(), meta=meta)
 
     def trace_of(entry: Columns) -> Trace:
         turns = None
@@ -143,14 +138,22 @@ def _cached(
     if folder is None:
         with recorded_warnings() as notes:
             made = make()
-        prepared = Prepared(value=made, sha256=_sha256(columns(made).arrays), notes=tuple(notes))
+        arrays = columns(made).arrays
+        prepared = Prepared(
+            value=made,
+            sha256=arrays_sha256(arrays),
+            notes=tuple(notes),
+            n_bytes=sum(array.nbytes for array in arrays.values()),
+        )
     else:
         entry = _load(folder / name) or _made(folder / name, make, columns)
         prepared = Prepared(
             value=build(entry), sha256=entry.meta["sha256"], notes=tuple(entry.meta["warnings"])
         )
     _open[name] = prepared
-    while len(_open) > _OPEN_ENTRIES:
+    while len(_open) > 1 and (
+        len(_open) > _OPEN_ENTRIES or sum(one.n_bytes for one in _open.values()) > _OPEN_BYTES
+    ):
         _open.popitem(last=False)
     return prepared
 
@@ -176,7 +179,7 @@ def _load(path: Path) -> Columns | None:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         lengths = meta["lengths"].items()
         arrays = {name: _mapped(path / f"{name}.npy", length) for name, length in lengths}
-        if meta["name_of_entry"] != path.name or _sha256(arrays) != meta["sha256"]:
+        if meta["name_of_entry"] != path.name or arrays_sha256(arrays) != meta["sha256"]:
             return None
         return Columns(arrays=arrays, meta=meta)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -216,19 +219,9 @@ def _write(folder: Path, made: Columns, more: Mapping[str, Any]) -> None:
         **made.meta,
         **more,
         "lengths": {name: len(array) for name, array in made.arrays.items()},
-        "sha256": _sha256(made.arrays),
+        "sha256": arrays_sha256(made.arrays),
     }
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-
-
-def _sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Of the columns' names, types and little-endian values, the same on every machine."""
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        little = array.dtype.newbyteorder("<")
-        digest.update(f"{name}:{little.str}:{len(array)};".encode())
-        digest.update(np.ascontiguousarray(array, dtype=little).data)
-    return digest.hexdigest()
 
 
 @contextmanager

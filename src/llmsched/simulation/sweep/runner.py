@@ -18,9 +18,10 @@ from llmsched.simulation.keys import source_sha256
 from llmsched.simulation.scenario import Scenario
 from llmsched.simulation.sweep.runs import Outcome, RunTask, about_requests, execute
 from llmsched.simulation.sweep.store import RunStore, config_columns
-from llmsched.simulation.workers import Backend, Pool, check_pool, pool
+from llmsched.simulation.workers import Backend, Pool, R, T, check_pool, pool
 
 Row = dict[str, Any]
+WORTH_PROCESSES = 600_000  # requests of all runs, about three seconds of work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class Runner:
     store: RunStore | None = None
     cache: Path | None = None
     retry_failed: bool = False
+    keep_failures: bool = True
     on_done: Callable[[RunRecord], None] | None = None
     _rows: dict[str, Row] = field(default_factory=dict)
 
@@ -68,7 +70,8 @@ class Runner:
                 key=key,
                 scenario=by_key[key].with_absolute_paths(),
                 cache=self.cache,
-                source_sha256=source_sha256(by_key[key].recipe()),
+                source_sha256=source_sha256(by_key[key].workload),
+                keep_failure=self.keep_failures,
             )
             for key in sorted(todo, key=lambda key: -about_requests(by_key[key]))  # longest first
         ]
@@ -78,11 +81,17 @@ class Runner:
         keys = {id(scenario): key for key, scenario in by_key.items()}
         return [self._rows[keys.get(id(one)) or one.key()] for one in scenarios]
 
+    @property
+    def done(self) -> list[Row]:
+        """The rows that were asked for so far."""
+        return list(self._rows.values())
+
     def _there(self, key: str) -> bool:
         if key not in self._rows and self.store is not None and key in self.store.rows:
             self._rows[key] = self.store.rows[key]
         found = self._rows.get(key)
-        return found is not None and not (self.retry_failed and found["status"] == "failed")
+        again = self.retry_failed or not self.keep_failures
+        return found is not None and not (again and found["status"] == "failed")
 
     def _done(self, tasks: list[RunTask], by_key: Mapping[str, Scenario]) -> Iterator[RunRecord]:
         """Keep each outcome as it comes."""
@@ -118,6 +127,7 @@ def runner(
     address: str | None = None,
     most: int | None = None,
     retry_failed: bool = False,
+    keep_failures: bool = True,
     on_done: Callable[[RunRecord], None] | None = None,
 ) -> Iterator[Runner]:
     """A runner for the work inside.
@@ -128,9 +138,11 @@ def runner(
         Folder of the runs: those it has are not done again, new ones are kept there at once. It
         belongs to this runner meanwhile.
     jobs, backend, address, most
-        As in `pool`; the pool starts with the first run that is to be done.
+        As in `pool`; without `jobs`, small work is done in this process.
     retry_failed : bool
         Do failed runs again; by default they stay failed.
+    keep_failures : bool
+        Whether a run that fails has a row with its error; if not, the error ends the work.
     on_done : callable, optional
         Sees every run as soon as it is kept.
 
@@ -150,32 +162,40 @@ def runner(
             store=store,
             cache=None if out is None else out / "cache",
             retry_failed=retry_failed,
+            keep_failures=keep_failures,
             on_done=on_done,
         )
 
 
 class _LatePool:
-    """A pool that starts when there is something to do."""
+    """A pool that starts when there is enough to do: processes take a second or two to start."""
 
     def __init__(self, stack: ExitStack, **options: Any) -> None:
         self._stack, self._options = stack, options
         self._pool: Pool | None = None
+        self._requests = 0.0
 
-    def results(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+    def results(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+        runs = (task for task in tasks if isinstance(task, RunTask))
+        self._requests += sum(about_requests(task.scenario) for task in runs)
         if self._pool is None:
+            free = self._options["backend"] == "local" and self._options["jobs"] is None
+            if free and self._requests < WORTH_PROCESSES:
+                with pool(jobs=1) as here:
+                    return here.results(work, tasks)
             self._pool = self._stack.enter_context(pool(**self._options))
         return self._pool.results(work, tasks)
 
 
 def keyed(scenarios: Sequence[Scenario]) -> dict[str, Scenario]:
     """Scenarios by key, each once, all checked before the first run."""
-    checked: set[Any] = set()
+    checked: set[str] = set()
     by_key: dict[str, Scenario] = {}
     for scenario in scenarios:
         if not isinstance(scenario, Scenario):
             raise ValueError(f"scenarios must be of llmsched.Scenario, got {scenario!r}")
         parts = (scenario.scheduler_name, scenario.hardware, scenario.settings, scenario.binning)
-        if (mark := (*parts, scenario.predictor)) not in checked:
+        if (mark := repr((*parts, scenario.predictor))) not in checked:
             scenario.check()
             checked.add(mark)
         by_key.setdefault(scenario.key(), scenario)

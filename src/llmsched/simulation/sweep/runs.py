@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmsched._util.streams import Streams
 from llmsched.simulation.beliefs import BinnedPrediction, predict_bins, scheduler_binning
 from llmsched.simulation.keys import (
     content_key,
     hardware_content,
+    part_content,
     source_sha256,
+    trace_sha256,
     workload_content,
 )
 from llmsched.simulation.run import BatchRun, Run
@@ -28,8 +31,9 @@ from llmsched.simulation.sweep.cache import (
     recorded_warnings,
 )
 from llmsched.workload.prepare import at_scale
+from llmsched.workload.resample import resampled
 from llmsched.workload.trace import Trace, TraceError
-from llmsched.workload.workload import DEFAULT_REQUESTS
+from llmsched.workload.workload import DEFAULT_REQUESTS, Workload
 
 N_QUANTILES = 201  # of latency: every half per cent, both ends included
 ON_DISK = 20_000  # requests from which on a workload is worth a file that processes share
@@ -43,6 +47,7 @@ class RunTask:
     scenario: Scenario  # with absolute paths
     cache: Path | None  # where processes share large workloads
     source_sha256: str | None  # of the trace file, where the sweep was started
+    keep_failure: bool = True  # what goes wrong is the run's outcome; else it is raised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ class Outcome:
 
 
 def execute(task: RunTask) -> Outcome:
-    """Do one run; what goes wrong in it is its outcome, and the sweep goes on.
+    """Do one run; what goes wrong in it is its outcome, if that is asked for, and others go on.
 
     Raises
     ------
@@ -72,6 +77,8 @@ def execute(task: RunTask) -> Outcome:
     except (OSError, MemoryError):
         raise
     except Exception as problem:  # recorded with the run: the other runs still count
+        if not task.keep_failure:
+            raise
         error = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
         details = traceback.format_exc()
     wall_s = time.perf_counter() - started_s
@@ -81,8 +88,8 @@ def execute(task: RunTask) -> Outcome:
 def row_of(task: RunTask) -> dict[str, Any]:
     """The figures of one run, with what tells it apart."""
     scenario = task.scenario
-    trace = _trace(task)
-    prediction = _prediction(task, trace)
+    trace, lengths_sha256 = _trace(task)
+    prediction = _prediction(task, trace, lengths_sha256)
     with recorded_warnings() as notes:
         run = serve(scenario, trace.value, prediction=prediction.value)
     return {
@@ -98,7 +105,9 @@ def row_of(task: RunTask) -> dict[str, Any]:
 
 def about_requests(scenario: Scenario) -> float:
     """About how many requests a run has: its own number, or a guess from the file's size."""
-    workload = scenario.recipe()
+    workload = scenario.workload
+    if not isinstance(workload, Workload):
+        return len(workload)
     if workload.requests is not None:
         return workload.requests
     if workload.synthetic:
@@ -110,13 +119,29 @@ def _shared(task: RunTask) -> Path | None:
     return task.cache if about_requests(task.scenario) >= ON_DISK else None
 
 
-def _trace(task: RunTask) -> Prepared[Trace]:
+def _trace(task: RunTask) -> tuple[Prepared[Trace], str]:
     """The requests, kept once for all rates: scaling divides the arrival times, and is done here.
 
-    The checksum is that of the requests and the rate together.
+    The checksum is that of the requests and the factor together. The other one that comes back is
+    of what predictions are made of, the same at every rate.
     """
-    workload, seed = task.scenario.recipe(), task.scenario.seed
-    in_real_time = replace(workload, rps_scale=1.0)
+    scenario, workload = task.scenario, task.scenario.workload
+    if not isinstance(workload, Workload):
+        whole = trace_sha256(workload)
+        return Prepared(value=scenario.requests(), sha256=whole, notes=()), whole
+    kept = _in_real_time(task, workload)
+    factor = scenario.rate_factor(kept.value)
+    said = replace(at_scale(kept.value, factor), recipe=asdict(workload))
+    if factor == 1:
+        return replace(kept, value=said), kept.sha256
+    sha256 = content_key({"requests": kept.sha256, "factor": factor})
+    scaled = Prepared(value=said, sha256=sha256, notes=kept.notes)
+    in_order = not kept.value.closed  # sessions that begin faster may change the order of turns
+    return scaled, kept.sha256 if in_order else scaled.sha256
+
+
+def _in_real_time(task: RunTask, workload: Workload) -> Prepared[Trace]:
+    seed, recorded = task.scenario.seed, workload.in_real_time
 
     def load() -> Trace:
         here = source_sha256(workload)
@@ -125,33 +150,37 @@ def _trace(task: RunTask) -> Prepared[Trace]:
                 f"{workload.source}: must be the file that the sweep was started with, got "
                 "another content on this machine; copy it there"
             )
-        return replace(task.scenario, workload=in_real_time).requests(seed)
+        return replace(task.scenario, workload=recorded).requests(seed)
 
+    plain = not workload.jitter_s and workload.concurrency is None
+    if workload.resample and plain:  # the file is read once for all seeds
+        whole = replace(recorded, resample=None)
+        kept = _in_real_time(replace(task, scenario=replace(task.scenario, workload=whole)), whole)
+        moved = resampled(kept.value, Streams.of_seed(seed).resampling)
+        return Prepared(value=moved, sha256=trace_sha256(moved), notes=kept.notes)
     content = {
-        "workload": workload_content(in_real_time),
+        "workload": workload_content(recorded),
         "seed": seed if workload.random else None,
     }
-    kept = cached_trace(_shared(task), content_key(content), load)
-    if workload.rps_scale == 1:
-        return kept
-    return Prepared(
-        value=at_scale(kept.value, workload.rps_scale),
-        sha256=content_key({"requests": kept.sha256, "rps_scale": workload.rps_scale}),
-        notes=kept.notes,
-    )
+    return cached_trace(_shared(task), content_key(content), load)
 
 
-def _prediction(task: RunTask, trace: Prepared[Trace]) -> Prepared[BinnedPrediction]:
-    """What the scheduler believes, kept once for all GPU counts."""
+def _prediction(
+    task: RunTask, trace: Prepared[Trace], lengths_sha256: str
+) -> Prepared[BinnedPrediction]:
+    """What the scheduler believes, kept once for all rates and GPU counts."""
     scenario = task.scenario
     policy, predictor = scenario.policy(), scenario.predictor_object()
     binning = scheduler_binning(policy, scenario.binning)
     by_service = None
     if binning.by == "service":
-        by_service = hardware_content(scenario.to_dict()["hardware"])
+        fitted = replace(scenario.hardware, draw=None)
+        by_service = hardware_content(scenario.to_dict()["hardware"], fitted)
     content = {
-        "trace": trace.sha256,
-        "predictor": predictor.name,
+        "trace": lengths_sha256,
+        "predictor": predictor.name
+        if isinstance(scenario.predictor, str)
+        else part_content(scenario.predictor),
         "seed": scenario.seed if predictor.random else None,
         "binned": policy.binned,
         "binning": {name: getattr(binning, name) for name in binning.__slots__},

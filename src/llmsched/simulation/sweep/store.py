@@ -37,6 +37,10 @@ _SYNC_EVERY_S = 1.0
 _LOAD = {
     "offered_load": float,
     "load_label": str,
+    "arrival_rate_rps": float,
+    "extrapolated_share": float,
+    "extrapolated_times": float,
+    "extrapolated_axis": str,
     "bin_edges": list[float],
     "latency_model": str,
     "latency_kind": str,

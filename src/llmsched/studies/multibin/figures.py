@@ -54,8 +54,8 @@ def example(result: FigureResult) -> ggplot:
         + p9.geom_text(p9.aes(x="start_s + 0.15", label="label"), ha="left", size=8, colour="white")
         + p9.facet_wrap("queues")
         + p9.scale_x_continuous(breaks=range(0, 13, 2))
-        + _labels(result.caption, x="Time [s]", y="")
-        + _theme()
+        + paper_labels(result.caption, x="Time [s]", y="")
+        + paper_theme()
         + p9.theme(figure_size=(WIDTH_IN, 2.4))
     )
     return figure
@@ -102,7 +102,9 @@ def against_arrival_rate(result: FigureResult) -> ggplot:
         caption += ["Dotted: saturated throughput of one server."]
     axis = "" if both else THROUGHPUT_AXIS if len(rates) else LATENCY_AXIS
     figure: ggplot = _curves(table, x="arrival_rate_per_s", colour="bins", below=layers)
-    figure += _labels(" ".join([*caption, result.caption]), x=RATE_AXIS, y=axis, colour="Bins k")
+    figure += paper_labels(
+        " ".join([*caption, result.caption]), x=RATE_AXIS, y=axis, colour="Bins k"
+    )
     if len(latencies):
         figure += p9.aes(shape="servers")
         figure += p9.scale_shape_manual({"one server": "o", "unlimited servers": "^"})
@@ -132,7 +134,7 @@ def thresholds(result: FigureResult) -> ggplot:
         _curves(latency, x="arrival_rate_per_s", colour="bins", below=marks)
         + p9.facet_wrap("lengths")
         + p9.scale_y_log10()
-        + _labels(
+        + paper_labels(
             "Dashed: predicted threshold of each k; crosses: the published ones. Latencies above "
             f"{MOST_LATENCY_S} s are left out. {result.caption}",
             x=RATE_AXIS,
@@ -149,7 +151,7 @@ def against_bins(result: FigureResult) -> ggplot:
     figure: ggplot = (
         _curves(result.table, x="n_bins", colour="lengths", crosses=True)
         + p9.expand_limits(y=0.3)
-        + _labels(f"Lines: theory. {result.caption}", x="Bins k", y=THROUGHPUT_AXIS)
+        + paper_labels(f"Lines: theory. {result.caption}", x="Bins k", y=THROUGHPUT_AXIS)
         + p9.labs(colour="Lengths", shape="Lengths")
     )
     return figure
@@ -158,7 +160,9 @@ def against_bins(result: FigureResult) -> ggplot:
 def against_error(result: FigureResult) -> ggplot:
     """Figure 8: throughput against the probability of a wrong bin."""
     table = _with_bins(result.table)
-    figure: ggplot = _curves(table, x="error_probability", colour="bins", crosses=True) + _labels(
+    figure: ggplot = _curves(
+        table, x="error_probability", colour="bins", crosses=True
+    ) + paper_labels(
         result.caption,
         x="Probability p of each neighbouring bin",
         y=THROUGHPUT_AXIS,
@@ -174,7 +178,7 @@ def predictor_gain(result: FigureResult) -> ggplot:
     table[["mean", "low", "high", "theory", "published"]] *= 100
     figure: ggplot = (
         _curves(table, x="n_bins", colour="predictor", crosses=True)
-        + _labels(result.caption, x="Bins k", y="Throughput gain over k = 1 [%]")
+        + paper_labels(result.caption, x="Bins k", y="Throughput gain over k = 1 [%]")
         + p9.labs(colour="Lengths from", shape="Lengths from")
     )
     return figure
@@ -220,7 +224,7 @@ def _curves(
     if x == "n_bins":
         bins = sorted(set(table["n_bins"]))
         figure += p9.scale_x_continuous(breaks=bins, labels=list(map(str, bins)), trans="log2")
-    return figure + _theme()
+    return figure + paper_theme()
 
 
 def _with_bins(table: pd.DataFrame) -> pd.DataFrame:
@@ -231,11 +235,13 @@ def _with_bins(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(bins=pd.Categorical(table["n_bins"].astype(str), bins))
 
 
-def _labels(caption: str, **titles: str) -> Any:
+def paper_labels(caption: str, **titles: str) -> Any:
+    """Titles, and a caption broken into lines of the figure's width."""
     return plotnine_module().labs(caption="\n".join(textwrap.wrap(caption, 105)), **titles)
 
 
-def _theme() -> Any:
+def paper_theme() -> Any:
+    """The look of a figure in a paper's column."""
     p9 = plotnine_module()
     return p9.theme_bw(base_size=9) + p9.theme(
         figure_size=(WIDTH_IN, HEIGHT_IN),

@@ -27,15 +27,15 @@ T = TypeVar("T")
 FOLDER = "experiments/multibin/settings"
 
 
-def load_settings(kind: type[T], name: str, *, quick: bool = False) -> T:
-    """The settings in `name`.toml, as the frozen dataclass `kind`.
+def load_settings(kind: type[T], name: str, *, quick: bool = False, folder: str = FOLDER) -> T:
+    """The settings in `name`.toml of a data folder, as the frozen dataclass `kind`.
 
     Raises
     ------
     ValueError
         If the file has not exactly the fields of `kind`.
     """
-    with open(data_folder(FOLDER) / f"{name}.toml", "rb") as file:
+    with open(data_folder(folder) / f"{name}.toml", "rb") as file:
         values = tomllib.load(file)
     smaller = values.pop("quick", {})
     if quick:

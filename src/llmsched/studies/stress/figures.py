@@ -286,7 +286,7 @@ def _page(rows: int) -> Any:
     return theme() + p9.theme(
         figure_size=(WIDTH_IN, 1.4 + PANEL_IN * rows),
         legend_position="top",
-        legend_box="horizontal",
+        legend_box="vertical",
     )
 
 

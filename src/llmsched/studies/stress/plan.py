@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 from llmsched._util.limits import MAX_BINS
 from llmsched._util.options import check_options, option
 from llmsched.prediction.binning import Binning
+from llmsched.simulation.presets import preset
 from llmsched.simulation.replications import check_replications, replicated
 from llmsched.simulation.scenario import Scenario
 from llmsched.workload.workload import Workload
 
+Engine = Literal["batch", "iteration"]
 SCHEDULERS = ("static_fifo", "dynamic_no_bins", "multi_bin_dynamic", "multi_bin_adaptive")
-SCALED = "multi_bin_dynamic"  # the scheduler of steps 2, 2b and 3
+CONTINUOUS = ("continuous_static", "continuous_dynamic", "continuous_multi_bin", "continuous_sjf")
+SCALED: Mapping[Engine, str] = {  # the scheduler of steps 2, 2b and 3
+    "batch": "multi_bin_dynamic",
+    "iteration": "continuous_multi_bin",
+}
 MOST = {"volumes": 1_000_000_000, "gpu_counts": 1_000_000, "bins": MAX_BINS, "loads": math.inf}
 N_COMPARED = 3  # step 1 compares on so many of the plan's GPU counts, the smallest
 
@@ -49,6 +55,8 @@ class Plan:
     base : Scenario
         What the runs share, hardware included; its requests are set by the volumes, its GPUs and
         bins by the steps.
+    engine : {"batch", "iteration"}
+        Whether whole batches are served, or requests join and leave at every step.
     volumes : tuple of int
         Requests of step 1's runs; the other steps run the largest.
     gpu_counts : tuple of int
@@ -73,7 +81,13 @@ class Plan:
         If a list is empty, unordered or out of range.
     """
 
-    base: Scenario = field(default_factory=Scenario)
+    base: Scenario = field(default_factory=lambda: preset("plan"))
+    engine: Engine = option(
+        "batch",
+        "Whole batches, or requests that join and leave at every step.",
+        choices=get_args(Engine),
+        default_text="batch",
+    )
     volumes: tuple[int, ...] = _numbers(
         (1_000, 10_000, 100_000, 1_000_000),
         "Requests of step 1's runs; the other steps take the largest.",
@@ -134,9 +148,19 @@ class Plan:
         """GPUs on which step 1 compares the schedulers."""
         return self.compared_gpu_counts or self.gpu_counts[:N_COMPARED]
 
-    def seeds_of(self, scheduler: str = SCALED) -> tuple[int, ...]:
-        """The seeds that this scheduler runs with: one where nothing is random."""
-        one = replace(self.base, scheduler=scheduler)
+    @property
+    def schedulers(self) -> tuple[str, ...]:
+        """Those that step 1 compares."""
+        return SCHEDULERS if self.engine == "batch" else CONTINUOUS
+
+    @property
+    def scaled(self) -> str:
+        """The scheduler of steps 2, 2b and 3."""
+        return SCALED[self.engine]
+
+    def seeds_of(self, scheduler: str | None = None) -> tuple[int, ...]:
+        """The seeds that a scheduler (by default, `scaled`) runs with: one where nothing varies."""
+        one = replace(self.base, scheduler=scheduler or self.scaled)
         return tuple(each.seed for each in replicated(one, self.replications))
 
     def run(
@@ -144,12 +168,12 @@ class Plan:
         n_gpus: float,
         seed: int,
         *,
-        scheduler: str = SCALED,
+        scheduler: str | None = None,
         requests: int | None = None,
         rps_scale: float | None = None,
         n_bins: int | None = None,
     ) -> Scenario:
-        """One run; what is left out is the plan's: the largest volume, its rate and K."""
+        """One run; what is left out is the plan's: the largest volume, its rate, K, `scaled`."""
         workload = replace(
             self.workload,
             requests=self.volumes[-1] if requests is None else requests,
@@ -158,7 +182,7 @@ class Plan:
         return replace(
             self.base.on(n_gpus),
             workload=workload,
-            scheduler=scheduler,
+            scheduler=scheduler or self.scaled,
             binning=self.base.binning if n_bins is None else Binning(n_bins=n_bins),
             seed=seed,
         )

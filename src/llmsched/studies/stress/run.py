@@ -15,7 +15,7 @@ from llmsched._util.printable import cell
 from llmsched.simulation.sweep.store import owned
 from llmsched.simulation.sweep.sweep import TIMING_COLUMNS, RunRecord, sweep
 from llmsched.simulation.workers import Backend
-from llmsched.studies.stress.plan import SCALED, Plan
+from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.step import PlannedRun, Step, StepResult
 from llmsched.studies.stress.steps import STEPS, choose_gpus
 from llmsched.studies.stress.tables import per_bin_table
@@ -143,7 +143,7 @@ def _step2_before(plan: Plan, out: Path) -> pd.DataFrame | None:
     runs = read_runs(step2, plan, out)
     if runs is None or set(runs["workload_requests"]) != {plan.volumes[-1]}:
         return None
-    return runs if set(plan.seeds_of(SCALED)) == set(runs["seed"]) else None
+    return runs if set(plan.seeds_of()) == set(runs["seed"]) else None
 
 
 def read_steps(plan: Plan, out: Path, *, command: str = "") -> StressResult:

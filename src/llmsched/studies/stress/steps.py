@@ -15,7 +15,7 @@ import numpy as np
 
 from llmsched._util.number_text import count_text, interval_text, share_text
 from llmsched.studies.stress.figures import Figure
-from llmsched.studies.stress.plan import SCHEDULERS, Plan
+from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.step import Pair, PlannedRun, Step, StepResult
 from llmsched.studies.stress.tables import (
     CLEAR,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 RATES = ("throughput_rps", "goodput_rps")
 LATENCY = ("latency_mean_s", "latency_p99_s")
+TOKENS = ("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s")
 STARVATION = (VIOLATIONS, "wait_max_s", "latency_p99_s", "gpu_time_share")
 COMPOSITION = (
     *("output_variance_mean", "output_range_mean"),
@@ -52,6 +53,9 @@ class RequestScaling(Step):
         ("multi_bin_adaptive", "static_fifo"),
         ("multi_bin_dynamic", "dynamic_no_bins"),
         ("multi_bin_adaptive", "multi_bin_dynamic"),
+        ("continuous_dynamic", "continuous_static"),
+        ("continuous_multi_bin", "continuous_static"),
+        ("continuous_sjf", "continuous_static"),
     )
 
     def runs(self, plan: Plan, before: Mapping[str, pd.DataFrame]) -> list[PlannedRun]:
@@ -60,7 +64,7 @@ class RequestScaling(Step):
             PlannedRun(plan.run(n_gpus, seed, scheduler=scheduler, requests=requests))
             for requests in plan.volumes
             for n_gpus in plan.step1_gpu_counts
-            for scheduler in SCHEDULERS
+            for scheduler in plan.schedulers
             for seed in plan.seeds_of(scheduler)
         ]
 
@@ -105,11 +109,15 @@ class RequestScaling(Step):
         largest = runs[runs["requests_asked"] == runs["requests_asked"].max()]
         most = largest[largest["n_gpus"] == largest["n_gpus"].max()]
         by_bin = {"x": "bin", "colour": "scheduler"}
-        return {
+        drawn = {
             "violations": self._curves(found, [VIOLATIONS]),
             "latency": self._curves(found, LATENCY, log_y=True),
             "rates": self._curves(found, RATES),
             "latencies": self._shares(found, largest),
+        }
+        if found.plan.engine == "iteration":
+            return drawn | {"tokens": self._curves(found, TOKENS, log_y=True)}
+        return drawn | {
             "bins": self._bins(most, STARVATION, **by_bin),
             "composition": self._bins(most, COMPOSITION, **by_bin),
             "batch_sizes": self._shares(found, largest, batches=True),
@@ -154,7 +162,7 @@ class GpuScaling(Step):
     def figures(self, found: StepResult) -> dict[str, Figure]:
         """Metrics, distributions and bins against GPUs."""
         target = found.plan.target_violations
-        return {
+        drawn = {
             "violations": self._curves(found, [VIOLATIONS], line=target, loads=True),
             "latency": self._curves(found, LATENCY, log_y=True),
             "rates": self._curves(found, RATES, log_y=True, linear=True),
@@ -162,6 +170,10 @@ class GpuScaling(Step):
                 found, ["throughput_efficiency", "goodput_efficiency"], log_y=True, line=1.0
             ),
             "latencies": self._shares(found, found.runs),
+        }
+        if found.plan.engine == "iteration":
+            return drawn | {"tokens": self._curves(found, TOKENS, log_y=True)}
+        return drawn | {
             "bins": self._bins(
                 found.runs, ("latency_p99_s", "wait_max_s"), x="n_gpus", colour="bin", log_y=True
             ),
@@ -254,12 +266,13 @@ class BinNumbers(Step):
     def figures(self, found: StepResult) -> dict[str, Figure]:
         """Metrics against the number of bins, and what became of each bin."""
         by_place = {"x": "place", "colour": "n_bins"}
-        return {
-            "bins": self._curves(found, [VIOLATIONS, "goodput_rps", *LATENCY]),
-            "composition": self._bins(found.runs, COMPOSITION, **by_place),
-            "starvation": self._bins(found.runs, STARVATION, **by_place),
-            "latencies": self._shares(found, found.runs),
-        }
+        drawn = {"bins": self._curves(found, [VIOLATIONS, "goodput_rps", *LATENCY])}
+        if found.plan.engine == "iteration":
+            drawn["tokens"] = self._curves(found, TOKENS, log_y=True)
+        else:
+            drawn["composition"] = self._bins(found.runs, COMPOSITION, **by_place)
+            drawn["starvation"] = self._bins(found.runs, STARVATION, **by_place)
+        return drawn | {"latencies": self._shares(found, found.runs)}
 
 
 STEPS: tuple[Step, ...] = (RequestScaling(), GpuScaling(), HeldLoads(), BinNumbers())

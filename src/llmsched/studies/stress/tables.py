@@ -31,6 +31,9 @@ METRICS = (
     *("queueing_mean_s", "service_mean_s", "gpu_utilization", "batch_size_mean", "padding_waste"),
     *("rejected", "makespan_s"),
     *("throughput_speedup", "goodput_speedup", "throughput_efficiency", "goodput_efficiency"),
+    # of the iteration level only, as others above are of batches only
+    *("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s"),
+    *("kv_share_mean", "preemptions_per_request"),
 )
 PER_BIN_METRICS = (
     *("request_share", "gpu_time_share", VIOLATIONS, "latency_mean_s", "latency_p99_s"),
@@ -260,7 +263,10 @@ def per_bin_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for group, members in groups(runs):
-        frame = per_bin_frame(members).merge(members[["key", "random"]], on="key")
+        frame = per_bin_frame(members)
+        if frame.empty:  # of the iteration level
+            continue
+        frame = frame.merge(members[["key", "random"]], on="key")
         for one_bin, of_bin in frame.groupby("bin", sort=True):
             rows += [
                 group | {"bin": one_bin, "metric": metric} | _interval_row(of_bin, metric)

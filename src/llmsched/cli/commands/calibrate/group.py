@@ -11,18 +11,18 @@ from llmsched.cli.errors import OneLineErrors
 # command -> (module, attribute, short help); a command loads only when it is used
 COMMANDS = {
     "measure": (
-        "llmsched.cli.commands.calibrate_measure",
+        "llmsched.cli.commands.calibrate.measure",
         "measure",
         "Time a real model over a grid.",
     ),
     "fit": (
-        "llmsched.cli.commands.calibrate_fit",
+        "llmsched.cli.commands.calibrate.fit",
         "fit",
         "Fit every form to a grid and choose one.",
     ),
-    "show": ("llmsched.cli.commands.calibrate_fit", "show", "Say what a latency model is."),
+    "show": ("llmsched.cli.commands.calibrate.fit", "show", "Say what a latency model is."),
     "import": (
-        "llmsched.cli.commands.calibrate_import",
+        "llmsched.cli.commands.calibrate.imports",
         "import_",
         "Take over a benchmark's results.",
     ),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from llmsched.cli.command import print_json
 from llmsched.cli.errors import OneLineErrors, keep_inputs
 from llmsched.cli.fields import given_parameter as given
 
@@ -94,7 +94,7 @@ def fit(
     redrawn = _redrawn(comparison, taken, n_bootstrap, seed) if n_bootstrap else None
     if as_json:
         content = fit_dict(comparison, taken, redrawn)
-        click.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+        print_json(content)
     else:
         click.echo(fit_text(comparison, taken, redrawn))
     _draw(comparison, figure, residuals)
@@ -119,7 +119,7 @@ def show(latency: str, as_json: bool) -> None:
 
     model = load_latency(latency)
     if as_json:
-        click.echo(json.dumps(model_dict(model), indent=2, ensure_ascii=False, allow_nan=False))
+        print_json(model_dict(model))
     else:
         click.echo(model_text(model))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmsched.calibration.benchmarks.registry import AUTO, FORMATS
+from llmsched.cli.command import print_json
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.fields import given_fields, given_parameter, scenario_of
 from llmsched.cli.options import field_options
@@ -119,7 +119,10 @@ def import_(
         from llmsched.figures.calibration import benchmark_figure
 
         save_figure(benchmark_figure(fit), figure)
-    click.echo(json.dumps(_json(fit), indent=2, allow_nan=False) if as_json else _text(fit))
+    if as_json:
+        print_json(_json(fit))
+    else:
+        click.echo(_text(fit))
     for note in fit.notes:
         click.echo(f"Note: {note}", err=True)
     click.echo(f"Model: {out}", err=True)
@@ -149,7 +152,7 @@ def _import_log(
     model, fitted = fit_log(log, scenario, name=out.stem)
     save_two_regime(model, out)
     if as_json:
-        click.echo(json.dumps(fitted.to_dict(), indent=2, allow_nan=False))
+        print_json(fitted.to_dict())
     else:
         from llmsched.cli.text import aligned
         from llmsched.cli.text_validate import constants_table

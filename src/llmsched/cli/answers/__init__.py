@@ -1,0 +1,1 @@
+"""Answers as text for a terminal: the verdict, a table, a line on each caution."""

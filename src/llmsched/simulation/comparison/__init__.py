@@ -1,0 +1,1 @@
+"""Several schedulers on equal terms: the runs, and what they say."""
