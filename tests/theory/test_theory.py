@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from llmsched.theory.any_law import LEVELS, implied_span, makespan_weights
 from llmsched.theory.distributions import Empirical, Exponential, Lognormal, Uniform
 from llmsched.theory.makespans import (
     bin_makespans,
@@ -309,6 +310,38 @@ def test_saturated_throughput__under_the_errors_of_figure_8():
     ]
     assert found[0] == pytest.approx(float(uniform_throughput_per_s(1, 128, **PAPER)))
     np.testing.assert_allclose(found, [6.6, 7.9, 8.9], rtol=0.05)
+
+
+# --- what holds for every law -----------------------------------------------------------------
+
+MISSES = ((9.0, 1.0), (3.0, 5.0))
+
+
+def test_makespan_weights__hand_worked_at_the_median():
+    # half of the requests are above the median: 3/4 of the pairs, 1/2 of those of one bin each;
+    # and where the predicted bin says nothing, 3/4 again
+    at = len(LEVELS) // 2
+    assert makespan_weights(2)[at] == pytest.approx(3 / 4)
+    assert makespan_weights(2, 2)[at] == pytest.approx(1 / 2)
+    assert makespan_weights(2, 2, confusion=np.ones((2, 2)))[at] == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize("law", [Uniform(1.0, 3.0), Exponential(2.0), Lognormal(2.0, 1.0)])
+def test_implied_span__holds_what_a_law_has_given_its_other_makespans(law):
+    edges_s = equal_mass_edges_s(law, 2)
+    binned_s = mean_makespan_s(law, 4, edges_s=edges_s)
+    missed_s = mean_makespan_s(law, 4, edges_s=edges_s, confusion=MISSES)
+    known = [(makespan_weights(4), mean_makespan_s(law, 4)), (makespan_weights(4, 2), binned_s)]
+    missed = implied_span(makespan_weights(4, 2, confusion=MISSES), known)
+    assert missed.low < missed_s < missed.high
+    assert missed.high / missed.low < 1.1  # and says something
+    mean = implied_span(makespan_weights(1), known)
+    assert mean.low < law.mean_s < mean.high
+
+
+def test_implied_span__refuses_makespans_that_no_law_has():
+    with pytest.raises(ValueError, match="no law of service times gives 2, 1"):
+        implied_span(makespan_weights(1), [(makespan_weights(1), 2.0), (makespan_weights(2), 1.0)])
 
 
 def test_infinite_server_latency__of_a_uniform_law_is_lemma_5_1():

@@ -68,7 +68,7 @@ def bin_makespans(
     check_batch_size(batch_size)
     edges = np.concatenate(([0.0], check_edges(edges_s), [math.inf]))
     mass = np.diff(np.concatenate(([0.0], law.below(edges[1:-1]), [1.0])))
-    joint = mass[:, np.newaxis] * _confusion(confusion, len(mass))
+    joint = mass[:, np.newaxis] * confusion_matrix(confusion, len(mass))
 
     @cache
     def mean_maximum_s(true_bin: int, n: int) -> float:
@@ -148,8 +148,14 @@ def _members(batch_size: int, share: float, below: float) -> FloatArray:
     return np.asarray(np.exp(log_ways + n * math.log(share) + (batch_size - n) * math.log(below)))
 
 
-def _confusion(confusion: ArrayLike | None, n_bins: int) -> FloatArray:
-    """Probability of each predicted bin given the true one, shape (n_bins, n_bins)."""
+def confusion_matrix(confusion: ArrayLike | None, n_bins: int) -> FloatArray:
+    """Probability of each predicted bin given the true one, shape (n_bins, n_bins).
+
+    Raises
+    ------
+    ValueError
+        If it has another shape, or a weight below 0, or a row without any.
+    """
     if confusion is None:
         return np.eye(n_bins)
     matrix = np.asarray(confusion, dtype=np.float64)
