@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from llmsched import Binning, Hardware, Scenario, Settings, Slo, Trace, Workload, simulate
-from llmsched._util.number_text import interval_text
 from llmsched._util.streams import Streams
+from llmsched._util.text import interval_text
 from llmsched.metrics.intervals import mean_interval
 from llmsched.prediction.optimal_edges import expected_batch_max
 from llmsched.simulation.workers import pool

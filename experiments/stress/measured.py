@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from llmsched import Hardware, Slo, Workload
-from llmsched._util.number_text import interval_text
+from llmsched._util.text import interval_text
 from llmsched.latency.registry import load_latency
 from llmsched.simulation.presets import preset
 from llmsched.studies.stress.plan import Plan

@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from llmsched import Binning, Hardware, Scenario, Slo, Workload
-from llmsched._util.number_text import count_text, interval_text, number_text
+from llmsched._util.text import count_text, interval_text, number_text
 from llmsched.metrics.intervals import mean_interval
 from llmsched.simulation.sweep.sweep import sweep
 

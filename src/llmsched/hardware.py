@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from llmsched._util.resources import data_folder
+from llmsched._util.files import data_folder
 
 T = TypeVar("T")
 Precision = Literal["fp16", "bf16", "fp8", "fp4"]

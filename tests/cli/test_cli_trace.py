@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from llmsched._util.resources import data_folder
+from llmsched._util.files import data_folder
 from llmsched.cli.commands.trace import trace
 from llmsched.workload.fetch import FetchError
 from llmsched.workload.formats import registry as formats

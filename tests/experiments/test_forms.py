@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmsched._util.resources import data_folder
+from llmsched._util.files import data_folder
 from llmsched.latency.fit.grid import LatencyGrid
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

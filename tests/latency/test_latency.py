@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from installed_package import put_package
 
-from llmsched._util.resources import data_folder
+from llmsched._util.files import data_folder
 from llmsched.latency import registry as latency
 from llmsched.latency.base import (
     CalibrationWarning,

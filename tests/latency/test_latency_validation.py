@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmsched.cli.text_calibrate import misfit_in_words
+from llmsched.cli.answers.calibrate import misfit_in_words
 from llmsched.latency.base import CalibrationError, CalibrationWarning, Shape
 from llmsched.latency.fit.best import fit_grid
 from llmsched.latency.fit.bootstrap import bootstrap

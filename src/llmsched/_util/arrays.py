@@ -1,4 +1,4 @@
-"""Arrays that nobody can write to any more, so that they can be shared."""
+"""Array types that every room uses, and arrays that nobody can write to any more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int32]
 Array = TypeVar("Array", bound=NDArray[Any])
 
 

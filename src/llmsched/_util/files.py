@@ -1,4 +1,4 @@
-"""Output files: checked before the work, links followed, written whole or not at all."""
+"""Output files, written whole or not at all; and where the package's data folders lie."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from pathlib import Path
 
 _NAME_PART = 40  # characters of a name, at most 160 bytes, so that the partial one is no longer
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)  # never what is there
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class OutputError(OSError):
@@ -147,3 +150,11 @@ def _keep(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def data_folder(name: str) -> Path:
+    """The folder `name`: inside the installed package, or at the top of a source checkout."""
+    for root in (_PACKAGE / "data", _PACKAGE.parents[1]):
+        if (root / name).is_dir():
+            return root / name
+    raise FileNotFoundError(f"data folder {name!r} must lie in the package; reinstall llmsched")

@@ -21,7 +21,7 @@ import click
 
 from llmsched._util.files import OutputError
 from llmsched._util.notes import Notes
-from llmsched._util.printable import printable
+from llmsched._util.text import printable
 from llmsched.cli.command import EveryCommand, near_names
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from simpy.events import ProcessGenerator
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.engine.clock import URGENT, Clock
 from llmsched.engine.feed import Feed
 from llmsched.schedulers.iteration.routing import ReplicasSeen, Router

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd

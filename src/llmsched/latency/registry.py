@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llmsched._util.files import identity
+from llmsched._util.files import data_folder, identity
 from llmsched._util.plugins import CALL_ERRORS, PluginError, is_ours, said
 from llmsched._util.registry import Registry
-from llmsched._util.resources import data_folder
 from llmsched.latency.base import (
     AXIS_LABELS,
     BatchShape,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from llmsched._util.resources import data_folder
+from llmsched._util.files import data_folder
 from llmsched.hardware import ModelSpec
 from llmsched.latency.registry import latency_names, load_latency
 from llmsched.latency.steps.base import StepLatency

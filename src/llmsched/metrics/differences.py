@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from llmsched._util.arrays import FloatArray
 from llmsched._util.limits import MATTERS
-from llmsched._util.types import FloatArray
 from llmsched.metrics.intervals import Interval, holm, mean_interval, p_value_of_zero
 from llmsched.metrics.registry import METRICS
 from llmsched.metrics.scales import from_scale, on_scale, scale_of

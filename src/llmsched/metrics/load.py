@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.workload.trace import Trace
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.metrics.intervals import Interval, mean_interval
 from llmsched.metrics.registry import METRICS, Scale
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.engine.iteration.run import IterationRun
 from llmsched.engine.step_records import ServedTable
 from llmsched.metrics.run import _plain

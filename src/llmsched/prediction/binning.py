@@ -18,7 +18,7 @@ from llmsched._util.limits import DEFAULT_BINS, MAX_BINS
 from llmsched._util.options import check_options, option
 
 if TYPE_CHECKING:
-    from llmsched._util.types import FloatArray, IntArray
+    from llmsched._util.arrays import FloatArray, IntArray
     from llmsched.latency.base import LatencyModel
     from llmsched.workload.trace import Trace
 

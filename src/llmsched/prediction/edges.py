@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched._util.limits import MAX_BINS
-from llmsched._util.types import FloatArray, IntArray
 
 # Rolling edges: the quantiles of the last so many arrivals, found anew every so many; before that,
 # after 16 arrivals and whenever their number has doubled.

@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.prediction.edges import assign_bins, check_n_bins, equal_mass_edges
 
 DEFAULT_GRID = 512

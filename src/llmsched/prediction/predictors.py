@@ -20,6 +20,7 @@ from typing import ClassVar, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched._util.plugins import (
     CALL_ERRORS,
     PluginError,
@@ -29,7 +30,6 @@ from llmsched._util.plugins import (
     said,
 )
 from llmsched._util.registry import Registry
-from llmsched._util.types import FloatArray, IntArray
 from llmsched.prediction.binning import Binning
 from llmsched.prediction.edges import assign_bins
 from llmsched.workload.trace import Trace

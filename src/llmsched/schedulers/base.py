@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import IntArray
+from llmsched._util.arrays import IntArray
 
 # What the engine keeps up to date for a policy; each tells what the one before tells, and costs
 # more. "counts": how many wait in each bin; "ages": since when; "requests": every one of them.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched._util.streams import Streams
-from llmsched._util.types import FloatArray, IntArray
 from llmsched.latency.base import LatencyModel
 from llmsched.prediction.binning import DYNAMIC_BATCH_SIZE, Binning
 from llmsched.prediction.edges import assign_bins

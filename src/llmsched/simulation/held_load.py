@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 
-from llmsched._util.types import IntArray
+from llmsched._util.arrays import IntArray
 from llmsched.latency.base import LatencyModel
 from llmsched.metrics.load import memory_best_batch, offered_load
 from llmsched.prediction.binning import Binning

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmsched._util.arrays import FloatArray
 from llmsched._util.limits import TIMELINE_EVENTS
-from llmsched._util.types import FloatArray
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.engine.step_records import ReplicaTable, ServedTable, SpellTable, StepTable
 from llmsched.engine.timeline.base import ALWAYS, Timeline

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.base import LatencyModel
 from llmsched.latency.registry import load_latency
 from llmsched.metrics.intervals import Interval

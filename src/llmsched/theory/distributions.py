@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 
 
 class ServiceLaw(ABC):

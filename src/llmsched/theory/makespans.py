@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.theory.distributions import ServiceLaw, check_batch_size
 from llmsched.theory.multi_bin import check_at_least, check_edges, formation_wait_s
 

@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.theory.distributions import ServiceLaw, check_batch_size, harmonic_number
 
 _ROUND_OFF = 1e-12

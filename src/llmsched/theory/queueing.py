@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 
 _TAIL = 40.0  # chances below e^-40 are left out of the numerical queue
 _MOST_STATES = 4000

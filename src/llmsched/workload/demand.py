@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from llmsched._util.types import IntArray
+from llmsched._util.arrays import IntArray
 from llmsched.workload.sessions import levels
 from llmsched.workload.trace import Trace, TraceError
 

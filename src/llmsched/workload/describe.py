@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.trace import Trace, TraceError
 

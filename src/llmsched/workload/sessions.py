@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.arrays import given_up, read_only
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray, given_up, read_only
 
 Rows = NDArray[np.intp] | NDArray[np.bool_] | slice
 

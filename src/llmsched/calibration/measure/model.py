@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llmsched._util.resources import data_folder
+from llmsched._util.files import data_folder
 from llmsched.calibration.measure.torch_library import libraries, local_first, one_line, quiet
 from llmsched.latency.base import CalibrationError
 

@@ -126,7 +126,7 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
             found["latency_uncertainty"] = uncertainty.to_dict()
         print_json(found)
     elif isinstance(run, ContinuousRun):
-        from llmsched.cli.text_continuous import continuous_table
+        from llmsched.cli.answers.continuous import continuous_table
 
         click.echo(continuous_table(run, scenario.slo))
     elif isinstance(run, BatchRun):

@@ -18,7 +18,7 @@ from llmsched.engine.iteration.settings import IterationSettings
 
 if TYPE_CHECKING:
     from llmsched.calibration.benchmarks.runs import Run
-    from llmsched.cli.text_validate import Table
+    from llmsched.cli.answers.validate import Table
     from llmsched.simulation.scenario import Scenario
     from llmsched.studies.validation.fit import FitPlan
     from llmsched.studies.validation.stages import StagesValidation
@@ -110,7 +110,7 @@ def validate_(run: tuple[Path, ...], **values: Any) -> None:
 
 
 def _validate_log(log: Any, values: Mapping[str, Any]) -> None:
-    from llmsched.cli.text_validate import validation_tables, verdict
+    from llmsched.cli.answers.validate import validation_tables, verdict
     from llmsched.studies.validation.validate import validate
 
     found = validate(
@@ -134,8 +134,8 @@ def _tail(found: Validation) -> str:
 
 
 def _validate_stages(stages: list[Any], values: Mapping[str, Any]) -> None:
+    from llmsched.cli.answers.validate import stages_tables, stages_verdict
     from llmsched.cli.progress import progress_bar
-    from llmsched.cli.text_validate import stages_tables, stages_verdict
     from llmsched.studies.validation.stages import validate_stages
 
     if values["shared_prefixes"] is not None:
@@ -169,7 +169,7 @@ def _put_out(
     tail: str,
     values: Mapping[str, Any],
 ) -> None:
-    from llmsched.cli.text_validate import as_markdown, as_text
+    from llmsched.cli.answers.validate import as_markdown, as_text
 
     figure: Path | None = values["figure"]
     if figure is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.engine.batch.batch import Batch, PickedBatch
 from llmsched.engine.batch.bins import BinStore
 from llmsched.engine.batch.queues import WaitingBins

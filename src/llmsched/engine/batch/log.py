@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.engine.batch.batch import Batch
 from llmsched.engine.columns import Columns
 from llmsched.engine.records import BatchTable, RequestTable

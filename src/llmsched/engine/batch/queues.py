@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from llmsched._util.arrays import IntArray
 from llmsched._util.plugins import CALL_ERRORS, PluginError, name_of, raise_failure
-from llmsched._util.types import IntArray
 from llmsched.engine.batch.batch import Batch
 from llmsched.engine.columns import Accepted, Columns
 from llmsched.schedulers.base import Head, Later, WaitingView, view_setter

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.engine.batch.batch import PickedBatch
 from llmsched.engine.batch.queues import Queue
 from llmsched.engine.columns import Accepted, Columns

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from simpy.events import ProcessGenerator
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.engine.admission import Admission
 from llmsched.engine.batch.bins import BinStore, Pull
 from llmsched.engine.batch.closed_loop import Arriving, ArrivingBins, ArrivingRequests, Loop

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.engine.iteration.log import StepRecorder
 from llmsched.engine.iteration.requests import Active
 from llmsched.schedulers.iteration.base import ProcessedStep

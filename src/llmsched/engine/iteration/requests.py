@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsched._util.types import IntArray
+from llmsched._util.arrays import IntArray
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.workload.trace import Trace
 

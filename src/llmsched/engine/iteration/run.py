@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.engine.clock import Clock
 from llmsched.engine.dispatch import Dispatcher
 from llmsched.engine.iteration.core import Core

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched._util.files import whole_file
-from llmsched._util.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd

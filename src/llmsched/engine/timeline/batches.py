@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched._util.limits import TIMELINE_EVENTS
-from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.engine.timeline.base import (
     ALWAYS,

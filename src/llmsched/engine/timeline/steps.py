@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched._util.limits import TIMELINE_EVENTS
-from llmsched._util.types import FloatArray, IntArray
 from llmsched.engine.step_records import ServedTable, SpellTable, StepTable
 from llmsched.engine.timeline.base import (
     ALWAYS,

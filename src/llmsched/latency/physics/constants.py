@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.resources import data_folder
+from llmsched._util.files import data_folder
 
 FloatArray = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.base import CalibrationError, Kind
 
 _AHEAD = np.arange(4096, dtype=np.float64)

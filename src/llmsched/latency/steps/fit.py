@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.steps.base import StepLatency
 from llmsched.latency.steps.two_regime import DecodeTerms, MixedTerms, RegimeErrors, TwoRegime
 

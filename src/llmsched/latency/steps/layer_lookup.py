@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.steps.base import kv_ahead
 from llmsched.latency.steps.layer_tables import Grid
 

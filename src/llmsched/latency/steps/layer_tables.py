@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.base import CalibrationError
 
 PARTS = ("dense", "attention", "per_sequence")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.base import CalibrationError, Kind
 from llmsched.latency.steps.base import StepLatency
 from llmsched.latency.steps.layer_lookup import Block, Curve, Pieces, Plane

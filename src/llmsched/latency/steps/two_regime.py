@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.base import CalibrationError, Kind, LatencyModel, check_coefficients
 from llmsched.latency.formulas import PerTokenModel, PromptOutputModel
 from llmsched.latency.step import StepModel

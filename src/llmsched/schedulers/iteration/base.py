@@ -37,7 +37,7 @@ from typing import Protocol
 
 import numpy as np
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)

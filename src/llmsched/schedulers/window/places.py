@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 
 Indices = NDArray[np.intp]
 _EQUAL = 1 - 1e-12  # scores that differ less differ by the rounding of their sums

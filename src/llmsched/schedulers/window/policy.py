@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.base import LatencyModel, Shape
 from llmsched.schedulers.base import BatchPlan, FinishedBatch, Selection, WaitingView
 from llmsched.schedulers.window.places import Indices, Places, Windows, largest_of, sums_of

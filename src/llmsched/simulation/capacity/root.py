@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.simulation.capacity.search import capacity_of, edge
 
 Tests = Mapping[float, FloatArray]  # rate -> the metric in each replication, shape (n,)

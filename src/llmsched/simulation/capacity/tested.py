@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.metrics.intervals import mean_interval
 from llmsched.simulation.capacity.results import CONFIDENCE, CurvePoint
 from llmsched.simulation.capacity.root import Curve

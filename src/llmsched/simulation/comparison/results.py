@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.base import LatencyModel
 from llmsched.metrics.differences import Difference, corrected, difference, told
 from llmsched.metrics.intervals import Interval

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from llmsched._util.arrays import IntArray
 from llmsched._util.options import plain_values
-from llmsched._util.types import IntArray
 from llmsched._util.version import __version__
 from llmsched.engine.batch.run import run_engine
 from llmsched.engine.records import BatchTable, RequestTable

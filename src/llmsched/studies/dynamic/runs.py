@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.latency.base import Kind
 from llmsched.latency.steps.base import StepLatency

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.metrics.intervals import Interval
 from llmsched.prediction.predictors import BERT_CONFUSION
 from llmsched.studies.multibin.gsm8k import quantile_law

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.studies.multibin.results import Check, FigureResult, ends
 from llmsched.studies.multibin.runs import Point, Results, Sizes, Study, by_bins
 from llmsched.theory.makespans import saturated_throughput_per_s

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.metrics.intervals import mean_interval
 from llmsched.studies.multibin.results import Check, FigureResult, ends, ratio
 from llmsched.studies.multibin.runs import Point, Results, Sizes, Study, by_bins

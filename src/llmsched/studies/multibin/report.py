@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmsched._util.number_text import interval_text, number_text
+from llmsched._util.text import interval_text, number_text
 from llmsched.studies.multibin.figures import DPI, DRAW
 from llmsched.studies.multibin.reproduction import Reproduction
 from llmsched.studies.multibin.results import FigureResult

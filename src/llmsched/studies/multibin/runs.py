@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from llmsched._util.resources import data_folder
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
+from llmsched._util.files import data_folder
 from llmsched.engine.records import BatchTable, RequestTable
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
 from llmsched.prediction.binning import Binning

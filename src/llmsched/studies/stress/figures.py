@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llmsched._util.number_text import count_text
+from llmsched._util.text import count_text
 from llmsched.figures.style import plotnine_module, scheduler_colours, theme
 from llmsched.studies.stress.tables import shown
 

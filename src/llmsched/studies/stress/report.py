@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmsched._util.files import check_output, whole_file
-from llmsched._util.number_text import MISSING, interval_text, number_text
+from llmsched._util.text import MISSING, interval_text, number_text
 from llmsched.metrics.load import LABEL_RULE
 from llmsched.studies.stress.figures import Pictures, png
 from llmsched.studies.stress.step import StepResult

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import numpy as np
 
 from llmsched._util.files import whole_file
-from llmsched._util.printable import cell
+from llmsched._util.text import cell
 from llmsched.simulation.sweep.store import owned
 from llmsched.simulation.sweep.sweep import TIMING_COLUMNS, RunRecord, sweep
 from llmsched.simulation.workers import Backend

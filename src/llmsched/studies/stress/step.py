@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from llmsched._util.number_text import count_text
+from llmsched._util.text import count_text
 from llmsched.studies.stress import figures
 from llmsched.studies.stress.figures import Figure
 from llmsched.studies.stress.plan import Plan

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from llmsched._util.number_text import count_text, interval_text, share_text
+from llmsched._util.text import count_text, interval_text, share_text
 from llmsched.studies.stress.figures import Figure
 from llmsched.studies.stress.plan import Plan
 from llmsched.studies.stress.step import Pair, PlannedRun, Step, StepResult

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmsched._util.arrays import FloatArray
 from llmsched._util.notes import Notes
-from llmsched._util.number_text import count_text, share_text
-from llmsched._util.types import FloatArray
+from llmsched._util.text import count_text, share_text
 from llmsched.metrics.intervals import Interval, mean_interval, paired_difference
 from llmsched.metrics.registry import METRICS as REGISTERED, title_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.calibration.benchmarks.runs import EngineSeries, LatencySummary
 from llmsched.engine.step_records import StepTable
 from llmsched.studies.validation.replay import Times

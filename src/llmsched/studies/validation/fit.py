@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.latency.steps.base import Scaled
 from llmsched.studies.validation.replay import Replay, Times
 

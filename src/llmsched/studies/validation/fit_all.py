@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.calibration.benchmarks.runs import RequestLog
 from llmsched.latency.steps.two_regime import DecodeTerms, MixedTerms, TwoRegime
 from llmsched.simulation.scenario import Scenario

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.calibration.benchmarks.runs import RequestLog, per_later_token
 from llmsched.engine.iteration.run import IterationRun, run_iteration_engine
 from llmsched.engine.iteration.settings import IterationSettings

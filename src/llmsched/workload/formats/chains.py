@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.workload.formats.clocks import PER_S, Unit
 from llmsched.workload.formats.encodings.cells import MAX_TOKENS
 from llmsched.workload.formats.encodings.columns import ColumnBuilder

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.workload.formats.encodings.cells import TimeKind
 from llmsched.workload.formats.encodings.files import TraceFile
 

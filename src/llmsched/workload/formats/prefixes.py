@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from llmsched._util.types import IntArray
+from llmsched._util.arrays import IntArray
 from llmsched.workload.formats.encodings.columns import LENGTHS, ColumnBuilder
 from llmsched.workload.formats.encodings.files import Locate, TraceFile
 from llmsched.workload.formats.layout import Layout

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray
 from llmsched.workload.formats.encodings.files import Locate, TraceFile
 from llmsched.workload.trace import LONGEST_S
 

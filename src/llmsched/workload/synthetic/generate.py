@@ -15,8 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from llmsched._util.arrays import given_up
-from llmsched._util.types import FloatArray
+from llmsched._util.arrays import FloatArray, given_up
 from llmsched.workload.synthetic.burstgpt_days import LOG_TYPES, MODELS, Block, burstgpt_days
 from llmsched.workload.synthetic.burstgpt_like import BurstGptLike
 from llmsched.workload.synthetic.profile_kinds import GammaBursts, OnOff, Poisson, Sessions

@@ -14,8 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from llmsched._util.files import identity
-from llmsched._util.resources import data_folder
+from llmsched._util.files import data_folder, identity
 from llmsched.workload.synthetic.burstgpt_like import BurstGptLike
 from llmsched.workload.synthetic.profile_checks import require_bounds
 from llmsched.workload.synthetic.profile_kinds import GammaBursts, OnOff, Poisson, Sessions

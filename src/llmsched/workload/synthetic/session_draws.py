@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.arrays import given_up
-from llmsched._util.types import IntArray
+from llmsched._util.arrays import IntArray, given_up
 from llmsched.workload.prefixes.prefix_ids import PrefixIds
 from llmsched.workload.sessions import Turns
 from llmsched.workload.synthetic.profile_kinds import Sessions

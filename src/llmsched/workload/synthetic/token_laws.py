@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched._util.types import FloatArray, IntArray
+from llmsched._util.arrays import FloatArray, IntArray
 from llmsched.workload.synthetic.profile_kinds import TokenLaw
 
 

@@ -71,7 +71,7 @@ def fit(
     \b
     Example: llmsched calibrate fit grid.csv --bootstrap 1000 --out gpu.json
     """
-    from llmsched.cli.text_calibrate import fit_dict, fit_text
+    from llmsched.cli.answers.calibrate import fit_dict, fit_text
     from llmsched.latency.files import save_model
     from llmsched.latency.fit.best import checked
     from llmsched.latency.fit.form_fit import fit_form
@@ -114,7 +114,7 @@ def show(latency: str, as_json: bool) -> None:
     \b
     Example: llmsched calibrate show h100-llama-3-8b-vllm
     """
-    from llmsched.cli.text_calibrate import model_dict, model_text
+    from llmsched.cli.answers.calibrate import model_dict, model_text
     from llmsched.latency.registry import load_latency
 
     model = load_latency(latency)

@@ -154,8 +154,8 @@ def _import_log(
     if as_json:
         print_json(fitted.to_dict())
     else:
+        from llmsched.cli.answers.validate import constants_table
         from llmsched.cli.text import aligned
-        from llmsched.cli.text_validate import constants_table
 
         click.echo(f"{aligned(constants_table(fitted))}\n\n{model.describe()}")
     for note in (*log.notes, *fitted.notes):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
 from llmsched._util.files import whole_file
-from llmsched._util.printable import printable
+from llmsched._util.text import printable
 from llmsched.workload.trace import TraceError
 
 MAX_LINE_BYTES = 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from llmsched._util.number_text import MISSING, count_text, interval_text, number_text, share_text
+from llmsched._util.text import MISSING, count_text, interval_text, number_text, share_text
 
 
 def test_interval__has_two_digits_of_its_half_width_and_the_mean_as_many_decimals():
