@@ -19,7 +19,7 @@ from llmsched._util.arrays import FloatArray
 from llmsched._util.limits import MATTERS
 from llmsched.metrics.intervals import Interval, holm, mean_interval, p_value_of_zero
 from llmsched.metrics.registry import METRICS
-from llmsched.metrics.scales import from_scale, on_scale, scale_of
+from llmsched.metrics.scales import from_scale, is_skewed, on_scale, scale_of
 
 LEVEL = 0.05  # of all verdicts of a table together
 EQUAL = 1e-9  # of the value: a difference up to this is that of the last digits of two sums
@@ -153,13 +153,14 @@ def difference(
         base = on_scale(b, scale, least=least)
         change = on_scale(a, scale, least=least) - base
     level = float(base.mean())
-    found = told(mean_interval(change, resampled=resampled), scale, level)
+    form = {"resampled": resampled, "skewed": is_skewed(metric)}
+    found = told(mean_interval(change, **form), scale, level)
     return Difference(
         scheduler=scheduler,
         baseline=baseline,
         metric=metric,
         interval=found,
-        p_value=1.0 if equal else p_value_of_zero(change, resampled=resampled),
+        p_value=1.0 if equal else p_value_of_zero(change, **form),
         equal=equal,
         random=random,
         matters=matters * abs(level) if scale == "linear" else matters,

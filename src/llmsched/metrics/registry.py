@@ -33,6 +33,8 @@ class Metric:
     scale : {"log", "logit", "linear"}
         On which replications are averaged and compared: times and rates by their logarithm,
         shares by their logit, what may be 0 or negative as it is.
+    skewed : bool
+        Whether replications are skewed on that scale too, so that intervals allow for it.
     definition : str
         In one sentence.
     """
@@ -42,6 +44,7 @@ class Metric:
     unit: str = ""
     better: Direction | None = None
     scale: Scale = "linear"
+    skewed: bool = False
     definition: str = ""
 
     @property
@@ -132,6 +135,7 @@ _ALL = (
         unit="requests/s",
         better="higher",
         scale="log",
+        skewed=True,
         definition="Requests within every SLO that is set / span.",
     ),
     Metric(

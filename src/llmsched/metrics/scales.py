@@ -26,6 +26,11 @@ def scale_of(metric: str) -> Scale:
     return METRICS[metric].scale if metric in METRICS else "linear"
 
 
+def is_skewed(metric: str) -> bool:
+    """Whether its replications are skewed on their scale too."""
+    return metric in METRICS and METRICS[metric].skewed
+
+
 def half_a_request(metric: str, *, requests: int, span_s: float | None) -> float:
     """What half a request is in a share or a rate; NaN in what is neither."""
     if scale_of(metric) == "logit":
@@ -114,7 +119,10 @@ def typical(
     if len(x) and (x == x[0]).all():
         return mean_interval(x, confidence=confidence)
     found = mean_interval(
-        on_scale(x, scale, least=least), resampled=resampled, confidence=confidence
+        on_scale(x, scale, least=least),
+        resampled=resampled,
+        confidence=confidence,
+        skewed=is_skewed(metric),
     )
     ends = (from_scale(value, scale) for value in (found.mean, found.low, found.high))
     mean, low, high = ends
