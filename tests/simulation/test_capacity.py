@@ -20,7 +20,7 @@ from llmsched.simulation.capacity import tested as capacity_tested
 from llmsched.simulation.capacity.capacity import capacities, capacity
 from llmsched.simulation.capacity.plan import plan
 from llmsched.simulation.capacity.results import differences
-from llmsched.simulation.capacity.root import Curve, next_rate_for_root, root_of
+from llmsched.simulation.capacity.root import Curve, Root, next_rate_for_root, root_of
 from llmsched.simulation.capacity.search import edge, next_gpus, next_rate
 from llmsched.simulation.capacity.statements import messages, statement
 from llmsched.simulation.capacity.target import Target
@@ -226,13 +226,14 @@ def test_interval__holds_the_true_root_in_95_of_100():
     rng, n_tries = np.random.default_rng(7), 1000
     rates, known = np.geomspace(0.8, 1.25, 11), 1.0
     late = 1 / (1 + 19 * (known / rates) ** 4)
-    curve, t, held = Curve(at_most=0.05, least=5e-5), stats.t.ppf(0.975, 9), 0
+    curve, held = Curve(at_most=0.05, least=5e-5), 0
     for _ in range(n_tries):
         noise = rng.normal(0.0, 0.3, 10)  # of each replication, at every rate
         odds = (late / (1 - late))[:, None] * np.exp(noise) / np.exp(0.3**2 / 2)
         tests = dict(zip(rates.tolist(), rng.binomial(1000, odds / (1 + odds)) / 1000, strict=True))
         root = root_of(tests, curve)
-        held += abs(math.log(root.rate / known)) <= t * stats.sem(root.deviations)
+        found = root.interval(confidence=0.95)
+        held += found.low <= math.log(known) <= found.high
     assert 0.92 <= held / n_tries <= 0.98
 
 
@@ -250,6 +251,26 @@ def test_statements__are_the_interval_and_the_upper_limit_of_the_metric(pretend)
     assert f"At {found.assured:.4g} requests/s the upper 95 % confidence" in statement(found)
     # and only the replication that brackets for all is run at rates of its own
     assert len([one for one in tested if one[0] == 3]) == found.n_runs / 4
+
+
+def test_interval__is_wider_where_violations_come_in_one_replication():
+    # given five replications at a rate that meets 1 %, one alone late or all alike
+    def root(shares: list[float]) -> Root:
+        tests = {rate: np.array(shares) * 0.01 * rate**3 for rate in (0.9, 0.99, 1.01, 1.1)}
+        return root_of(tests, Curve(at_most=0.01, least=1e-5))
+
+    one, alike = root([5, 0, 0, 0, 0]), root([0.8, 0.9, 1.0, 1.1, 1.2])
+    assert one.rate == pytest.approx(alike.rate)
+    assert one.effective_n == pytest.approx(1)
+    assert alike.effective_n == pytest.approx(5 / (1 + 0.02))
+    # then t has one degree of freedom, and four, of which 95 % quantiles are 12.706 and 2.776
+    for found, dof in ((one, 1.0), (alike, 4.0)):
+        usual = mean_interval(found.logarithms, skewed=True, dof=dof)
+        assert found.interval(confidence=0.95) == usual
+    assert one.interval(confidence=0.95).low < mean_interval(one.logarithms).low
+    # and a target below half a request of all, met by no late ones, has no interval
+    none = root_of({0.9: np.zeros(5), 1.1: np.full(5, 0.1)}, Curve(at_most=1e-6, least=1e-5))
+    assert np.isnan(none.deviations).all()
 
 
 def test_gpus__are_whole_and_say_in_how_many_replications_they_suffice(pretend):

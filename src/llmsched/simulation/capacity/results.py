@@ -11,7 +11,7 @@ import numpy as np
 
 from llmsched._util.limits import MATTERS
 from llmsched.metrics.differences import Difference, corrected, difference
-from llmsched.metrics.intervals import Interval, mean_interval
+from llmsched.metrics.intervals import Interval
 from llmsched.metrics.shown import ShownCapacity
 from llmsched.simulation.capacity.floor import Floor
 from llmsched.simulation.capacity.root import Root
@@ -84,7 +84,7 @@ class Capacity(ShownCapacity):
         none = Interval(mean=value, low=math.nan, high=math.nan, n=n, confidence=CONFIDENCE)
         if self.search == "gpus" or not self.random or not 0 < value < math.inf:
             return none
-        found = mean_interval(self.root.logarithms, confidence=CONFIDENCE, resampled=self.resampled)
+        found = self.root.interval(confidence=CONFIDENCE, resampled=self.resampled)
         return replace(none, low=math.exp(found.low), high=math.exp(found.high))
 
     @property

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmsched._util.arrays import FloatArray
+from llmsched.metrics.intervals import Interval, mean_interval
 from llmsched.simulation.capacity.search import capacity_of, edge
 
 Tests = Mapping[float, FloatArray]  # rate -> the metric in each replication, shape (n,)
@@ -53,12 +54,24 @@ class Root:
 
     rate: float  # 0 where none meets the target, infinite where none fails
     deviations: FloatArray  # NaN where the root is known too badly to have an error
+    effective_n: float = math.nan  # Kish's: the metric at the root comes from so many replications
 
     @property
     def logarithms(self) -> FloatArray:
         """Pseudo-values of the logarithm of the root, shape (n,)."""
         centre = math.log(self.rate) if self.rate > 0 else -math.inf
         return self.deviations + centre
+
+    def interval(self, *, confidence: float, resampled: bool = False) -> Interval:
+        """Of the logarithm of the root.
+
+        Where violations are rare they come in few of the replications.  The deviations are skewed
+        then, and their variance is known from these few: degrees of freedom are at most as many.
+        """
+        if resampled:
+            return mean_interval(self.logarithms, confidence=confidence, resampled=True)
+        dof = min(len(self.deviations) - 1, self.effective_n)
+        return mean_interval(self.logarithms, confidence=confidence, skewed=True, dof=dof)
 
 
 def crossing(tests: Tests, curve: Curve) -> float:
@@ -92,11 +105,15 @@ def root_of(tests: Tests, curve: Curve) -> Root:
     assert failing is not None
     share = math.log(rate / best) / math.log(failing / best)
     found = (1 - share) * tests[best] + share * tests[failing]
-    if not (slope > 0 and np.isfinite(found).all()):
+    if not (slope > 0 and np.isfinite(found).all() and found.any()):
         return Root(rate=rate, deviations=unknown)
     without = (found.sum() - found) / (n - 1)
     pulls = (n - 1) * (curve.height(found.mean()) - curve.height(without))
-    return Root(rate=rate, deviations=-(pulls - pulls.mean()) / slope)
+    return Root(
+        rate=rate,
+        deviations=-(pulls - pulls.mean()) / slope,
+        effective_n=float(found.sum() ** 2 / (found**2).sum()),
+    )
 
 
 def _slope(tests: Tests, curve: Curve, rate: float) -> float:
