@@ -1,5 +1,6 @@
 """Offered load against hand-worked work, and the label against runs made for each of its cases."""
 
+import heapq
 import math
 import types
 
@@ -221,3 +222,52 @@ def test_label__of_a_run_that_served_nothing_is_overloaded():
 def test_label__rule_names_every_label_and_threshold():
     words = ("stable", "backlogged", "overloaded", "10%", "95%", "2%")
     assert all(word in LABEL_RULE for word in words)
+
+
+def queue(rho, *, servers=1, service="M", rejected=0.0, burst=(), rng, n=20_000):
+    """A first-come queue of Poisson arrivals, and its offered load; a burst adds arrivals."""
+    arrival_s = np.cumsum(rng.exponential(1 / (rho * servers), n))
+    if burst:
+        place, size = burst
+        arrival_s = np.sort(np.append(arrival_s, np.full(size, place * arrival_s[-1])))
+    n = len(arrival_s)
+    service_s = rng.exponential(size=n) if service == "M" else np.ones(n)
+    served = rng.random(n) >= rejected
+    free, start, finish = [0.0] * servers, [None] * n, [None] * n
+    for i in np.flatnonzero(served):
+        start[i] = max(arrival_s[i], heapq.heappop(free))
+        finish[i] = start[i] + service_s[i]
+        heapq.heappush(free, finish[i])
+    rate_per_s = (n - 1) / (arrival_s[-1] - arrival_s[0])
+    load = service_s[served].sum() / n * rate_per_s / servers
+    return load, make_run(arrival_s, start, finish), servers
+
+
+KNOWN = (
+    *(("stable", {"rho": rho}) for rho in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    *(("overloaded", {"rho": rho}) for rho in (1.05, 1.2)),
+    *(
+        (label, {"rho": rho, "service": "D", "servers": c})
+        for c in (1, 4)
+        for rho, label in ((0.7, "stable"), (0.9, "stable"), (1.05, "overloaded"))
+    ),
+    # a burst leaves a backlog, which drains, if it comes last for 15 % of the span
+    ("backlogged", {"rho": 0.5, "burst": (0.5, 1000)}),
+    ("backlogged", {"rho": 0.5, "burst": (1.0, 6000)}),
+    ("backlogged", {"rho": 0.5, "burst": (0.5, 2000), "servers": 2}),
+    ("stable", {"rho": 1.2, "rejected": 0.5}),
+    ("overloaded", {"rho": 2.4, "rejected": 0.5}),
+    ("overloaded", {"rho": 0.5, "rejected": 1.0}),
+)
+
+
+def test_label__is_right_in_20_queues_with_known_answers():
+    # given seeds that chose no threshold of the rule
+    rng = np.random.default_rng(2611)
+    wrong = []
+    for known, queue_like in KNOWN:
+        load, run, servers = queue(**queue_like, rng=rng)
+        if (found := label(load, run, servers)) != known:
+            wrong.append((found, known, queue_like))
+    assert len(KNOWN) == 20
+    assert not wrong
