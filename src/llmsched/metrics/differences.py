@@ -153,7 +153,8 @@ def difference(
         base = on_scale(b, scale, least=least)
         change = on_scale(a, scale, least=least) - base
     level = float(base.mean())
-    form = {"resampled": resampled, "skewed": is_skewed(metric)}
+    # where one of the two saturates first, differences of logits are skewed, though levels are not
+    form = {"resampled": resampled, "skewed": is_skewed(metric) or scale == "logit"}
     found = told(mean_interval(change, **form), scale, level)
     return Difference(
         scheduler=scheduler,
