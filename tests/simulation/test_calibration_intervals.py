@@ -330,9 +330,12 @@ def test_compare__draws_that_agree_give_the_intervals_of_sampling(drawn_as: Any)
         assert (both.mean, both.low, both.high) == pytest.approx(
             (usual.mean, usual.low, usual.high), rel=1e-9
         )
+    # with draws Student's t stays, also where the interval of sampling allows for skewness
+    skewed = ("goodput_rps", "sla_violation_rate")
     for difference in found.differences():
         assert difference.calibrated is not None
-        assert difference.calibrated.low == pytest.approx(difference.interval.low, rel=1e-9)
+        if difference.metric not in skewed:
+            assert difference.calibrated.low == pytest.approx(difference.interval.low, rel=1e-9)
 
 
 def test_compare__shares_draws_between_schedulers() -> None:
