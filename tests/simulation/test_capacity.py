@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from llmsched import Settings, Trace, TraceError, Workload, simulate
+from llmsched import Scenario, Settings, Trace, TraceError, Workload, simulate
 from llmsched.cli.main import main
 from llmsched.metrics.intervals import mean_interval
 from llmsched.simulation.capacity import tested as capacity_tested
@@ -242,7 +242,12 @@ def test_statements__are_the_interval_and_the_upper_limit_of_the_metric(pretend)
     tested = pretend(lambda rate, seed: min(slopes[seed] * rate, 1.0), requests=10**6)
     found = capacity(BUSY, "static_fifo", replications=4, jobs=1, tolerance=0.001, slo=100.0)
     assert found.value == pytest.approx(0.01 / np.mean(slopes), rel=1e-3)
+    assert found.offered_load == pytest.approx(found.value / 10, rel=1e-9)
     assert found.interval.low < found.value < found.interval.high
+    # resamples of one trace say no more than the trace does: wider by sqrt(n + 1)
+    wider = replace(found, resampled=True).interval
+    times = math.log(wider.high / wider.low) / math.log(found.interval.high / found.interval.low)
+    assert times == pytest.approx(math.sqrt(5))
     # then the assured rate is where mean + t(0.95, 3) standard errors meets the target
     steepest = np.mean(slopes) + stats.t.ppf(0.95, 3) * stats.sem(slopes)
     assert found.assured is not None
@@ -262,6 +267,16 @@ def test_gpus__are_whole_and_say_in_how_many_replications_they_suffice(pretend):
     assert math.isnan(found.interval.low)
 
 
+def test_gpus__are_searched_at_one_rate_where_a_load_is_held():
+    # given a load that is held on 4 GPUs: on 8 it would bring twice the rate, and never be met
+    scenario = Scenario(workload=Workload(requests=100, offered_load=0.6), scheduler="static_fifo")
+    rate_per_s = scenario.on(4).requests().arrival_rate_per_s
+    one = capacity_tested.Replication(scenario=scenario, own_rate_per_s=rate_per_s)
+    on_8 = capacity_tested.scenario_at(one, 8.0, "gpus")
+    assert on_8.hardware.n_gpus == 8
+    assert on_8.requests().arrival_rate_per_s == pytest.approx(rate_per_s)
+
+
 def test_differences__are_paired_typical_ratios(pretend):
     pretend(lambda rate, seed: min(0.001 * (1 + 0.5 * seed) * rate, 1.0), requests=10**6)
     names = ("static_fifo", "multi_bin_dynamic")
@@ -272,6 +287,10 @@ def test_differences__are_paired_typical_ratios(pretend):
     assert line.interval.mean == pytest.approx(0, abs=1e-9)
     assert line.verdict == "equal"
     assert line.metric == "capacity_rps"
+    # and one that takes twice the rate in every replication is better by exactly that
+    (line,) = differences((fifo, replace(bins, root=replace(bins.root, rate=2 * bins.value))))
+    assert (line.interval.mean, line.interval.high) == pytest.approx((1, 1), abs=1e-9)
+    assert line.verdict == "better"
     assert mean_interval(fifo.root.deviations).mean == pytest.approx(0, abs=1e-12)
 
 
@@ -345,6 +364,9 @@ def test_plan__says_the_answer_in_a_sentence(pretend):
     )
     assert found.sentence().startswith("Your traffic (")
     assert found.cost_sentence() == "Cost an hour at 2 a GPU: multi_bin_dynamic 14."
+    in_pairs = replace(found, gpus_per_model=2)
+    assert "7 groups of 2 GPUs" in in_pairs.sentence()
+    assert in_pairs.cost_per_hour(found.found[0]) == 28
 
 
 NAME = ["static_fifo"]
@@ -466,7 +488,7 @@ def test_command__refuses_what_cannot_be(options, message):
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("options", ["--target-p99 60", "--search gpus --sla 1", "--sla 900"])
+@pytest.mark.parametrize("options", ["--target-p99 60", "--search gpus", "--sla 900"])
 def test_curve__is_drawn_whatever_was_found(options, tmp_path: Path):
     path = tmp_path / "curve.svg"
     result = invoked(f"--schedulers static-fifo --capacity-curve {path} {options}")
