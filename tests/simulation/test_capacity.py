@@ -211,12 +211,17 @@ def test_root__is_that_of_the_mean_and_its_error_that_of_the_replications():
     c = np.array([1.0, 1.2, 0.9, 1.1])
     rates = np.geomspace(0.05, 0.2, 41)
     tests = {float(rate): (rate / c) ** 2 for rate in rates}
-    root = root_of(tests, Curve(at_most=0.01, least=1e-9))
+    curve = Curve(at_most=0.01, least=1e-9)
+    root = root_of(tests, curve)
     assert root.rate == pytest.approx(0.1 / math.sqrt(np.mean(c**-2)), rel=1e-3)
     # then log(root) = const - log(mean of 1 / c^2) / 2, whose error is known from the mean's
     weights = c**-2
     error = stats.sem(weights) / weights.mean() / 2
     assert stats.sem(root.deviations) == pytest.approx(error, rel=0.05)
+    # whatever noise tests have that lie side by side: the slope is that of tests apart
+    beside = root.rate * 0.999
+    tests[beside] = 0.98 * (beside / c) ** 2
+    assert stats.sem(root_of(tests, curve).deviations) == pytest.approx(error, rel=0.05)
     # and a replication that is worse than the mean pulls the root down
     assert (np.sign(root.deviations) == np.sign(weights.mean() - weights)).all()
 

@@ -285,7 +285,7 @@ def figures_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_replications__of_a_file_are_resamples_of_it(file: str) -> None:
-    names = ("static_fifo", "dynamic_no_bins")
+    names = ("static_fifo", "multi_bin_only")
     comparison = compare(file, names, replications=3, resample=True)
     assert comparison.resampled
     result, other = comparison.results
@@ -293,7 +293,7 @@ def test_replications__of_a_file_are_resamples_of_it(file: str) -> None:
     # the interval is that of one more such stretch: wider than that of the mean by sqrt(n + 1)
     samples, others = (np.log(one.samples("latency_mean_s")) for one in (result, other))
     interval = result.interval("latency_mean_s")
-    change = difference_of(comparison, "dynamic_no_bins", "latency_mean_s").interval
+    change = difference_of(comparison, "multi_bin_only", "latency_mean_s").interval
     for x, found, less in ((samples, interval, 0), (others - samples, change, 1)):
         half = stats.t.ppf(0.975, 2) * x.std(ddof=1) * math.sqrt(1 + 1 / 3)
         assert found.high == pytest.approx(math.exp(x.mean() + half) - less, rel=1e-9)
