@@ -1,4 +1,7 @@
-"""Which data files go into the wheel, as `llmsched/data/...`: no script, picture or page."""
+"""Which data files go into the wheel, as `llmsched/data/...`: no script, picture or page.
+
+The module of the command goes beside the package; an editable install has it on the path anyway.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ DATA = (
 
 
 class DataFiles(BuildHookInterface):
-    """Add the data files to the wheel."""
+    """Add the data files and the module of the command to the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """List them; an editable install reads them from the checkout."""
@@ -28,3 +31,5 @@ class DataFiles(BuildHookInterface):
         for path in (path for pattern in DATA for path in root.glob(pattern)):
             place = path.relative_to(root)
             build_data["force_include"][str(path)] = f"llmsched/data/{place.as_posix()}"
+        command = root / "src" / "llmsched_command.py"
+        build_data["force_include"][str(command)] = command.name

@@ -5,6 +5,8 @@ A module of its own, so that nothing of the package is imported before.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -34,4 +36,27 @@ def main() -> None:
 
     _on(signal.SIGINT, signal.default_int_handler)
     _on(signal.SIGTERM, terminated)
-    command()
+    try:
+        command()
+    except SystemExit as end:
+        if end.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            _end_with(end.code)
+        raise
+    except RuntimeError as error:  # Python 3.11's wrapping of one in `__set_name__`, in an import
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        os.write(2, b"Interrupted.\n")
+        _end_with(128 + signal.SIGINT)
+
+
+def _end_with(code: int) -> None:
+    """End with this very code.
+
+    Python would end by the signal instead, where the interrupt came while a C extension ran code
+    from a string, as some do when they are imported.
+    """
+    atexit._run_exitfuncs()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

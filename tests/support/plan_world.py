@@ -17,7 +17,10 @@ from llmsched.simulation.scenario import Scenario, as_scenario
 from llmsched.workload.workload import RATE_FIELDS
 
 PLAN = ("--preset", "plan")  # the same on the command line
-WITH_PRESET = ("static", "dynamic", "multi", "compare", "capacity", "continuous")
+WITH_PRESET = (
+    *("static", "dynamic", "multi", "deadline", "continuous"),
+    *("compare", "capacity"),
+)
 
 
 def in_plan(arguments: Sequence[str]) -> list[str]:

@@ -61,7 +61,7 @@ TAKES: Mapping[str, Sequence[str]] = {
     "multi_bin_dynamic": (*CLOSED_LOOP, *BATCHES, *DYNAMIC, *BINS, *BIN_CHOICE),
     "multi_bin_only": (*BATCHES, *FIXED, *BINS, *FORMING),
     "multi_bin_adaptive": (*CLOSED_LOOP, *BATCHES, *MEMORY, *BINS),
-    "deadline_window": (*CLOSED_LOOP, *BATCHES, "settings.batch_max", "hardware.gpu"),
+    "deadline_window": (*CLOSED_LOOP, *BATCHES, "settings.batch_max"),
     "continuous_static": (*CLOSED_LOOP, *CONTINUOUS),
     "continuous_dynamic": (*CLOSED_LOOP, *CONTINUOUS),
     "continuous_multi_bin": (*CLOSED_LOOP, *CONTINUOUS, *BINS, *BIN_CHOICE),

@@ -67,7 +67,7 @@ def simulate(
     Examples
     --------
     >>> from llmsched import Workload, simulate
-    >>> run = simulate(Workload(requests=500), "static_fifo", n_gpus=2)
+    >>> run = simulate(Workload(requests=500), "static_fifo", n_gpus=2, latency="reference")
     >>> run.metrics.completed
     500
     """

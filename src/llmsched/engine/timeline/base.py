@@ -65,7 +65,7 @@ class Timeline:
     Examples
     --------
     >>> from llmsched import Workload, simulate
-    >>> run = simulate(Workload(requests=100), "static_fifo", n_gpus=2)
+    >>> run = simulate(Workload(requests=100), "static_fifo", n_gpus=2, latency="reference")
     >>> sorted({counter.name for counter in run.timeline().counters})
     ['KV [tokens]', 'batch [requests]', 'waiting [requests]']
     """
