@@ -159,7 +159,10 @@ def _scenario(run: Run, values: Mapping[str, Any]) -> Scenario:
     if step_time is not None:
         hardware["step_time"] = completed_step_time(step_time, run.server)
     fixed = {"scheduler": "continuous_static", "hardware": {"n_gpus": 1}}
-    return scenario_of([server_layer(run, step_time), given, fixed])
+    layers = [server_layer(run, step_time), given, fixed]
+    if step_time is None:  # the steps are fitted; the memory is that of --gpu and --llm
+        layers.insert(0, {"hardware": {"latency": "reference"}})
+    return scenario_of(layers)
 
 
 def _put_out(
