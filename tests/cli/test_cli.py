@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -17,8 +18,10 @@ import pytest
 from click.testing import CliRunner, Result
 from plan_world import in_plan, plan_simulate as simulate
 
+from llmsched.cli.answers.numbers import change_text
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.main import main
+from llmsched.metrics.intervals import Interval
 from llmsched.workload.workload import Workload
 
 SCHEDULERS = ("static-fifo", "dynamic-no-bins", "multi-bin-dynamic", "multi-bin-only")
@@ -466,10 +469,11 @@ def test_compare__goes_on_where_it_was(trace, tmp_path):
     assert (tmp_path / "runs" / "runs.jsonl").read_text() == kept
 
 
-def test_compare__says_when_there_is_no_baseline(trace):
-    asked = ("--schedulers", "multi-bin-only,dynamic-no-bins")
-    text = run("compare", "--trace", trace, "--seeds", "1", *asked).stdout
-    assert "No differences: they are taken against static_fifo, which did not run" in text
+def test_compare__without_static_fifo_sets_the_others_against_the_first(trace):
+    asked = ("--schedulers", "multi-bin-only,dynamic-no-bins", "--seeds", "1")
+    text = run("compare", "--trace", trace, *asked).stdout
+    assert "Against multi_bin_only: dynamic_no_bins is untested (one replication) in all 6" in text
+    assert "Against multi_bin_only, replication by replication" in text
 
 
 def test_compare__draws_a_figure_and_says_so_on_stderr(trace, tmp_path):
@@ -532,3 +536,23 @@ def test_version__is_that_of_the_package():
     result = run("--version")
     assert result.exit_code == 0
     assert result.stdout.rstrip().endswith(f"version {version('llmsched')}")
+
+
+def test_compare__counts_the_requests_of_every_resample(trace):
+    text = run("compare", "--trace", trace, "--seeds", "3").stdout
+    assert re.search(r"^\d+ to \d+ requests of ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((0.0, 0.0, 0.0), "0 %"),
+        ((-0.0001, -0.2, 0.5), "0 (-20 to +50) %"),
+        ((0.1, -0.0001, 0.3), "+10 (0 to +30) %"),
+        ((math.inf, -math.inf, math.inf), "+inf (- to +inf) %"),
+    ],
+)
+def test_change__is_without_needless_signs_and_digits(ends, said):
+    mean, low, high = ends
+    interval = Interval(mean=mean, low=low, high=high, n=3)
+    assert change_text(interval, "latency_mean_s") == said

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmsched.cli.answers.header import rate_text, replications_text
+from llmsched.cli.answers.header import counts_text, rate_text, replications_text
 from llmsched.cli.answers.numbers import change_text, plain
 from llmsched.cli.text import aligned, percent, save_figure
 from llmsched.metrics.registry import title_of
@@ -80,7 +80,7 @@ def _header(first: Capacity) -> str:
     where = f"{first.hardware}, " if first.search == "rate" else ""
     rate = f" at {rate_text(first.rates_per_s)} ({first.rate_words})"
     return (
-        f"{first.n_requests} requests of {first.trace_name}{rate if not where else ''},\n"
+        f"{counts_text(first.counts)} of {first.trace_name}{rate if not where else ''},\n"
         f"{where}SLA {first.sla_s:g} s, predictor {first.predictor}"
         + replications_text(first.seeds, random=first.random, resampled=first.resampled)
     )

@@ -44,7 +44,7 @@ def change_text(interval: Interval, metric: str) -> str:
     if math.isnan(mean):
         return "-"
     if math.isnan(low) or low == high:
-        return f"{signed(mean, max(abs(mean) / 100, 1e-6))} {unit}"
+        return f"{signed(mean, max(abs(mean) / 100, 1e-6)) if mean else 0} {unit}"
     step = (high - low) / 10
     return f"{signed(mean, step)} ({signed(low, step)} to {signed(high, step)}) {unit}"
 
@@ -60,4 +60,6 @@ def plain(value: float, step: float) -> str:
 def signed(value: float, step: float) -> str:
     """The same with its sign; no sign for what is shown as nothing."""
     text = plain(value, step)
-    return text if text.startswith("-") or not float(text) else f"+{text}"
+    if text != "-" and not float(text):
+        return text.removeprefix("-")
+    return text if text.startswith("-") else f"+{text}"

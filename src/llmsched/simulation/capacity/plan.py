@@ -57,7 +57,8 @@ class Plan(ShownPlan):
     def floor_sentence(self) -> str:
         """What no number of GPUs changes."""
         floor, sla_s = self.found[0].floor, self.found[0].sla_s
-        cannot = f"{100 * floor.share:.2g} % of the requests" if floor.share else "no request"
+        per_cent = f"{100 * floor.share:.{2 if floor.share < 0.995 else 3}g} %"
+        cannot = f"{per_cent} of the requests" if floor.share else "no request"
         verb = "cannot meet" if floor.share else "needs more than"
         return (
             f"Alone on an idle GPU the 95th percentile is {floor.p95_s:.3g} s, and "
