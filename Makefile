@@ -36,7 +36,7 @@ compare: $(CORE)  ## Compare the three schedulers on the embedded workload: a ta
 	$(BIN)/llmsched compare --figure $(OUT)/compare.png $(ARGS)
 
 test: how-long $(ALL) lint types  ## Lint, types and every test but the papers at full size (make paper); installs all extras
-	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper and not faults" src/llmsched tests
+	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper and not faults and not long" src/llmsched tests
 
 how-long:
 	@echo "make test: about 10 minutes on 2 cores, and 5 more where all extras must be installed first."
@@ -126,6 +126,9 @@ validation: $(ALL)  ## Real runs against the simulator, the table of docs/valida
 window: $(ALL)  ## What deadline_window gains: tables and figure; ARGS="--data FOLDER" for real traces
 	$(BIN)/python experiments/deadline_window/window.py $(ARGS)
 
+long: $(ALL)  ## Thousands more random runs against the reference engines: 5 minutes
+	$(BIN)/python -m pytest -n 2 -m long tests
+
 faults: $(ALL)  ## Some 170 faults on purpose, from full disks to Ctrl-C: each ends in one line
 	$(BIN)/python -m pytest -n 2 -m faults tests/faults $(ARGS)
 
@@ -141,4 +144,4 @@ clean:  ## Remove the environment, caches and outputs
 
 .PHONY: help install compare test how-long check lint types format bench paper paper-multibin \
   paper-dynamic calibrate statistics stress stress-iteration stress-step1 stress-step2 stress-step3 \
-  engines burstiness published docs figures validation window faults mutants constraints clean
+  engines burstiness published docs figures validation window faults long mutants constraints clean

@@ -219,9 +219,12 @@ def test_engine__equals_the_eager_reference_to_the_last_bit(scheduler: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("examples", [1000, pytest.param(5000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_engine__equals_the_eager_reference_on_many_more_cases(scheduler: str) -> None:
-    @settings(QUICK, max_examples=5000)
+def test_engine__equals_the_eager_reference_on_many_more_cases(
+    scheduler: str, examples: int
+) -> None:
+    @settings(QUICK, max_examples=examples)
     @given(cases(scheduler, max_requests=100))
     def check(case: Case) -> None:
         assert_equal(case)

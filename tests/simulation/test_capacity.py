@@ -466,7 +466,15 @@ def test_command__refuses_what_cannot_be(options, message):
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("options", ["--target-p99 60", "--search gpus --sla 1", "--sla 900"])
+def test_curve__of_a_target_below_the_floor_is_not_drawn_and_says_so(tmp_path: Path):
+    path = tmp_path / "curve.svg"
+    result = invoked(f"--schedulers static-fifo --capacity-curve {path} --search gpus --sla 1")
+    assert result.exit_code == 0, result.output
+    assert "No figure: the target is below the floor" in result.stderr
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("options", ["--target-p99 60", "--search gpus --sla 20", "--sla 900"])
 def test_curve__is_drawn_whatever_was_found(options, tmp_path: Path):
     path = tmp_path / "curve.svg"
     result = invoked(f"--schedulers static-fifo --capacity-curve {path} {options}")

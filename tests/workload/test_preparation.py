@@ -38,10 +38,10 @@ def as_is(**rules: object) -> Trace:
     return prepare(six_requests(), **({"failures": "keep", "rps_scale": 1.0} | rules))
 
 
-def test_defaults__drop_failures_and_scale_by_200():
+def test_defaults__drop_failures_and_keep_the_times():
     trace = prepare(six_requests())
     assert trace.prompt_tokens.tolist() == [1, 2, 4, 6]
-    assert trace.arrival_s.tolist() == [0.0, 10 / 200, 30 / 200, 50 / 200]
+    assert trace.arrival_s.tolist() == [0.0, 10.0, 30.0, 50.0]
     assert trace.left_out == (("earlier", 7), ("failed: no output tokens", 2))
     assert trace.notes == ("note",)
 

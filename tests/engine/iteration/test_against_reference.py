@@ -89,8 +89,11 @@ def test_engine__equals_the_reference_on_tiny_runs(monkeypatch, first):
         assert_equal(case.reference(RTX_4090), case.engine(RTX_4090, leaps=seed % 3 > 0))
 
 
+LONG = [pytest.param(first, marks=pytest.mark.long) for first in range(1100, 6100, 500)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(100, 6100, 500))
+@pytest.mark.parametrize("first", [100, 600, *LONG])
 def test_engine__equals_the_reference_on_thousands_of_runs(first):
     for seed in range(first, first + 500):
         case = random_case(seed, limits=seed % 5 == 0)

@@ -50,7 +50,7 @@ def mean_queueing_s(utilization: float, *, n: int, warm_up: int, depth: int, see
         (0.3, 600, 100, 2),
         (0.6, 1500, 300, 2),
         pytest.param(0.9, 20_000, 4000, 1, marks=pytest.mark.slow),
-        pytest.param(0.9, 20_000, 4000, 2, marks=pytest.mark.slow),
+        pytest.param(0.9, 20_000, 4000, 2, marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def test_one_at_a_time__waits_as_an_mg1_queue(utilization, n, warm_up, depth):

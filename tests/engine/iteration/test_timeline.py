@@ -88,7 +88,7 @@ def run(request) -> Run:
         request.param,
         n_gpus=2,
         most_steps=10**6,
-        **(steps if continuous else {}),
+        **(steps if continuous else {"latency": "reference"}),
     )
 
 
@@ -173,7 +173,7 @@ def test_steps_left_out__end_the_timeline_too():
 
 
 def test_batches__by_hand():
-    run = simulate(Workload(requests=60), "static_fifo", n_gpus=1)
+    run = simulate(Workload(requests=60), "static_fifo", n_gpus=1, latency="reference")
     found, batches = run.timeline(), run.batches
     waiting = counter(found, "waiting [requests]", QUEUE)
     at_s, start_s = run.requests.arrival_s, run.requests.start_s

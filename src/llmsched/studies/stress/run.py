@@ -85,7 +85,8 @@ def run_steps(
         `best_gpu_count` nor step 2, in this call or in the folder.
     """
     out = Path(out)
-    plan.base.check()  # what is wrong with it ends here, not in every run
+    for scheduler in plan.schedulers:  # what is wrong ends here, not in every run
+        replace(plan.base, scheduler=scheduler).check()
     plan, notes = available(plan)
     before: dict[str, pd.DataFrame] = {}
     if "step3" in steps and "step2" not in steps and plan.best_gpu_count is None:
