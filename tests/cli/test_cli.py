@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from plan_world import in_plan, plan_simulate as simulate
 
-from llmsched.cli.answers.numbers import change_text
+from llmsched.cli.answers.numbers import change_text, with_ends
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.main import main
 from llmsched.metrics.intervals import Interval
@@ -556,3 +556,17 @@ def test_change__is_without_needless_signs_and_digits(ends, said):
     mean, low, high = ends
     interval = Interval(mean=mean, low=low, high=high, n=3)
     assert change_text(interval, "latency_mean_s") == said
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((94.1, 88.0, 97.2), "94.1 (88.0-97.2)"),
+        ((0.1214, 0.0, 97.0), "0.12 (0-97)"),
+        ((3.21, 0.0, 3.626e9), "3.2 (0-3.6e+09)"),
+        ((0.0, 0.0, 5.0), "0.00 (0.0-5.0)"),
+        ((2.0, 2.0, math.inf), "2.0 (2.00-inf)"),
+    ],
+)
+def test_level__shows_two_digits_of_the_value_however_wide_its_interval(ends, said):
+    assert with_ends(*ends) == said

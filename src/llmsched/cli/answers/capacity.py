@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmsched.cli.answers.header import counts_text, rate_text, replications_text
-from llmsched.cli.answers.numbers import change_text, plain
+from llmsched.cli.answers.numbers import change_text, with_ends
 from llmsched.cli.text import aligned, percent, save_figure
 from llmsched.metrics.registry import title_of
 from llmsched.simulation.capacity.statements import messages, met_text, statement
@@ -70,10 +70,7 @@ def _value(one: Capacity) -> str:
     interval = one.interval
     if math.isnan(interval.low):
         return f"{one.value:.4g}"
-    step = (interval.high - interval.low) / 10
-    ends = (interval.mean, interval.low, interval.high)
-    mean, low, high = (plain(end, step) for end in ends)
-    return f"{mean} ({low}-{high})"
+    return with_ends(interval.mean, interval.low, interval.high)
 
 
 def _header(first: Capacity) -> str:

@@ -138,6 +138,8 @@ def _validate_stages(stages: list[Any], values: Mapping[str, Any]) -> None:
     from llmsched.cli.progress import progress_bar
     from llmsched.studies.validation.stages import validate_stages
 
+    if values["hardware__step_time"] is None:
+        raise click.UsageError("a step time must be given for stages, got none; --step-time NAME")
     if values["shared_prefixes"] is not None:
         raise click.UsageError("--shared-prefixes names requests of a log; of stages, leave it out")
     with progress_bar(len(stages), "stages") as progress:
