@@ -570,3 +570,15 @@ def test_change__is_without_needless_signs_and_digits(ends, said):
 )
 def test_level__shows_two_digits_of_the_value_however_wide_its_interval(ends, said):
     assert with_ends(*ends) == said
+
+
+def test_continuous__says_rate_cautions_and_calibration_error_and_more_where_asked(trace):
+    asked = ["continuous-static", "--trace", str(trace)]
+    short = CliRunner().invoke(main, asked).stdout
+    assert re.search(r"requests of .* at .* requests/s \(as recorded\),", short)
+    assert "Step time: h100-llama-3-8b-vllm (measurement)\n" in short
+    assert "Label:" not in short
+    more = ("--verbose", "--latency-uncertainty", "2")
+    text = CliRunner().invoke(main, [*asked, *more]).stdout
+    assert "Label:" in text
+    assert re.search(r"Calibration error: .* over 2 draws", text)
