@@ -21,6 +21,7 @@ from plan_world import in_plan, plan_simulate as simulate
 from llmsched.cli.answers.numbers import change_text, with_ends
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.main import main
+from llmsched.cli.text import percent
 from llmsched.metrics.intervals import Interval
 from llmsched.workload.workload import Workload
 
@@ -582,3 +583,12 @@ def test_continuous__says_rate_cautions_and_calibration_error_and_more_where_ask
     text = CliRunner().invoke(main, [*asked, *more]).stdout
     assert "Label:" in text
     assert re.search(r"Calibration error: .* over 2 draws", text)
+
+
+def test_percent__rounded_up_to_a_hundred_is_a_hundred():
+    assert [percent(share, 2) for share in (0.994, 0.996, 1.0, 0.1)] == [
+        "99 %",
+        "100 %",
+        "100 %",
+        "10 %",
+    ]

@@ -51,7 +51,7 @@ def _verdict(found: Sequence[Capacity]) -> str:
     first = found[0]
     more = first.search == "rate"
     ranked = sorted(found, key=lambda one: one.value, reverse=more)
-    words = first.target.in_words(first.sla_s)
+    words = first.target.in_words(first.sla_s, first.more_limits)
     unit = UNITS[first.search]
     if not ranked[0].reachable:
         return f"{words}: out of reach for {', '.join(one.scheduler for one in ranked)}."

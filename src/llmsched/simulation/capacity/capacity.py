@@ -235,6 +235,7 @@ def _found(
         rates_per_s=tuple(trace.arrival_rate_per_s for trace in traces),
         rate_words=scenario.rate_words(traces[0]),
         sla_s=scenario.sla_s,
+        more_limits=_more_limits(scenario),
         latency=first.latency.describe(),
         hardware=first.describe(),
         predictor=scenario.predictor_object().name,
@@ -336,6 +337,17 @@ def _gpus(tested: Tested, trace: Trace, *, resampled: bool) -> tuple[Root, float
     if n < 2 or math.isinf(fewest):
         return root, None
     return root, search(lambda: tested.upper(resampled=resampled))
+
+
+def _more_limits(scenario: Scenario) -> str:
+    """What a request must meet beside its latency, where tokens come one by one."""
+    slo = scenario.slo
+    limits = {"first token": slo.ttft_s, "a token": slo.tpot_s}
+    return "".join(
+        f", {what} within {most:g} s"
+        for what, most in limits.items()
+        if most is not None and scenario.level == "iteration"
+    )
 
 
 def _notes(runs: Runner) -> list[str]:

@@ -44,7 +44,7 @@ class Plan(ShownPlan):
         best, *others = self.ranked
         head = (
             f"Your traffic ({_rates(best)}, {best.rate_words}) on {self.gpu} serving {self.llm}, "
-            f"{best.target.in_words(best.sla_s)}"
+            f"{best.target.in_words(best.sla_s, best.more_limits)}"
         )
         if not best.reachable:
             return f"{head}: out of reach on any number of GPUs. {self.floor_sentence()}"

@@ -58,6 +58,7 @@ class Capacity(ShownCapacity):
     rates_per_s: tuple[float, ...]  # of each replication as it comes
     rate_words: str  # how these came about
     sla_s: float
+    more_limits: str  # what else a request must meet, as `, first token within 0.5 s`
     latency: str
     hardware: str
     predictor: str
