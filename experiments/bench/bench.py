@@ -249,7 +249,7 @@ def memory_growth(n: int) -> dict[str, float]:
         return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
     for run in range(n):
-        simulate(Workload(requests=500), "multi_bin_dynamic", seed=run)
+        simulate(Workload(requests=500), "multi_bin_dynamic", latency="reference", seed=run)
         if run == 19:
             before_mib = resident_mib()
     return {"growth_mib": resident_mib() - before_mib}

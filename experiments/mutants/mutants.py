@@ -198,13 +198,29 @@ def try_all(copies: Sequence[Path], mutants: Sequence[Mutant], timeout_s: float)
     return outcomes
 
 
+def check(mutant: Mutant) -> None:
+    """Fail unless a mutant applies to the working tree and its tests are there, as far as named.
+
+    Raises
+    ------
+    ValueError, OSError
+        What is gone; parameters of a test are left to pytest.
+    """
+    mutant.applied((ROOT / mutant.file).read_text(encoding="utf-8"))
+    for test in mutant.tests:
+        file, *names = test.partition("[")[0].split("::")
+        text = (ROOT / file).read_text(encoding="utf-8")
+        if gone := [name for name in names if not re.search(rf"\b(def|class) {name}\b", text)]:
+            raise ValueError(f"{file} must have {gone[0]}, got none; renew the entry")
+
+
 def list_mutants(mutants: Sequence[Mutant]) -> int:
-    """Print id, file and reason of each; 1 if one does not apply to the working tree."""
+    """Print id, file and reason of each; 1 if `check` fails for one."""
     stale = 0
     for mutant in mutants:
         print(f"{mutant.id:30} {mutant.file.removeprefix('src/llmsched/'):22} {mutant.why}")
         try:
-            mutant.applied((ROOT / mutant.file).read_text(encoding="utf-8"))
+            check(mutant)
         except (ValueError, OSError) as error:
             stale = 1
             print(f"    does not apply: {error}")

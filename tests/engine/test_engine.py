@@ -322,6 +322,10 @@ def test_multi_bin_only__at_one_instant_arrivals_come_before_timers() -> None:
     trace = asked((0, 1), (3, 1), (4, 1), (50, 1))
     tables = serve(trace, "multi_bin_only", bins=[0, 1, 1, 1], batch_size=2, max_forming_wait_s=4.0)
     assert served(tables) == [(4, 5, 0, [1, 2]), (5, 6, 0, [0]), (50, 51, 0, [3])]
+    # of waits that end together the lowest bin goes first
+    trace = asked((0, 1), (0, 1), (50, 1))
+    tables = serve(trace, "multi_bin_only", bins=[1, 0, 0], batch_size=2, max_forming_wait_s=4.0)
+    assert served(tables) == [(4, 5, 0, [1]), (5, 6, 0, [0]), (50, 51, 0, [2])]
     # and a request that arrives with the end of its own bin's wait is taken along
     trace = asked((0, 1), (4, 1), (50, 1))
     tables = serve(trace, "multi_bin_only", batch_size=3, max_forming_wait_s=4.0)

@@ -7,7 +7,7 @@ from injection import Fault
 COMPARE = "llmsched compare --requests 3000000 --seeds 20"
 LONG = {
     "compare": COMPARE,
-    "capacity": "llmsched capacity --requests 100000 --seeds 4 --jobs 2",
+    "capacity": "llmsched capacity --target-violations 0.5 --requests 100000 --seeds 4 --jobs 2",
     "stress": "llmsched stress step1 --volumes 1000000 --gpu-counts 1 --seeds 4 --jobs 2 --out st",
     "convert": "llmsched trace convert poisson x.csv --requests 30000000",
     "tables": "llmsched static-fifo --requests 2000000 --requests-out r.csv",

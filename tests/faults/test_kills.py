@@ -26,7 +26,7 @@ COMMANDS = {
     "tables": ("dynamic-no-bins --requests 100000 --requests-out r.csv", "r.csv"),
     "compare": ("compare --requests 2000 --seeds 2 --figure f.png", "f.png"),
     "capacity": (
-        "capacity --requests 200 --seeds 2 --schedulers static-fifo --jobs 2 --capacity-curve f.png",
+        "capacity --target-violations 0.5 --requests 200 --seeds 2 --schedulers static-fifo --jobs 2 --capacity-curve f.png",
         "f.png",
     ),
     "stress": (

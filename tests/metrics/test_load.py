@@ -2,13 +2,23 @@
 
 import math
 import types
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from llmsched.engine.iteration.settings import IterationSettings
 from llmsched.engine.records import BatchTable, RequestTable
-from llmsched.metrics.load import LABEL_RULE, load_label, memory_best_batch, offered_load
+from llmsched.engine.step_records import ReplicaTable, ServedTable
+from llmsched.metrics.load import (
+    LABEL_RULE,
+    load_label,
+    memory_best_batch,
+    offered_load,
+    step_load,
+    step_load_label,
+)
 from llmsched.workload.trace import Trace
 
 
@@ -216,6 +226,75 @@ def test_label__is_backlogged_when_a_wait_takes_over_two_hundredths_of_the_span(
 def test_label__of_a_run_that_served_nothing_is_overloaded():
     assert label(0.0, make_run([0, 1], [None, None], [None, None])) == "overloaded"
     assert label(0.0, make_run([], [], [])) == "stable"
+
+
+class StepSums:
+    """1 s a prompt token and 10 s a decode, 0.1 s a token that decodes read."""
+
+    def step_s(self, prefills, n_decodes, decode_kv):
+        return sum(chunk for chunk, _ in prefills) + 10.0 * n_decodes + 0.1 * decode_kv
+
+
+def make_steps(arrival, scheduled, finish, busy_s=(0.0,)):
+    """Requests of 10 + 4 tokens on the first of some replicas; a start of None is a rejection."""
+    arrival_s, scheduled_s, finish_s = (
+        np.array(column, dtype=np.float64) for column in (arrival, scheduled, finish)
+    )
+    same, counts = np.full(len(arrival), 10, np.int32), np.zeros(len(busy_s), np.int64)
+    table = ServedTable(
+        arrival_s=arrival_s,
+        prompt_tokens=same,
+        output_tokens=same - 6,
+        predicted_tokens=same,
+        queued_s=arrival_s,
+        scheduled_s=scheduled_s,
+        first_token_s=scheduled_s,
+        finish_s=finish_s,
+        preemptions=same,
+        recomputed_tokens=same.astype(np.int64),
+        cached_tokens=same,
+        replica=np.where(np.isnan(scheduled_s), -1, 0).astype(np.int32),
+    )
+    replicas = ReplicaTable(
+        **{one.name: counts for one in fields(ReplicaTable) if one.name != "busy_s"},
+        busy_s=np.array(busy_s),
+    )
+    return table, replicas
+
+
+def test_step_load__is_the_work_of_the_largest_batch_over_the_gaps():
+    # given outputs of 4 that hold 10 + 4/2 tokens on average: memory for 48 tokens is 4 requests
+    table, _ = make_steps([0, 5, 20], [0, 5, math.nan], [1, 6, math.nan])
+    told = IterationSettings(kv_tokens=48, max_running=8, step_tokens=100, overhead_s=0.5)
+    # then a request takes one step's worth: 10 prompt tokens, 4 decodes on 48 tokens, 55.3 s
+    load = step_load(table, told, StepSums(), 3)
+    # of which 2 of 3 requests, with 2 gaps in 20 s, on 3 replicas
+    assert load == pytest.approx(2 / 3 * (10 + 40 + 4.8 + 0.5) * 2 / 20 / 3, rel=1e-12)
+    # and where steps leave 4 tokens to prompts, 2.5 of 4 prompt tokens and 2 decodes each
+    told = replace(told, step_tokens=8, per_request_s=0.25)
+    load = step_load(table, told, StepSums(), 1)
+    step_s = 4 + 20 + 2.4 + 0.5 + 3 * 0.25
+    assert load == pytest.approx(2 / 3 * 2.5 * step_s * 2 / 20, rel=1e-12)
+    assert step_load(make_steps([0, 0], [0, 1], [1, 2])[0], told, StepSums(), 1) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("arrival", "scheduled", "finish", "busy_s", "label"),
+    [
+        # a stay of 40 s on top of a tenth of 100 s, then 0.5 s more
+        ([0, 1, 50, 100], [0, 40, 80, 110], [40, 80, 110, 150], [150.0], "stable"),
+        ([0, 1, 50, 100], [0, 40, 80, 110.5], [40, 80, 110.5, 150.5], [150.5], "overloaded"),
+        # busy for 94 of the 100 s, and with a second replica that rests
+        ([0, 1, 50, 100], [0, 40, 80, 110.5], [40, 80, 110.5, 150.5], [144.5], "stable"),
+        ([0, 1, 50, 100], [0, 40, 80, 110.5], [40, 80, 110.5, 150.5], [150.5, 0], "stable"),
+        # a wait of 12, then of 12.5 s where a stay takes 10 and 2 % are 2
+        ([0, 1, 2, 100], [0, 13, None, 100], [10, 23, None, 110], [30.0], "stable"),
+        ([0, 1, 2, 100], [0, 13.5, None, 100], [10, 23.5, None, 110], [30.0], "backlogged"),
+        ([0, 1], [None, None], [None, None], [0.0], "overloaded"),
+    ],
+)
+def test_step_label__follows_the_same_rule(arrival, scheduled, finish, busy_s, label):
+    assert step_load_label(0.5, *make_steps(arrival, scheduled, finish, busy_s)) == label
 
 
 def test_label__rule_names_every_label_and_threshold():

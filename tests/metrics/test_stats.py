@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from llmsched.metrics.intervals import mean_interval, paired_difference
+from llmsched.metrics.intervals import holm, mean_interval, p_value_of_zero, paired_difference
 
 
 def test_interval__of_two_and_three_samples_has_the_tabulated_half_widths():
@@ -19,6 +19,26 @@ def test_interval__of_two_and_three_samples_has_the_tabulated_half_widths():
     # and t of 0.95 instead of 0.975 for 90 %: 2.91999
     narrower = mean_interval([1.0, 2.0, 3.0], confidence=0.9)
     assert narrower.half_width == pytest.approx(2.91999 / math.sqrt(3), rel=5e-6)
+    # resamples of one set of data: the standard error is their own deviation 1, and more
+    resampled = mean_interval([1.0, 2.0, 3.0], resampled=True)
+    assert resampled.half_width == pytest.approx(4.30265 * math.sqrt(4 / 3), rel=5e-6)
+
+
+def test_p_value__is_that_of_the_tabulated_quantiles():
+    # given samples whose mean is 4.30265, then 2.91999 standard errors from 0
+    deviations = np.array([-1.0, 0.0, 1.0])
+    for t, p in ((4.30265, 0.05), (-2.91999, 0.1)):
+        assert p_value_of_zero(deviations + t / math.sqrt(3)) == pytest.approx(p, rel=1e-4)
+        moved = deviations + t * math.sqrt(4 / 3)
+        assert p_value_of_zero(moved, resampled=True) == pytest.approx(p, rel=1e-4)
+
+
+def test_holm__takes_them_in_order_and_counts_only_what_has_a_value():
+    # given three p-values: 3 * 0.01, then 2 * 0.03, then 0.04, which may not fall below the last
+    assert holm([0.04, math.nan, 0.01, 0.03]) == pytest.approx(
+        [0.06, math.nan, 0.03, 0.06], nan_ok=True
+    )
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
 
 
 def test_interval__covers_the_mean_as_often_as_it_says():

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from llmsched import Settings, Slo, Trace, TraceError, Workload, simulate
+from llmsched import Scenario, Settings, Slo, Trace, TraceError, Workload, simulate
 from llmsched.cli.main import main
 from llmsched.metrics.intervals import mean_interval
 from llmsched.simulation.capacity import tested as capacity_tested
@@ -211,12 +211,17 @@ def test_root__is_that_of_the_mean_and_its_error_that_of_the_replications():
     c = np.array([1.0, 1.2, 0.9, 1.1])
     rates = np.geomspace(0.05, 0.2, 41)
     tests = {float(rate): (rate / c) ** 2 for rate in rates}
-    root = root_of(tests, Curve(at_most=0.01, least=1e-9))
+    curve = Curve(at_most=0.01, least=1e-9)
+    root = root_of(tests, curve)
     assert root.rate == pytest.approx(0.1 / math.sqrt(np.mean(c**-2)), rel=1e-3)
     # then log(root) = const - log(mean of 1 / c^2) / 2, whose error is known from the mean's
     weights = c**-2
     error = stats.sem(weights) / weights.mean() / 2
     assert stats.sem(root.deviations) == pytest.approx(error, rel=0.05)
+    # whatever noise tests have that lie side by side: the slope is that of tests apart
+    beside = root.rate * 0.999
+    tests[beside] = 0.98 * (beside / c) ** 2
+    assert stats.sem(root_of(tests, curve).deviations) == pytest.approx(error, rel=0.05)
     # and a replication that is worse than the mean pulls the root down
     assert (np.sign(root.deviations) == np.sign(weights.mean() - weights)).all()
 
@@ -242,7 +247,12 @@ def test_statements__are_the_interval_and_the_upper_limit_of_the_metric(pretend)
     tested = pretend(lambda rate, seed: min(slopes[seed] * rate, 1.0), requests=10**6)
     found = capacity(BUSY, "static_fifo", replications=4, jobs=1, tolerance=0.001, slo=100.0)
     assert found.value == pytest.approx(0.01 / np.mean(slopes), rel=1e-3)
+    assert found.offered_load == pytest.approx(found.value / 10, rel=1e-9)
     assert found.interval.low < found.value < found.interval.high
+    # resamples of one trace say no more than the trace does: wider by sqrt(n + 1)
+    wider = replace(found, resampled=True).interval
+    times = math.log(wider.high / wider.low) / math.log(found.interval.high / found.interval.low)
+    assert times == pytest.approx(math.sqrt(5))
     # then the assured rate is where mean + t(0.95, 3) standard errors meets the target
     steepest = np.mean(slopes) + stats.t.ppf(0.95, 3) * stats.sem(slopes)
     assert found.assured is not None
@@ -262,6 +272,16 @@ def test_gpus__are_whole_and_say_in_how_many_replications_they_suffice(pretend):
     assert math.isnan(found.interval.low)
 
 
+def test_gpus__are_searched_at_one_rate_where_a_load_is_held():
+    # given a load that is held on 4 GPUs: on 8 it would bring twice the rate, and never be met
+    scenario = Scenario(workload=Workload(requests=100, offered_load=0.6), scheduler="static_fifo")
+    rate_per_s = scenario.on(4).requests().arrival_rate_per_s
+    one = capacity_tested.Replication(scenario=scenario, own_rate_per_s=rate_per_s)
+    on_8 = capacity_tested.scenario_at(one, 8.0, "gpus")
+    assert on_8.hardware.n_gpus == 8
+    assert on_8.requests().arrival_rate_per_s == pytest.approx(rate_per_s)
+
+
 def test_differences__are_paired_typical_ratios(pretend):
     pretend(lambda rate, seed: min(0.001 * (1 + 0.5 * seed) * rate, 1.0), requests=10**6)
     names = ("static_fifo", "multi_bin_dynamic")
@@ -272,6 +292,10 @@ def test_differences__are_paired_typical_ratios(pretend):
     assert line.interval.mean == pytest.approx(0, abs=1e-9)
     assert line.verdict == "equal"
     assert line.metric == "capacity_rps"
+    # and one that takes twice the rate in every replication is better by exactly that
+    (line,) = differences((fifo, replace(bins, root=replace(bins.root, rate=2 * bins.value))))
+    assert (line.interval.mean, line.interval.high) == pytest.approx((1, 1), abs=1e-9)
+    assert line.verdict == "better"
     assert mean_interval(fifo.root.deviations).mean == pytest.approx(0, abs=1e-12)
 
 
@@ -345,6 +369,9 @@ def test_plan__says_the_answer_in_a_sentence(pretend):
     )
     assert found.sentence().startswith("Your traffic (")
     assert found.cost_sentence() == "Cost an hour at 2 a GPU: multi_bin_dynamic 14."
+    in_pairs = replace(found, gpus_per_model=2)
+    assert "7 groups of 2 GPUs" in in_pairs.sentence()
+    assert in_pairs.cost_per_hour(found.found[0]) == 28
 
 
 NAME = ["static_fifo"]
@@ -464,14 +491,6 @@ def test_command__refuses_what_cannot_be(options, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stdout == ""
-
-
-def test_curve__of_a_target_below_the_floor_is_not_drawn_and_says_so(tmp_path: Path):
-    path = tmp_path / "curve.svg"
-    result = invoked(f"--schedulers static-fifo --capacity-curve {path} --search gpus --sla 1")
-    assert result.exit_code == 0, result.output
-    assert "No figure: the target is below the floor" in result.stderr
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("options", ["--target-p99 60", "--search gpus --sla 20", "--sla 900"])

@@ -19,7 +19,7 @@ from llmsched.latency.formulas import PerTokenModel
 from llmsched.metrics.differences import VERDICTS, Difference, corrected, difference
 from llmsched.metrics.intervals import Interval
 from llmsched.schedulers.base import FinishedBatch, Selection, WaitingView
-from llmsched.simulation.comparison.results import Comparison, SchedulerResult
+from llmsched.simulation.comparison.results import Comparison, SchedulerResult, compared
 from llmsched.simulation.simulate import serve
 from llmsched.simulation.sweep import runs as runs_module
 from llmsched.simulation.sweep.runner import RunRecord
@@ -309,15 +309,18 @@ def figures_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_replications__of_a_file_are_resamples_of_it(file: str) -> None:
-    comparison = compare(file, ("static_fifo",), replications=3, resample=True)
+    names = ("static_fifo", "multi_bin_only")
+    comparison = compare(file, names, replications=3, resample=True)
     assert comparison.resampled
-    result = comparison.results[0]
+    result, other = comparison.results
     assert len({one["trace_sha256"] for one in result.summaries}) == 3
     # the interval is that of one more such stretch: wider than that of the mean by sqrt(n + 1)
-    samples = np.log(result.samples("latency_mean_s"))
-    half = stats.t.ppf(0.975, 2) * samples.std(ddof=1) * math.sqrt(1 + 1 / 3)
+    samples, others = (np.log(one.samples("latency_mean_s")) for one in (result, other))
     interval = result.interval("latency_mean_s")
-    assert interval.high == pytest.approx(math.exp(samples.mean() + half), rel=1e-9)
+    change = difference_of(comparison, "multi_bin_only", "latency_mean_s").interval
+    for x, found, less in ((samples, interval, 0), (others - samples, change, 1)):
+        half = stats.t.ppf(0.975, 2) * x.std(ddof=1) * math.sqrt(1 + 1 / 3)
+        assert found.high == pytest.approx(math.exp(x.mean() + half) - less, rel=1e-9)
 
 
 def test_schedulers__share_the_requests_and_the_noise_of_a_replication(
@@ -492,6 +495,28 @@ def test_to_frame__has_a_row_per_scheduler_and_metric() -> None:
     assert cell[["typical", "low", "high"]].to_numpy().tolist() == [
         [interval.mean, interval.low, interval.high]
     ]
+
+
+def test_rates__are_compared_in_busy_seconds_only_where_both_keep_up() -> None:
+    row = {"throughput_rps": 1.0, "served_per_busy_s": 1.0}
+    kept_up, late = (
+        SchedulerResult(scheduler="any", summaries=({**row, "load_label": label},), random=True)
+        for label in ("backlogged", "overloaded")
+    )
+    assert compared(kept_up, kept_up) == ["served_per_busy_s"]
+    assert compared(kept_up, late) == compared(late, kept_up) == ["throughput_rps"]
+
+
+def test_typical_value__counts_no_late_request_as_half_of_one() -> None:
+    # given 10 requests in 5 s: half a request is 5 % of them, and 0.1 requests/s
+    rows = tuple(
+        {"sla_violation_rate": rate, "goodput_rps": rate, "requests": 10, "makespan_s": 5.0}
+        for rate in (0.0, 0.5)
+    )
+    result = SchedulerResult(scheduler="any", summaries=rows, random=True)
+    odds = math.sqrt(0.05 / 0.95 * 1.0)
+    assert result.interval("sla_violation_rate").mean == pytest.approx(odds / (1 + odds))
+    assert result.interval("goodput_rps").mean == pytest.approx(math.sqrt(0.1 * 0.5))
 
 
 @pytest.mark.parametrize(

@@ -308,9 +308,11 @@ def test_failed_run__is_recorded_and_done_again_only_when_asked(tmp_path, monkey
     assert "Traceback" in failure["traceback"]
     assert [record.status for record in seen].count("failed") == 1
     # not done again
-    assert pending(configs, tmp_path) == []
-    # unless asked for: with its cause gone, it succeeds and the failure is forgotten
     seen.clear()
+    assert pending(configs, tmp_path) == []
+    sweep(configs, tmp_path, jobs=1, on_done=seen.append)
+    assert seen == []
+    # unless asked for: with its cause gone, it succeeds and the failure is forgotten
     monkeypatch.setattr(
         "llmsched.simulation.sweep.runs.predict_bins",
         lambda trace, policy, _predictor, *rest: predict_bins(trace, policy, ORACLE, *rest),

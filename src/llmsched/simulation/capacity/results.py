@@ -118,8 +118,7 @@ class Capacity(ShownCapacity):
         if not near or not 0 < self.value < math.inf:
             return math.nan
         one = min(near, key=lambda point: abs(math.log(point.value / self.value)))
-        times = self.value / one.value if self.search == "rate" else one.value / self.value
-        return one.offered_load * times
+        return one.offered_load * (self.value / one.value)  # of GPUs the answer itself was tested
 
     def point(self, value: float) -> CurvePoint | None:
         """What was tested at this value; None where nothing was."""
