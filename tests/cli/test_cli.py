@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -17,8 +18,11 @@ import pytest
 from click.testing import CliRunner, Result
 from plan_world import in_plan, plan_simulate as simulate
 
+from llmsched.cli.answers.numbers import change_text, with_ends
 from llmsched.cli.errors import OneLineErrors
 from llmsched.cli.main import main
+from llmsched.cli.text import percent
+from llmsched.metrics.intervals import Interval
 from llmsched.workload.workload import Workload
 
 SCHEDULERS = ("static-fifo", "dynamic-no-bins", "multi-bin-dynamic", "multi-bin-only")
@@ -466,10 +470,11 @@ def test_compare__goes_on_where_it_was(trace, tmp_path):
     assert (tmp_path / "runs" / "runs.jsonl").read_text() == kept
 
 
-def test_compare__says_when_there_is_no_baseline(trace):
-    asked = ("--schedulers", "multi-bin-only,dynamic-no-bins")
-    text = run("compare", "--trace", trace, "--seeds", "1", *asked).stdout
-    assert "No differences: they are taken against static_fifo, which did not run" in text
+def test_compare__without_static_fifo_sets_the_others_against_the_first(trace):
+    asked = ("--schedulers", "multi-bin-only,dynamic-no-bins", "--seeds", "1")
+    text = run("compare", "--trace", trace, *asked).stdout
+    assert "Against multi_bin_only: dynamic_no_bins is untested (one replication) in all 6" in text
+    assert "Against multi_bin_only, replication by replication" in text
 
 
 def test_compare__draws_a_figure_and_says_so_on_stderr(trace, tmp_path):
@@ -532,3 +537,58 @@ def test_version__is_that_of_the_package():
     result = run("--version")
     assert result.exit_code == 0
     assert result.stdout.rstrip().endswith(f"version {version('llmsched')}")
+
+
+def test_compare__counts_the_requests_of_every_resample(trace):
+    text = run("compare", "--trace", trace, "--seeds", "3").stdout
+    assert re.search(r"^\d+ to \d+ requests of ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((0.0, 0.0, 0.0), "0 %"),
+        ((-0.0001, -0.2, 0.5), "0 (-20 to +50) %"),
+        ((0.1, -0.0001, 0.3), "+10 (0 to +30) %"),
+        ((math.inf, -math.inf, math.inf), "+inf (- to +inf) %"),
+    ],
+)
+def test_change__is_without_needless_signs_and_digits(ends, said):
+    mean, low, high = ends
+    interval = Interval(mean=mean, low=low, high=high, n=3)
+    assert change_text(interval, "latency_mean_s") == said
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((94.1, 88.0, 97.2), "94.1 (88.0-97.2)"),
+        ((0.1214, 0.0, 97.0), "0.12 (0-97)"),
+        ((3.21, 0.0, 3.626e9), "3.2 (0-3.6e+09)"),
+        ((0.0, 0.0, 5.0), "0.00 (0.0-5.0)"),
+        ((2.0, 2.0, math.inf), "2.0 (2.00-inf)"),
+    ],
+)
+def test_level__shows_two_digits_of_the_value_however_wide_its_interval(ends, said):
+    assert with_ends(*ends) == said
+
+
+def test_continuous__says_rate_cautions_and_calibration_error_and_more_where_asked(trace):
+    asked = ["continuous-static", "--trace", str(trace)]
+    short = CliRunner().invoke(main, asked).stdout
+    assert re.search(r"requests of .* at .* requests/s \(as recorded\),", short)
+    assert "Step time: h100-llama-3-8b-vllm (measurement)\n" in short
+    assert "Label:" not in short
+    more = ("--verbose", "--latency-uncertainty", "2")
+    text = CliRunner().invoke(main, [*asked, *more]).stdout
+    assert "Label:" in text
+    assert re.search(r"Calibration error: .* over 2 draws", text)
+
+
+def test_percent__rounded_up_to_a_hundred_is_a_hundred():
+    assert [percent(share, 2) for share in (0.994, 0.996, 1.0, 0.1)] == [
+        "99 %",
+        "100 %",
+        "100 %",
+        "10 %",
+    ]

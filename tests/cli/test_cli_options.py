@@ -304,7 +304,6 @@ STEPS_OUT = {
     ),
 }
 CONTINUOUS |= {**STEPS_OUT, **{name: case for name, case in OUTPUT.items() if "batch" not in name}}
-CONTINUOUS["--verbose"] = replace(OUTPUT["--verbose"], same=True)
 CONTINUOUS["--requests-out"] = replace(
     OUTPUT["--requests-out"],
     bad=("--requests-out {out}/r.txt", "--requests-out {out}/r.csv --steps-out {out}/r.csv"),
@@ -763,7 +762,7 @@ BASE = {
     "calibrate show": "{model}",
     "calibrate import": "vllm-bench {bench}/1.json {bench}/4.json {bench}/16.json "
     "--out {out}/model.json",
-    "validate": "{log} --step-time {steps} --gpu-memory 4.8",
+    "validate": "{log} --step-time {steps} --gpu-memory 4.8 --llm qwen3-1.7b",
 }
 TABLES = "--json --requests-out {out}/requests.csv --batches-out {out}/batches.csv"
 IN_FULL = {

@@ -193,7 +193,7 @@ def test_names__all_give_a_model():
     [
         ("rtx-4090", r"got 'rtx-4090'; did you mean rtx-4090-llama-3\.1-8b\?"),
         ("H100-Llama-3-8B-vllm", "did you mean h100-llama-3-8b-vllm"),
-        ("nothing at all", "got 'nothing at all'; known names: rtx-4090"),
+        ("nothing at all", "got 'nothing at all'; `llmsched list step-times` has all"),
         ("", "step time must be a known name, a JSON file, or the prefix of layer tables"),
         ("unheard:of", "got 'unheard:of'"),
         ("drawn", "must tell prefill and decode steps apart, got latency model 'drawn'"),

@@ -80,6 +80,9 @@ def test_run__without_a_value_says_so():
     assert "latency p95 -" in repr(run)
     frame = run.to_frame().set_index("metric")
     assert math.isnan(frame.loc["latency_p95_s", "value"])
+    unlimited = llmsched.simulate(huge, "dynamic_no_bins", latency="reference", n_gpus=math.inf)
+    assert "1 request of " in repr(unlimited)
+    assert " on inf GPUs, " in repr(unlimited)
 
 
 def test_comparison__has_its_differences_as_a_frame(comparison):

@@ -251,7 +251,7 @@ THREE = ((0, 1), (0, 2), (5, 3))  # the third arrives later
         (Later(0.0), r"later than now, 0.0 s, got Later\(at_s=0.0\)"),
         (Later(math.nan), r"later than now, 0.0 s, got Later\(at_s=nan\)"),
         (Later("soon"), r"later than now, 0.0 s, got Later\(at_s='soon'\)"),
-        (7, "the head of a bin, of at most as many as wait there, got 7; 2 wait"),
+        (7, "must plan a Head, a Selection, a Later or None, got 7; 2 wait"),
         ([0, 1], r"got \[0, 1\]; 2 wait"),
     ],
 )
@@ -276,7 +276,7 @@ def test_plan__of_numpys_integers_is_as_good() -> None:
 
 
 def test_selection__needs_to_see_requests() -> None:
-    with pytest.raises(PluginError, match=r"must plan the head of a bin.*got Selection\("):
+    with pytest.raises(PluginError, match=r"must plan a Head, a Later or None, got Selection\("):
         serve(asked(*THREE), [Selection([0])], sees="counts")
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from llmsched import Scenario, Settings, Trace, TraceError, Workload, simulate
+from llmsched import Scenario, Settings, Slo, Trace, TraceError, Workload, simulate
 from llmsched.cli.main import main
 from llmsched.metrics.intervals import mean_interval
 from llmsched.simulation.capacity import tested as capacity_tested
@@ -529,3 +529,13 @@ def test_curve__of_what_was_not_run_is_no_figure(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "No figure: the target is below the floor" in result.stderr
     assert not path.exists()
+
+
+def test_plan__takes_a_first_token_for_what_it_is_where_tokens_come_one_by_one() -> None:
+    """It was held against the whole latency: 0.4 s was out of reach where 20 ms were needed."""
+    workload = Workload(source="poisson", requests=40, rps_scale=1.0)
+    found = plan(
+        workload, ["continuous_static"], slo=Slo(latency_s=300.0, ttft_s=0.4), replications=1
+    )
+    assert found.reachable
+    assert "95 % within 300 s, first token within 0.4 s: " in found.sentence()

@@ -18,6 +18,7 @@ from llmsched.hardware import MODELS
 from llmsched.latency.formulas import PerTokenModel
 from llmsched.metrics.differences import VERDICTS, Difference, corrected, difference
 from llmsched.metrics.intervals import Interval, mean_interval
+from llmsched.schedulers.base import FinishedBatch, Selection, WaitingView
 from llmsched.simulation.comparison.results import Comparison, SchedulerResult, compared
 from llmsched.simulation.simulate import serve
 from llmsched.simulation.sweep import runs as runs_module
@@ -202,9 +203,32 @@ def test_differences__are_against_the_baseline_that_is_asked_for() -> None:
     assert (one.mean, one.low, one.high) == pytest.approx([1 / (1 + x) - 1 for x in ends])
 
 
-def test_differences__there_are_none_without_the_baseline() -> None:
-    comparison = compare(BUSY, ("dynamic_no_bins",), replications=1)
-    assert comparison.differences() == []
+def test_differences__without_static_fifo_are_against_the_first() -> None:
+    class Stack:
+        """Newest first, two at a time; not hashable."""
+
+        __hash__ = None  # type: ignore[assignment]
+
+        def __init__(self) -> None:
+            self.stack: list[int] = []
+
+        def next_batch(self, waiting: WaitingView, now_s: float) -> Selection | None:
+            self.stack += waiting.arrived.column("request").tolist()
+            batch, self.stack = self.stack[-2:], self.stack[:-2]
+            return Selection(batch) if batch else None
+
+        def observe(self, batch: FinishedBatch, service_s: float) -> None: ...
+
+    schedulers: list[Any] = ["multi-bin-only", Stack(), lambda settings: Stack()]
+    comparison = compare(BUSY, schedulers, replications=1)
+    assert comparison.baseline == "multi_bin_only"
+    assert {one.scheduler for one in comparison.differences()} == {"Stack", "<lambda>"}
+    with pytest.raises(ValueError, match="distinct names, got Stack, Stack"):
+        compare(BUSY, [Stack(), Stack()], replications=1)
+
+
+def test_differences__of_one_scheduler_there_are_none() -> None:
+    assert compare(BUSY, ("dynamic_no_bins",), replications=1).differences() == []
 
 
 # --------------------------------------------------------------------- what is run how often
@@ -375,7 +399,7 @@ def test_options__reach_every_run() -> None:
         ({"schedulers": ()}, "schedulers must be distinct names, got none"),
         ({"schedulers": ("static_fifo", "static_fifo")}, "distinct names, got static_fifo, static"),
         ({"schedulers": ("static_fifo", "fifo")}, "scheduler must be one of .* got 'fifo'"),
-        ({"baseline": "fifo"}, "scheduler must be one of .* got 'fifo'"),
+        ({"baseline": "fifo"}, "baseline must be one of static_fifo, .* got 'fifo'"),
         ({"latency": "a100"}, "latency must be .* got 'a100'"),
         ({"predictor": "magic"}, "predictor must be .* got 'magic'"),
         ({"n_gpus": 0}, "n_gpus must be .*>= 1.*, got 0"),

@@ -70,7 +70,7 @@ def test_rate__is_as_it_is_said(file: str) -> None:
     assert replace(recorded, rps_scale=3.0).rate_words() == "3 times as recorded"
     profile = Workload(requests=200)
     assert profile.held_load == 0.7
-    assert profile.rate_words() == "offered load held at 0.7"
+    assert profile.rate_words() == "offered load of multi_bin_dynamic held at 0.7"
     # users who wait for answers have no rate to be held
     assert Workload(requests=200, concurrency=3).held_load is None
     sessions = Scenario(workload=Workload(source="sessions", requests=50))

@@ -130,11 +130,22 @@ def test_validate__a_fitted_constant_is_found_and_judged_on_the_rest(files, log,
     assert found["unfitted"]["e2e_s"]["relative_error"]["mean"] < -0.05
 
 
+FIT_ALL = ("--fit", "all:30")
+SMALL = (*("--gpu", "rtx-4090", "--llm", "llama-3.1-8b"), *("--gpu-memory-utilization", "0.5"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--kv-tokens", "6000"], "a step time must be given"),
         (["--step-time", "{steps}"], "kv_tokens must be known"),
+        (["--step-time", "{steps}", "--gpu", "rtx-4090"], "or --gpu and --llm"),
+        (["--step-time", "nowhere"], "step time must be a known name"),
+        ([*FIT_ALL, "--gpu", "rtx-4090"], "kv_tokens must be known"),
+        (
+            [*FIT_ALL, *SMALL],
+            "'llama-3.1-8b' must fit GPU 'rtx-4090-24gb'",  # so its memory is asked, not the H100's
+        ),
         (["--step-time", "{steps}", "--kv-tokens", "64"], "hold every request"),
         (["--step-time", "{steps}", "--kv-tokens", "6000", "--fit", "scale:55"], "10 requests or"),
         (["--step-time", "physics:h100-sxm"], "that does not say them"),

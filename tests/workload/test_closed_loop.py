@@ -435,7 +435,9 @@ def test_full_batches__would_wait_for_ever():
 def test_untimed__needs_users():
     turns = Turns(after=np.array([-1, -1], np.int32), think_s=np.full(2, np.nan), timed=False)
     trace = replace(requests(1, 1), turns=turns)
-    with pytest.raises(TraceError, match=r"must have arrival times, or users .*--concurrency N"):
+    with pytest.raises(
+        TraceError, match=r"must have arrival times .*arrival=NAME.*, or users .*--concurrency N"
+    ):
         served(trace)
     assert served(users(1, trace))[0].arrival_s.tolist() == [0, 1]
 

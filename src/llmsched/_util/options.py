@@ -118,9 +118,16 @@ def _check_number(name: str, value: Any, what: Option, *, integer: bool) -> None
     )
     if not held:
         unit = " seconds" if what.metavar == "SECONDS" else ""
-        given = f"{value:g}" if isinstance(value, float) and not integer else repr(value)
+        given = f"{value:g}" if _as_figures(value, integer) else repr(value)
         hint = f"; {what.hint}" if what.hint else ""
         raise ValueError(f"{name} must be {kind} {what.rule()}{unit}, got {given}{hint}")
+
+
+def _as_figures(value: Any, integer: bool) -> bool:
+    """Whether a value reads better as `1e+300`."""
+    if isinstance(value, float):
+        return not integer
+    return isinstance(value, int) and 1e19 < abs(value) < 1e308
 
 
 def check_kind(name: str, value: Any, kinds: tuple[type, ...], instead: str) -> None:

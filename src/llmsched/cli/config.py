@@ -35,7 +35,7 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 is_eager=True,
                 expose_value=False,
                 callback=_read,
-                help="TOML file with any of these options; the command line wins.",
+                help="TOML file, as --show-config prints it; the command line wins.",
             ),
             click.option(
                 "--preset",

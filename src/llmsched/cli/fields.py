@@ -78,7 +78,7 @@ def read_value(name: str, text: str, what: Option, kind: type) -> Any:
         value = what.parse(text)
     elif kind in (int, float):
         number = parse_number(text)
-        value = int(number) if kind is int and number == int(number) else number
+        value = int(number) if kind is int and number.is_integer() else number
     if what.choices is not None:
         value = value.replace("_", "-") if value.replace("_", "-") in what.choices else value
     if not (what.parse is not None and isinstance(value, tuple)):

@@ -41,7 +41,8 @@ def number(value: object) -> str:
 
 def _digits(value: float, digits: int) -> str:
     """So many significant digits, but no powers of ten where a plain number is as short."""
-    return f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
+    plain = 10**digits - 0.5 <= abs(value) < 1e9  # what is rounded up to a power of ten, too
+    return f"{value:.0f}" if plain else f"{value:.{digits}g}"
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:

@@ -159,7 +159,7 @@ def load_latency(name_or_path: str | Path) -> LatencyModel:
     hint = f"did you mean {', '.join(near[:5])}? " if near else ""
     raise ValueError(
         f"latency must be a known name, a model file or a grid CSV file, got {name!r}; {hint}"
-        f"known names: {', '.join(known)}"
+        "`llmsched list latency` has all"
     )
 
 

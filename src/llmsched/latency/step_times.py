@@ -118,7 +118,7 @@ def _without_layers(text: str) -> StepLatency:
     hint = f"did you mean {', '.join(near[:5])}? " if near else ""
     raise ValueError(
         "step time must be a known name, a JSON file, or the prefix of layer tables "
-        f"(PREFIX_dense.csv and so on), got {text!r}; {hint}known names: {', '.join(known)}"
+        f"(PREFIX_dense.csv and so on), got {text!r}; {hint}`llmsched list step-times` has all"
     )
 
 

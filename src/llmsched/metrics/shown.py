@@ -73,8 +73,9 @@ class ShownRun(Shown):
     def headline(self) -> str:
         """What was run, and whether it went well."""
         told = self.to_dict()
+        gpus = _counted(math.inf if told["gpus"] is None else told["gpus"], "GPU")
         parts = [
-            f"{told['requests']} requests of {told['trace']} on {_counted(told['gpus'], 'GPU')}",
+            f"{_counted(told['requests'], 'request')} of {told['trace']} on {gpus}",
             f"{percent(told['sla_violation_rate'])} late or rejected",
             f"latency p95 {seconds(told['latency_p95_s'])}",
             told["load_label"],
@@ -208,4 +209,5 @@ def seconds(value: float | None) -> str:
 
 
 def _counted(count: float, what: str) -> str:
-    return f"{count:g} {what}{'' if count == 1 else 's'}"
+    number = f"{count:g}" if isinstance(count, float) else str(count)
+    return f"{number} {what}{'' if count == 1 else 's'}"

@@ -211,8 +211,11 @@ class Scenario:
 
     @property
     def sla_s(self) -> float:
-        """Longest latency of an answer that comes all at once [s]; infinite where none is set."""
-        limits = (self.slo.latency_s, self.slo.ttft_s)
+        """Longest latency [s]; infinite where none is set.
+
+        Batches answer all at once, so that their first token comes with the last.
+        """
+        limits = (self.slo.latency_s, self.slo.ttft_s if self.level == "batch" else None)
         return min((one for one in limits if one is not None), default=math.inf)
 
     @property

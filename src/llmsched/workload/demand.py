@@ -116,8 +116,8 @@ def demand_of(trace: Trace) -> Demand:
         return Users(trace)
     if not turns.timed:
         raise TraceError(
-            f"trace {trace.name!r} must have arrival times, or users who send its requests one "
-            "after the other: a closed loop (--concurrency N)"
+            f"trace {trace.name!r} must have arrival times (--columns arrival=NAME), or users who "
+            "send its requests one after the other: a closed loop (--concurrency N)"
         )
     return Conversations(trace)
 

@@ -39,6 +39,12 @@ def resampled(trace: Trace, rng: np.random.Generator, *, blocks: int = BLOCKS) -
     TraceError
         If all requests arrive at one instant, or no block drawn holds one.
     """
+    if trace.turns is not None and trace.turns.users is None and not trace.turns.timed:
+        raise TraceError(
+            f"trace {trace.name!r} must have arrival times to be resampled; name their column "
+            "(--columns arrival=NAME), or let users send its requests as they are "
+            "(--no-resample-trace --concurrency N)"
+        )
     if trace.closed:
         raise TraceError(
             f"trace {trace.name!r} must have recorded arrivals to be resampled, but requests wait "

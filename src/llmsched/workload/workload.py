@@ -265,6 +265,13 @@ class Workload:
                 f"rate_per_s needs recorded arrivals, but requests of trace {recorded.name!r} wait "
                 "for answers; say how fast sessions begin (--rps-scale) instead"
             )
+        if not recorded.span_s > 0:
+            from llmsched.workload.trace import TraceError
+
+            raise TraceError(
+                f"trace {recorded.name!r} must have requests at two instants at least for an "
+                f"arrival rate, got {len(recorded)} at one; leave rate_per_s (--rate) out"
+            )
         return self.rate_per_s / recorded.arrival_rate_per_s
 
     def at_rate(self, factor: float) -> Workload:
@@ -282,7 +289,7 @@ class Workload:
         if self.concurrency is not None:
             return f"{self.concurrency} users in a closed loop"
         if self.held_load is not None and not closed:
-            return f"offered load held at {self.held_load:g}"
+            return f"offered load of multi_bin_dynamic held at {self.held_load:g}"
         if self.rate_per_s is not None:
             return "as asked for"
         recorded = "as the profile has it" if self.synthetic else "as recorded"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmsched.cli.answers.header import rate_text, replications_text
-from llmsched.cli.answers.numbers import change_text, plain
+from llmsched.cli.answers.header import counts_text, rate_text, replications_text
+from llmsched.cli.answers.numbers import change_text, with_ends
 from llmsched.cli.text import aligned, percent, save_figure
 from llmsched.metrics.registry import title_of
 from llmsched.simulation.capacity.statements import messages, met_text, statement
@@ -51,7 +51,7 @@ def _verdict(found: Sequence[Capacity]) -> str:
     first = found[0]
     more = first.search == "rate"
     ranked = sorted(found, key=lambda one: one.value, reverse=more)
-    words = first.target.in_words(first.sla_s)
+    words = first.target.in_words(first.sla_s, first.more_limits)
     unit = UNITS[first.search]
     if not ranked[0].reachable:
         return f"{words}: out of reach for {', '.join(one.scheduler for one in ranked)}."
@@ -70,17 +70,14 @@ def _value(one: Capacity) -> str:
     interval = one.interval
     if math.isnan(interval.low):
         return f"{one.value:.4g}"
-    step = (interval.high - interval.low) / 10
-    ends = (interval.mean, interval.low, interval.high)
-    mean, low, high = (plain(end, step) for end in ends)
-    return f"{mean} ({low}-{high})"
+    return with_ends(interval.mean, interval.low, interval.high)
 
 
 def _header(first: Capacity) -> str:
     where = f"{first.hardware}, " if first.search == "rate" else ""
     rate = f" at {rate_text(first.rates_per_s)} ({first.rate_words})"
     return (
-        f"{first.n_requests} requests of {first.trace_name}{rate if not where else ''},\n"
+        f"{counts_text(first.counts)} of {first.trace_name}{rate if not where else ''},\n"
         f"{where}SLA {first.sla_s:g} s, predictor {first.predictor}"
         + replications_text(first.seeds, random=first.random, resampled=first.resampled)
     )

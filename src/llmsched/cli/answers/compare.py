@@ -9,6 +9,7 @@ from llmsched.cli.answers.cautions import cautions
 from llmsched.cli.answers.header import header, replications_text
 from llmsched.cli.answers.numbers import change_text, head_of, level_text
 from llmsched.cli.text import aligned, percent
+from llmsched.metrics.differences import VERDICTS
 from llmsched.metrics.load import LABEL_RULE
 from llmsched.metrics.registry import METRICS
 from llmsched.simulation.hardware import DEFAULT_LATENCY
@@ -25,6 +26,7 @@ MORE_COLUMNS = (
     *("served_per_busy_s", "gpu_utilization", "batch_size_mean", "padding_waste", "offered_load"),
     *("extrapolated_share", "beyond_memory_share"),
 )
+SPOKEN = {"one replication": "untested (one replication)", "no value": "without a value"}
 WIDTH = 100
 
 
@@ -37,10 +39,6 @@ def comparison_text(result: Comparison, *, verbose: bool = False) -> str:
     differences = result.differences()
     if differences:
         parts.append(_differences(result, differences))
-    elif len(result.results) > 1:
-        parts.append(
-            f"No differences: they are taken against {result.baseline}, which did not run."
-        )
     careful = cautions({one.scheduler: one.summaries for one in result.results})
     parts.append("\n".join(map(_filled, (*careful, *_other_world(result)))))
     if verbose:
@@ -68,10 +66,12 @@ def _verdict(result: Comparison) -> list[str]:
 
 
 def _tally(differences: list[Difference]) -> str:
-    """`better in violations, mean latency; not told apart in goodput`, by verdict."""
+    """`better in mean latency, worse in 2, not told apart in 3`, the firm verdicts first."""
     by_verdict: dict[str, list[str]] = {}
-    for one in differences:
-        by_verdict.setdefault(one.verdict, []).append(METRICS[one.metric].title)
+    for one in sorted(differences, key=lambda one: VERDICTS.index(one.verdict)):
+        verdict = one.direction if one.verdict == "nothing was random" else one.verdict
+        spoken = SPOKEN.get(verdict, verdict)
+        by_verdict.setdefault(spoken, []).append(METRICS[one.metric].title)
     if len(by_verdict) == 1:
         ((verdict, titles),) = by_verdict.items()
         every = "any of" if verdict == "not told apart" else "all"
@@ -84,9 +84,13 @@ def _tally(differences: list[Difference]) -> str:
 
 def _header(result: Comparison) -> str:
     first = result.results[0].summaries[0]
-    rates = [row["arrival_rate_rps"] for row in result.results[0].summaries]
+    rows = result.results[0].summaries
     return header(
-        first, rates, rate=result.rate, hardware=result.hardware.describe()
+        first,
+        [row["arrival_rate_rps"] for row in rows],
+        rate=result.rate,
+        hardware=result.hardware.describe(),
+        counts=[row["requests"] for row in rows],
     ) + replications_text(
         result.seeds,
         random=any(row.random for row in result.results),
@@ -144,10 +148,11 @@ def _differences(result: Comparison, differences: list[Difference]) -> str:
 
 
 def _other_world(result: Comparison) -> list[str]:
-    """Under the stress plan's own formula the ranking of the default is another."""
+    """Under the stress plan's own formula whole batches rank otherwise; steps it does not know."""
     workload = result.workload
     default = workload is not None and workload.source == DEFAULT_PROFILE
-    if not default or result.latency.name != DEFAULT_LATENCY:
+    batches = any("padding_waste" in one.summaries[0] for one in result.results)
+    if not (default and batches) or result.latency.name != DEFAULT_LATENCY:
         return []
     return [
         "Under the stress plan's own latency formula the gaps are others: "

@@ -8,7 +8,12 @@ from typing import Any
 
 
 def header(
-    first: Mapping[str, Any], rates: Sequence[float | None], *, rate: str, hardware: str
+    first: Mapping[str, Any],
+    rates: Sequence[float | None],
+    *,
+    rate: str,
+    hardware: str,
+    counts: Sequence[int] = (),
 ) -> str:
     """The requests, how fast they come and why, and what serves them.
 
@@ -20,12 +25,23 @@ def header(
         The arrival rate of each replication [requests/s].
     rate : str
         How it came about.
+    counts : sequence
+        The requests of each replication, where they differ.
     """
     objectives = f"SLA {first['sla_s']:g} s" if first.get("sla_s") is not None else "no SLA"
     return (
-        f"{first['requests']} requests of {first['trace']} at {rate_text(rates)} ({rate}),\n"
+        f"{counts_text(counts or (first['requests'],))} of {first['trace']} "
+        f"at {rate_text(rates)} ({rate}),\n"
         f"{hardware}, {objectives}, predictor {first['predictor']}"
     )
+
+
+def counts_text(counts: Sequence[int]) -> str:
+    """How many requests there are; resamples of a trace have more or fewer of them."""
+    low, high = min(counts), max(counts)
+    if low == high:
+        return f"{low} request{'' if low == 1 else 's'}"
+    return f"{low} to {high} requests"
 
 
 def rate_text(rates: Sequence[float | None]) -> str:

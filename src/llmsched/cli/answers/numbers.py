@@ -8,6 +8,8 @@ from llmsched.metrics.intervals import Interval
 from llmsched.metrics.registry import METRICS
 from llmsched.metrics.scales import scale_of
 
+MOST_DIGITS = 1e7  # from here on a value is written as 1.2e+07
+
 
 def is_share(metric: str) -> bool:
     """Whether a metric is said in per cent."""
@@ -31,8 +33,13 @@ def level_text(interval: Interval, metric: str) -> str:
         return "-"
     if math.isnan(low) or low == high:
         return plain(mean, abs(mean) / 1000)
+    return with_ends(mean, low, high)
+
+
+def with_ends(mean: float, low: float, high: float) -> str:
+    """`94 (88-97)`: the ends in the digits that the interval supports, the value in two or more."""
     step = (high - low) / 10
-    return f"{plain(mean, step)} ({plain(low, step)}-{plain(high, step)})"
+    return f"{plain(mean, min(step, abs(mean) / 10))} ({plain(low, step)}-{plain(high, step)})"
 
 
 def change_text(interval: Interval, metric: str) -> str:
@@ -44,7 +51,7 @@ def change_text(interval: Interval, metric: str) -> str:
     if math.isnan(mean):
         return "-"
     if math.isnan(low) or low == high:
-        return f"{signed(mean, max(abs(mean) / 100, 1e-6))} {unit}"
+        return f"{signed(mean, max(abs(mean) / 100, 1e-6)) if mean else 0} {unit}"
     step = (high - low) / 10
     return f"{signed(mean, step)} ({signed(low, step)} to {signed(high, step)}) {unit}"
 
@@ -53,11 +60,15 @@ def plain(value: float, step: float) -> str:
     """The value to the decimals that steps of this size are seen in."""
     if not math.isfinite(value):
         return "inf" if value > 0 else "-"
-    decimals = max(0, -math.floor(math.log10(step))) if step > 0 else 2
+    if abs(value) >= MOST_DIGITS:
+        return f"{value:.2g}"
+    decimals = max(0, -math.floor(math.log10(step))) if 0 < step < math.inf else 2
     return f"{value:.{min(decimals, 6)}f}"
 
 
 def signed(value: float, step: float) -> str:
     """The same with its sign; no sign for what is shown as nothing."""
     text = plain(value, step)
-    return text if text.startswith("-") or not float(text) else f"+{text}"
+    if text != "-" and not float(text):
+        return text.removeprefix("-")
+    return text if text.startswith("-") else f"+{text}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmsched.cli.answers.cautions import cautions
@@ -55,7 +56,7 @@ def run_text(
         aligned([[head_of(name), _level(summary[name], name)] for name in COLUMNS]),
     ]
     if uncertainty is not None:
-        parts.append(_calibration(uncertainty))
+        parts.append(calibration_text(uncertainty, COLUMNS))
     careful = cautions({run.scheduler: [summary]})
     parts.append("\n".join(_filled(line) for line in careful))
     if verbose:
@@ -77,13 +78,13 @@ def _level(value: float | None, metric: str) -> str:
     return level_text(Interval(mean=mean, low=math.nan, high=math.nan, n=1), metric)
 
 
-def _calibration(uncertainty: RunUncertainty) -> str:
+def calibration_text(uncertainty: RunUncertainty, columns: Sequence[str]) -> str:
     """The main figures at the fitted latency parameters, and between which bounds they lie."""
     from llmsched.simulation.uncertainty import reached_confidence
 
     n_draws = len(uncertainty.drawn)
     rows = [["", "fitted (low-high)"]]
-    rows += [[head_of(name), level_text(uncertainty.interval(name), name)] for name in COLUMNS]
+    rows += [[head_of(name), level_text(uncertainty.interval(name), name)] for name in columns]
     head = (
         f"Calibration error: {percent(reached_confidence(n_draws))} over {n_draws} draws of the "
         "latency's parameters, these requests given"

@@ -84,7 +84,7 @@ def stages_verdict(found: StagesValidation) -> str:
             median, worst = (f"{100 * error:.3g} %" for error in spread)
             parts.append(f"{TITLES[name]} {median} (worst {worst})")
     left_out = len(found.stages) - len(found.judged)
-    note = f", {left_out} left out" if left_out else ""
+    note = f", {left_out} left out (overloaded, or fitted to)" if left_out else ""
     if not parts:
         return f"No stage to judge{note}."
     return f"{', '.join(parts)} off in the median, over {len(found.judged)} stages{note}."

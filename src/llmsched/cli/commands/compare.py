@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     default="static-fifo,dynamic-no-bins,multi-bin-dynamic",
     show_default=True,
     metavar="A,B,...",
-    help="Which schedulers, by name; the others are set against static_fifo.",
+    help="Which schedulers, by name; the others are set against static_fifo, or the first.",
 )
 @with_options((replications_option(10), MATTERS_OPTION))
 @scenario_options(*WORKLOAD, *RESAMPLE, *CLOSED_LOOP, *SERVING, *ALL_SETTINGS)

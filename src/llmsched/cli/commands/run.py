@@ -126,9 +126,9 @@ def _run(scheduler: str, values: dict[str, Any]) -> None:
             found["latency_uncertainty"] = uncertainty.to_dict()
         print_json(found)
     elif isinstance(run, ContinuousRun):
-        from llmsched.cli.answers.continuous import continuous_table
+        from llmsched.cli.answers.continuous import continuous_text
 
-        click.echo(continuous_table(run, scenario.slo))
+        click.echo(continuous_text(run, scenario.slo, uncertainty, verbose=values["verbose"]))
     elif isinstance(run, BatchRun):
         from llmsched.cli.answers.run import run_text
 

@@ -138,6 +138,8 @@ def _validate_stages(stages: list[Any], values: Mapping[str, Any]) -> None:
     from llmsched.cli.progress import progress_bar
     from llmsched.studies.validation.stages import validate_stages
 
+    if values["hardware__step_time"] is None:
+        raise click.UsageError("a step time must be given for stages, got none; --step-time NAME")
     if values["shared_prefixes"] is not None:
         raise click.UsageError("--shared-prefixes names requests of a log; of stages, leave it out")
     with progress_bar(len(stages), "stages") as progress:
@@ -159,7 +161,10 @@ def _scenario(run: Run, values: Mapping[str, Any]) -> Scenario:
     if step_time is not None:
         hardware["step_time"] = completed_step_time(step_time, run.server)
     fixed = {"scheduler": "continuous_static", "hardware": {"n_gpus": 1}}
-    return scenario_of([server_layer(run, step_time), given, fixed])
+    layers = [server_layer(run, step_time), given, fixed]
+    if step_time is None:  # the steps are fitted; the memory is that of --gpu and --llm
+        layers.insert(0, {"hardware": {"latency": "reference"}})
+    return scenario_of(layers)
 
 
 def _put_out(

@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from itertools import pairwise
 from operator import index
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -38,6 +38,8 @@ class Queue:
     bin_of : memoryview
         The bin of each.
     """
+
+    plans: ClassVar[str] = "a Head, a Later or None"  # that a policy may make here
 
     def __init__(
         self, scheduler: Scheduler, arrival_s: memoryview[Any], bin_of: memoryview[Any], n_bins: int
@@ -103,10 +105,12 @@ class Queue:
 
     def _head_of(self, plan: Any) -> tuple[int, int]:
         """Bin and size of a plan that must be the head of a bin, and no more than waits there."""
+        if not (hasattr(plan, "bin") and hasattr(plan, "size")):
+            self._refuse(self.plans, repr(plan))
         try:
             bin_index, size = index(plan.bin), index(plan.size)  # numpy's integers, too
             right = bin_index >= 0 and 1 <= size <= self.waiting[bin_index]
-        except (AttributeError, TypeError, IndexError):
+        except (TypeError, IndexError):
             right = False
         if not right:
             self._refuse("the head of a bin, of at most as many as wait there", repr(plan))

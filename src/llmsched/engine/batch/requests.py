@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from operator import index
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class WaitingRequests(Queue):
     alone_s : ndarray of shape (n,)
         Predicted service time of each of them alone [s].
     """
+
+    plans: ClassVar[str] = "a Head, a Selection, a Later or None"
 
     def __init__(
         self,

@@ -193,7 +193,7 @@ def _found(
 ) -> Capacity:
     """The capacity of one scheduler."""
     each = replicated(scenario, len(seeds), resample=resampled)
-    traces = [_checked(one.requests()) for one in each]
+    traces = [_checked(one.requests(), resampled=resampled) for one in each]
     floors = [floor_of(one, trace, target) for one, trace in zip(each, traces, strict=True)]
     tested = Tested(
         replications=[
@@ -231,9 +231,11 @@ def _found(
         n_runs=sum(map(len, tested.rows.values())),
         trace_name=traces[0].name,
         n_requests=len(traces[0]),
+        counts=tuple(map(len, traces)),
         rates_per_s=tuple(trace.arrival_rate_per_s for trace in traces),
         rate_words=scenario.rate_words(traces[0]),
         sla_s=scenario.sla_s,
+        more_limits=_more_limits(scenario),
         latency=first.latency.describe(),
         hardware=first.describe(),
         predictor=scenario.predictor_object().name,
@@ -337,22 +339,34 @@ def _gpus(tested: Tested, trace: Trace, *, resampled: bool) -> tuple[Root, float
     return root, search(lambda: tested.upper(resampled=resampled))
 
 
+def _more_limits(scenario: Scenario) -> str:
+    """What a request must meet beside its latency, where tokens come one by one."""
+    slo = scenario.slo
+    limits = {"first token": slo.ttft_s, "a token": slo.tpot_s}
+    return "".join(
+        f", {what} within {most:g} s"
+        for what, most in limits.items()
+        if most is not None and scenario.level == "iteration"
+    )
+
+
 def _notes(runs: Runner) -> list[str]:
     """What the runs said, the first of each kind."""
     said = (note for row in runs.done for note in row["notes"])
     return Notes().extend(note for note in said if not note.endswith(EXTRAPOLATED))
 
 
-def _checked(trace: Trace) -> Trace:
+def _checked(trace: Trace, *, resampled: bool) -> Trace:
     if trace.closed:
         raise TraceError(
             f"capacity needs arrivals at a given rate, but those of trace {trace.name!r} wait for "
             "answers; leave the closed loop out, or compare runs at several concurrencies"
         )
     if len(trace) < 2 or trace.span_s <= 0:
+        got = f"got {len(trace)} within {trace.span_s:g} s"
         raise TraceError(
             f"trace {trace.name!r} must have requests at two instants at least to have an arrival "
-            f"rate, got {len(trace)} within {trace.span_s:g} s"
+            f"rate, {got}{' in a resample; take it as it is (--no-resample-trace)' * resampled}"
         )
     return trace
 

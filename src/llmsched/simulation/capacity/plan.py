@@ -44,7 +44,7 @@ class Plan(ShownPlan):
         best, *others = self.ranked
         head = (
             f"Your traffic ({_rates(best)}, {best.rate_words}) on {self.gpu} serving {self.llm}, "
-            f"{best.target.in_words(best.sla_s)}"
+            f"{best.target.in_words(best.sla_s, best.more_limits)}"
         )
         if not best.reachable:
             return f"{head}: out of reach on any number of GPUs. {self.floor_sentence()}"
@@ -57,7 +57,8 @@ class Plan(ShownPlan):
     def floor_sentence(self) -> str:
         """What no number of GPUs changes."""
         floor, sla_s = self.found[0].floor, self.found[0].sla_s
-        cannot = f"{100 * floor.share:.2g} % of the requests" if floor.share else "no request"
+        per_cent = f"{100 * floor.share:.{2 if floor.share < 0.995 else 3}g} %"
+        cannot = f"{per_cent} of the requests" if floor.share else "no request"
         verb = "cannot meet" if floor.share else "needs more than"
         return (
             f"Alone on an idle GPU the 95th percentile is {floor.p95_s:.3g} s, and "

@@ -54,9 +54,11 @@ class Capacity(ShownCapacity):
     n_runs: int
     trace_name: str
     n_requests: int
+    counts: tuple[int, ...]  # of requests, in each replication
     rates_per_s: tuple[float, ...]  # of each replication as it comes
     rate_words: str  # how these came about
     sla_s: float
+    more_limits: str  # what else a request must meet, as `, first token within 0.5 s`
     latency: str
     hardware: str
     predictor: str

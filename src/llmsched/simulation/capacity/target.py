@@ -61,8 +61,8 @@ class Target:
             return f"violations <= {100 * self.at_most:g} %"
         return f"{self.metric[8:11].upper()} latency <= {self.at_most:g} s"
 
-    def in_words(self, sla_s: float) -> str:
+    def in_words(self, sla_s: float, more_limits: str = "") -> str:
         """How a person says it, such as `95 % within 20 s`."""
         if self.percentile is None:
-            return f"{100 * (1 - self.at_most):g} % within {sla_s:g} s"
+            return f"{100 * (1 - self.at_most):g} % within {sla_s:g} s{more_limits}"
         return f"{self.percentile:g} % within {self.at_most:g} s"

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from llmsched._util.limits import MATTERS
 from llmsched._util.notes import Notes
 from llmsched.latency.registry import EXTRAPOLATED
+from llmsched.schedulers.names import canonical
 from llmsched.simulation.comparison.results import COMPARED, Comparison, SchedulerResult
 from llmsched.simulation.replications import check_distinct, replicated, resamples, seeds_of
 from llmsched.simulation.scenario import Parts, Scenario, as_scenario
@@ -40,7 +41,7 @@ def compare(
     schedulers: Sequence[str] = DEFAULT_SCHEDULERS,
     *,
     replications: int = REPLICATIONS,
-    baseline: str = BASELINE,
+    baseline: str | None = None,
     resample: bool | None = None,
     matters: float = MATTERS,
     latency_draws: int = 0,
@@ -61,13 +62,13 @@ def compare(
     ----------
     scenario : Scenario, Workload, Trace or str
         What is run; its scheduler is left aside.
-    schedulers : sequence of str
-        Names of `llmsched.schedulers.SCHEDULERS`.
+    schedulers : sequence
+        Names, or schedulers of your own: functions or objects, each of a name of its own.
     replications : int
         Independent replications, at least 1; intervals need 2.
-    baseline : str
-        The scheduler that the others are compared with; without it among `schedulers` there are
-        no differences.
+    baseline : str, optional
+        The scheduler that the others are compared with; by default `static_fifo` where it is one of
+        `schedulers`, else the first of them.
     resample : bool, optional
         Whether replications are resamples of the trace; by default of a trace file, not of a
         `Trace`.
@@ -100,11 +101,11 @@ def compare(
     if not 0 <= matters < 1:
         raise ValueError(f"matters must be in [0, 1), got {matters:g}; 0.02 is 2 %")
     seeds = seeds_of(base, replications)
-    for name in (*schedulers, baseline):
-        replace(base, scheduler=name).check()  # a wrong name ends here, not after the first run
+    chosen = _named(base, schedulers)
+    against = _baseline(baseline, list(chosen))
     check_draws(base.resolved_hardware(), latency_draws)
     resampled = resamples(base, resample)
-    each = _replications(base, schedulers, replications, resample=resampled)
+    each = _replications(chosen, replications, resample=resampled)
     with runner(
         out,
         jobs=jobs,
@@ -127,25 +128,45 @@ def compare(
         n_gpus=base.hardware.n_gpus,
         hardware=base.resolved_hardware(),
         workload=base.workload if isinstance(base.workload, Workload) else None,
-        baseline=baseline,
+        baseline=against,
         resampled=resampled,
         matters=matters,
         n_draws=latency_draws,
     )
 
 
+def _named(base: Scenario, schedulers: Sequence[Any]) -> dict[str, Scenario]:
+    """Each scheduler under the name that results call it by; what is wrong ends here."""
+    scenarios = [replace(base, scheduler=one) for one in schedulers]
+    for scenario in scenarios:
+        scenario.check()
+    check_distinct([scenario.scheduler_name for scenario in scenarios])
+    return {scenario.scheduler_name: scenario for scenario in scenarios}
+
+
+def _baseline(wanted: str | None, names: list[str]) -> str:
+    """The scheduler that the others are compared with."""
+    if wanted is None:
+        return BASELINE if BASELINE in names else names[0]
+    if canonical(wanted) not in names:
+        raise ValueError(f"baseline must be one of {', '.join(names)}; got {wanted!r}")
+    return canonical(wanted)
+
+
 def _replications(
-    base: Scenario, schedulers: Sequence[str], replications: int, *, resample: bool
+    chosen: dict[str, Scenario], replications: int, *, resample: bool
 ) -> dict[str, tuple[Scenario, ...]]:
     """Each scheduler with every seed it takes, all on the same requests."""
-    if resample and not isinstance(base.workload, Workload):
-        stretches = replicated(base, replications, resample=True)  # once, so that all share them
+    first = next(iter(chosen.values()))
+    if resample and not isinstance(first.workload, Workload):
+        stretches = replicated(first, replications, resample=True)  # once, so that all share them
         return {
-            name: tuple(replace(one, scheduler=name) for one in stretches) for name in schedulers
+            name: tuple(replace(one, scheduler=scenario.scheduler) for one in stretches)
+            for name, scenario in chosen.items()
         }
     return {
-        name: replicated(replace(base, scheduler=name), replications, resample=resample)
-        for name in schedulers
+        name: replicated(scenario, replications, resample=resample)
+        for name, scenario in chosen.items()
     }
 
 

@@ -69,11 +69,12 @@ def check_memory(scenario: Scenario) -> None:
     Raises
     ------
     ValueError
-        If neither the tokens nor the GPU are given, nor the step time is of a known GPU.
+        If neither the tokens nor GPU and model are given, nor the step time is of a known GPU.
     """
     hardware = scenario.hardware
     named = isinstance(hardware.step_time, str) and measured_on(hardware.step_time)
-    if scenario.serving.kv_tokens is None and hardware.gpu is None and not named:
+    given = hardware.gpu is not None and hardware.llm is not None
+    if scenario.serving.kv_tokens is None and not given and not named:
         raise ValueError(
             "kv_tokens must be known, got a run and a step time that do not say it; give "
             "--kv-tokens (vLLM: num_gpu_blocks - 1 blocks), or --gpu and --llm"

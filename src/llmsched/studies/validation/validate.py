@@ -114,9 +114,9 @@ def validate(
     measured = measured_times(log)
     if fit is not None:
         fit.check(len(log.arrival_s))
+    as_given = _as_given(scenario, fit)
     check_memory(scenario)
     trace = log_trace(log, shared_prefixes)
-    as_given = _as_given(scenario, fit)
     replay = Replay.of(trace, scenario) if as_given else unknown_steps(trace, scenario.replica())
     rows, fitted, unfitted = slice(None), None, None
     if fit is not None:
@@ -154,6 +154,7 @@ def validate(
 def _as_given(scenario: Scenario, fit: FitPlan | None) -> bool:
     """Whether there is a step time to begin with."""
     if scenario.hardware.step_time is not None:
+        scenario.resolved_hardware()  # a wrong name ends here
         return True
     if fit is None or fit.what != "all":
         raise ValueError(
