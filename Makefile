@@ -39,7 +39,7 @@ test: how-long $(ALL) lint types  ## Lint, types and every test but the papers a
 	$(BIN)/python -m pytest -n 2 --doctest-modules -m "not gpu and not paper and not faults and not long" src/llmsched tests
 
 how-long:
-	@echo "make test: about 10 minutes on 2 cores, and 5 more where all extras must be installed first."
+	@echo "make test: about 8 minutes on 2 quiet cores, installation of the extras included."
 	@echo "It lints, checks types, then runs the tests; a dot is a test."
 
 check: $(ALL) lint types  ## What each commit passes: format, lint, types, fast tests, doctests
