@@ -99,6 +99,8 @@ COMMANDS = {
     "capacity --target-violations 2": r"must be in \[0, 1\), got 2",
     "capacity --target-p95 1 --target-p99 1": "give one target, not --target-p95, --target-p99",
     "capacity --search cheapest": "'cheapest' is not one of 'rate', 'gpus'",
+    "capacity --load 0.5": "--load says the rate that capacity looks for; leave it out",
+    "capacity --rate 5": "--rate says the rate that capacity looks for; leave it out",
     "capacity --jobs 0": "'--jobs': 0 is not in the range x>=1",
     # studies and files
     "stress step9": "'step9' is not one of 'step1'",

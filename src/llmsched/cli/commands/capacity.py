@@ -124,6 +124,12 @@ def capacity(**values: Any) -> None:
     schedulers = chosen_schedulers(values["schedulers"])
     if values["search"] == "gpus" and given_parameter("hardware__n_gpus"):
         raise click.UsageError("--gpus is what --search gpus looks for; leave one of the two out")
+    for flag, name in (("--load", "workload__offered_load"), ("--rate", "workload__rate_per_s")):
+        if values["search"] == "rate" and given_parameter(name):
+            message = (
+                f"{flag} says the rate that capacity looks for; leave it out, or --search gpus"
+            )
+            raise click.UsageError(message)
     scenario = the_scenario(values, scheduler=schedulers[0])
     if show_config(values, scenario):
         return
