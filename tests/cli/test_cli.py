@@ -509,7 +509,7 @@ def test_help__lists_every_command_with_a_text(arguments):
     for command in (*SCHEDULERS, "compare", "trace"):
         line = next(line for line in text.splitlines() if line.startswith(f"  {command} "))
         assert len(line.split()) > 2
-    assert text.rstrip().endswith("--rps-scale 200 --sla 1.0")
+    assert text.rstrip().endswith("--latency a100-llama-3-8b-vllm --sla 20")
 
 
 @pytest.mark.parametrize("command", [*SCHEDULERS, "compare"])

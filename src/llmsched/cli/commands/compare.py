@@ -59,7 +59,7 @@ def compare(**values: Any) -> None:
     file are resamples of its blocks, unless --no-resample-trace.
 
     \b
-    Example: llmsched compare --trace BurstGPT_1.csv --requests 100000 --sla 1.0
+    Example: llmsched compare --trace BurstGPT_1.csv --requests 10000 --sla 10
     """
     from llmsched.cli.answers.compare import comparison_text
     from llmsched.cli.text import check_figure_path, save_comparison
