@@ -64,7 +64,7 @@ def _users_schedulers() -> dict[str, tuple[str, str]]:
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="\b\nExample: llmsched plan --trace requests.csv --latency a100-llama-3-8b-vllm --sla 20",
+    epilog="\b\nExample: llmsched plan --trace log.csv --latency a100-llama-3-8b-vllm --sla 20",
 )
 @click.version_option(package_name="llmsched")
 def main() -> None:
