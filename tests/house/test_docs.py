@@ -53,6 +53,7 @@ def test_python__of_a_page_runs_from_its_top(page, folder, monkeypatch):
     for one in runnable(page):
         if one.kind == "python":
             exec(compile("\n" * one.line + one.text, str(page), "exec"), names)
+    assert len(names) > 2  # its blocks ran: they left names behind, beside those of Python
 
 
 COMMANDS = {
@@ -71,7 +72,9 @@ COMMANDS = {
     ],
 )
 def test_command__runs_as_printed(place, folder):
-    output_of(COMMANDS[place], folder)
+    command = COMMANDS[place]
+    printed = output_of(command, folder)  # or it raises what the command said
+    assert printed.strip() or (folder / command[-1]).is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
